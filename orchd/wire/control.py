@@ -1,0 +1,118 @@
+"""OrchQueue v1, control plane: capabilities, pool health, worker registration."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import frozen
+
+from orchd.wire.ids import Count, EngineId, PoolId, Positive, ReplicaId, Text
+from orchd.wire.shapes import Priority, Workload
+from orchd.wire.snapshot import Cause, Snapshot
+
+API_VERSION: Final = "1.0.0"
+"""Of OrchQueue: `info.version` of the OpenAPI documents."""
+
+
+@frozen(kw_only=True)
+class QueueDepths:
+    """Tasks waiting, and how many may."""
+
+    interactive: Count
+    batch: Count
+
+
+@frozen(kw_only=True)
+class Capability:
+    """One engine and model as they can be used now."""
+
+    engine: EngineId
+    engine_version: str
+    sampler_profile_version: str
+    model_ref: str
+    ctx_max: Positive
+    max_tokens_out: Positive
+    supported_workloads: tuple[Workload, ...]
+    concurrency: Count
+    """Jobs that run at the same time over the ready replicas [HME-012]."""
+    slots_total: Count
+    rate_limits: dict[str, int]
+    features: tuple[str, ...]
+    pools: tuple[PoolId, ...]
+
+
+@frozen(kw_only=True)
+class Capabilities:
+    """The body of `GET /v1/capabilities`."""
+
+    api_version: str
+    engines: tuple[Capability, ...]
+
+
+@frozen(kw_only=True)
+class ReplicaHealth:
+    """One replica in a pool's health."""
+
+    replica_id: ReplicaId
+    live: bool
+    """Its poolmgr answers and its snapshots are fresh."""
+    snapshot: Snapshot | None = None
+    last_error: Cause | None = None
+
+
+@frozen(kw_only=True)
+class PoolMetrics:
+    """The figures of a pool's health."""
+
+    queue_depth: QueueDepths
+    queue_capacity: QueueDepths
+    slots_total: Count
+    slots_active: Count
+    vram_total_bytes: Count
+    vram_free_bytes: Count
+    tokens_per_s: float | None = None
+    first_token_ms: float | None = None
+    predicted_start_ms: dict[Priority, int]
+
+
+@frozen(kw_only=True)
+class PoolHealth:
+    """The body of `GET /v1/pools/{id}/health`, and one item of `GET /v1/pools`."""
+
+    pool_id: PoolId
+    engine: EngineId
+    model_ref: str
+    live: bool
+    ready: bool
+    draining: bool
+    metrics: PoolMetrics
+    last_error: Cause | None = None
+    replicas: tuple[ReplicaHealth, ...]
+
+
+@frozen(kw_only=True)
+class Pools:
+    """The body of `GET /v1/pools`."""
+
+    pools: tuple[PoolHealth, ...]
+
+
+@frozen(kw_only=True)
+class WorkerRegistration:
+    """The body of `POST /v1/workers/register`: a poolmgr is Ready and asks for its link."""
+
+    pool_id: PoolId
+    replica_id: ReplicaId
+    engine: EngineId
+    engine_version: Text
+    sampler_profile_version: Text
+    slots_total: Positive
+
+
+@frozen(kw_only=True)
+class Health:
+    """The body of `/health`, `/healthz` and `/readyz`."""
+
+    status: str
+    reasons: tuple[str, ...] = ()
+    version: str

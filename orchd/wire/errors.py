@@ -1,0 +1,253 @@
+"""The one table of errors: kind -> code, HTTP status, exit code, retriable, whose fault, what next.
+
+Everything that can go wrong for a client, an operator or a pool is a `Kind`; where it is raised,
+how it travels (envelope, SSE frame, link frame, exit code, STATUS= line) follows from its row.
+No other module invents a status or an exit code.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Literal
+
+from attrs import evolve, frozen
+
+Fault = Literal["client", "operator", "pool", "suite"]
+
+
+class Kind(enum.StrEnum):
+    """What went wrong. The value is what logs, metrics (`reason`) and the link carry."""
+
+    # a request that cannot be served as it is
+    INVALID_PARAMS = "invalid_params"
+    UNKNOWN_ID = "unknown_id"
+    UNKNOWN_ROUTE = "unknown_route"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    MALFORMED_HTTP = "malformed_http"
+    REQUEST_TIMEOUT = "request_timeout"
+    BODY_TOO_LARGE = "body_too_large"
+    HEADERS_TOO_LARGE = "headers_too_large"
+    UNSUPPORTED_MEDIA = "unsupported_media"
+    TASK_ID_REUSED = "task_id_reused"
+    DEADLINE_UNMET = "deadline_unmet"
+    MISSING_TOKEN = "missing_token"
+    BAD_TOKEN = "bad_token"
+    NON_LOOPBACK_WITHOUT_TOKEN = "non_loopback_without_token"
+    # a request that may be served later
+    QUEUE_FULL = "queue_full"
+    POOL_UNREADY = "pool_unready"
+    POOL_UNAVAILABLE = "pool_unavailable"
+    REPLICA_EXHAUSTED = "replica_exhausted"
+    DRAINING = "draining"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
+    # a task that broke
+    DECODE_TIMEOUT = "decode_timeout"
+    WORKER_RESET = "worker_reset"
+    INTERNAL = "internal"
+    # a pool that cannot become Ready, or stopped being it
+    CONFIG_INVALID = "config_invalid"
+    DRIVER_UNAVAILABLE = "driver_unavailable"
+    DEVICE_MISSING = "device_missing"
+    MODEL_MISSING = "model_missing"
+    VRAM_SHORT = "vram_short"
+    RAM_SHORT = "ram_short"
+    ENGINE_MISSING = "engine_missing"
+    ENGINE_START_FAILED = "engine_start_failed"
+    ENGINE_UNHEALTHY = "engine_unhealthy"
+    ENGINE_DIED = "engine_died"
+    ENGINE_PROTOCOL = "engine_protocol"
+    SELF_TEST_FAILED = "self_test_failed"
+    CPU_FALLBACK = "cpu_fallback"
+    NOT_ATTESTED = "not_attested"
+    # the operator's tool
+    DAEMON_UNREACHABLE = "daemon_unreachable"
+    CANCELED = "canceled"
+
+
+@frozen
+class Row:
+    """One row of the table."""
+
+    code: str
+    """The symbolic code of the envelope (contract.md, Errors)."""
+    status: int
+    """HTTP status while none has been sent yet."""
+    exit_code: int
+    """What orchctl and the daemons exit with (sysexits.h, where it has a word for it)."""
+    retriable: bool
+    fault: Fault
+    advice: str
+    """What to do next: one imperative sentence."""
+    auth_code: int | None = None
+
+
+# sysexits.h
+_DATAERR, _NOINPUT, _UNAVAILABLE, _SOFTWARE, _OSERR = 65, 66, 69, 70, 71
+_TEMPFAIL, _PROTOCOL, _NOPERM, _CONFIG = 75, 76, 77, 78
+_SIGINT = 130  # what a shell reports for Ctrl-C
+
+
+def _bad(status: int, advice: str, exit_code: int = _DATAERR) -> Row:
+    return Row("INVALID_PARAMS", status, exit_code, False, "client", advice)
+
+
+def _later(code: str, status: int, advice: str, exit_code: int = _TEMPFAIL) -> Row:
+    return Row(code, status, exit_code, True, "pool", advice)
+
+
+def _pool(advice: str, exit_code: int = _UNAVAILABLE, fault: Fault = "operator") -> Row:
+    return Row("POOL_UNREADY", 503, exit_code, True, fault, advice)
+
+
+TABLE: dict[Kind, Row] = {
+    Kind.INVALID_PARAMS: _bad(400, "Correct the named field and send the request again."),
+    Kind.UNKNOWN_ID: _bad(404, "Check the id; ended tasks are forgotten after a while."),
+    Kind.UNKNOWN_ROUTE: _bad(404, "See GET /v1/capabilities and the README for what is served."),
+    Kind.METHOD_NOT_ALLOWED: _bad(405, "Use a method that the Allow header names."),
+    Kind.MALFORMED_HTTP: _bad(400, "Send well-formed HTTP/1.1.", _PROTOCOL),
+    Kind.REQUEST_TIMEOUT: _bad(408, "Send the whole request without pausing.", _PROTOCOL),
+    Kind.BODY_TOO_LARGE: _bad(413, "Send a smaller body."),
+    Kind.HEADERS_TOO_LARGE: _bad(431, "Send fewer or shorter headers."),
+    Kind.UNSUPPORTED_MEDIA: _bad(415, "Send the body with Content-Type: application/json."),
+    Kind.TASK_ID_REUSED: _bad(409, "Choose a new task_id for a task with another body."),
+    Kind.DEADLINE_UNMET: Row(
+        "DEADLINE_UNMET", 400, _TEMPFAIL, True, "client", "Allow a later deadline_ms or ask later."
+    ),
+    Kind.MISSING_TOKEN: Row(
+        "MISSING_TOKEN", 401, _NOPERM, False, "client",
+        "Send Authorization: Bearer with the configured token.", 40101,
+    ),
+    Kind.BAD_TOKEN: Row(
+        "BAD_TOKEN", 401, _NOPERM, False, "client", "Send the token that orchd runs with.", 40102
+    ),
+    Kind.NON_LOOPBACK_WITHOUT_TOKEN: Row(
+        "NON_LOOPBACK_WITHOUT_TOKEN", 403, _CONFIG, False, "operator",
+        "Configure auth_token, or bind a loopback address.", 40301,
+    ),
+    Kind.QUEUE_FULL: _later(
+        "ADMISSION_REJECT", 429, "Wait for the time that Retry-After gives, then send it again."
+    ),
+    Kind.POOL_UNREADY: _later(
+        "POOL_UNREADY", 503, "See orchctl pools for the cause; ask again when the pool is ready."
+    ),
+    Kind.POOL_UNAVAILABLE: _later(
+        "POOL_UNAVAILABLE", 503, "See orchctl pools: no pool serves this engine and model now.",
+        _UNAVAILABLE,
+    ),
+    Kind.REPLICA_EXHAUSTED: _later(
+        "REPLICA_EXHAUSTED", 503, "Ask again when a slot is free, or configure more slots."
+    ),
+    Kind.DRAINING: _later("POOL_UNREADY", 503, "The daemon is stopping; ask again in a moment."),
+    Kind.TOO_MANY_CONNECTIONS: _later(
+        "REPLICA_EXHAUSTED", 503, "Close connections that are not used, or use one with keep-alive."
+    ),
+    Kind.DECODE_TIMEOUT: Row(
+        "DECODE_TIMEOUT", 500, _TEMPFAIL, True, "pool", "Send the task again as a new task."
+    ),
+    Kind.WORKER_RESET: Row(
+        "WORKER_RESET", 500, _TEMPFAIL, True, "pool", "Send the task again as a new task."
+    ),
+    Kind.INTERNAL: Row(
+        "INTERNAL", 500, _SOFTWARE, False, "suite",
+        "Report this with the correlation id and the journal of orchd.",
+    ),
+    Kind.CONFIG_INVALID: _pool("Correct the named keys; orchctl config check shows all.", _CONFIG),
+    Kind.DRIVER_UNAVAILABLE: _pool(
+        "Load the NVIDIA driver (modprobe nvidia; nvidia-smi must answer), then restart the pool.",
+        _OSERR,
+    ),
+    Kind.DEVICE_MISSING: _pool("Correct the pool's device mask; nvidia-smi -L lists the GPUs."),
+    Kind.MODEL_MISSING: _pool("Put the model where model.ref points, readable by poolmgr.", _NOINPUT),
+    Kind.VRAM_SHORT: _pool(
+        "Free VRAM, lower ctx or slots, or choose a smaller model or quantisation."
+    ),
+    Kind.RAM_SHORT: _pool("Free host memory, or choose a smaller model."),
+    Kind.ENGINE_MISSING: _pool("Install the engine, or correct provisioning.command."),
+    Kind.ENGINE_START_FAILED: _pool("Read the engine's last lines in the pool's journal."),
+    Kind.ENGINE_UNHEALTHY: _pool("Read the engine's last lines in the pool's journal.", fault="pool"),
+    Kind.ENGINE_DIED: _pool(
+        "systemd restarts the pool; read the engine's last lines in its journal.", fault="pool"
+    ),
+    Kind.ENGINE_PROTOCOL: _pool(
+        "Check that the configured engine id and version match what runs there.", _PROTOCOL
+    ),
+    Kind.SELF_TEST_FAILED: _pool("Run the engine by hand with this model and read its answer."),
+    Kind.CPU_FALLBACK: _pool(
+        "Install an engine built with CUDA that matches the driver; nothing runs on the CPU."
+    ),
+    Kind.NOT_ATTESTED: _pool(
+        "Set provisioning.gpu_attested = true if the external engine does run on a GPU."
+    ),
+    Kind.DAEMON_UNREACHABLE: Row(
+        "POOL_UNAVAILABLE", 503, _UNAVAILABLE, True, "operator",
+        "Start it: systemctl start orchd.socket, or orchctl up in a terminal.",
+    ),
+    Kind.CANCELED: Row(
+        "INVALID_PARAMS", 400, _SIGINT, False, "client", "Nothing: the task was canceled on request."
+    ),
+}  # fmt: skip
+
+
+@frozen
+class Envelope:
+    """The body of every error answer, and the data of an `error` frame."""
+
+    code: str
+    message: str
+    hint: str | None = None
+    engine: str | None = None
+    pool_id: str | None = None
+    retriable: bool | None = None
+    retry_after_ms: int | None = None
+    policy_label: str | None = None
+    auth_code: int | None = None
+
+
+@frozen
+class Fields:
+    """What an error may say beside its kind and message."""
+
+    path: str | None = None
+    """The field at fault, as `$.max_tokens`."""
+    engine: str | None = None
+    pool_id: str | None = None
+    retry_after_ms: int | None = None
+    policy_label: str | None = None
+    allow: str | None = None
+    """For METHOD_NOT_ALLOWED: the Allow header."""
+
+
+class OrchError(Exception):
+    """Anything that a client or an operator is told. Raised at the place that knows, sent at one."""
+
+    def __init__(self, kind: Kind, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.fields = Fields(**fields)
+
+    @property
+    def row(self) -> Row:
+        """The row of the table that this error belongs to."""
+        return TABLE[self.kind]
+
+    def where(self, **fields: Any) -> OrchError:
+        """Return the same error with more said (pool, engine, ...)."""
+        error = OrchError(self.kind, self.message)
+        error.fields = evolve(self.fields, **fields)
+        return error
+
+    def envelope(self) -> Envelope:
+        """Return what the client reads."""
+        row, fields = self.row, self.fields
+        return Envelope(
+            code=row.code,
+            message=self.message,
+            hint=row.advice,
+            engine=fields.engine,
+            pool_id=fields.pool_id,
+            retriable=row.retriable,
+            retry_after_ms=fields.retry_after_ms,
+            policy_label=fields.policy_label,
+            auth_code=row.auth_code,
+        )

@@ -1,0 +1,77 @@
+"""Identifiers and quantities: what a string or a number means once it has been checked.
+
+The checks themselves (ranges, UUID form) are in codec.py; here are the names, and the device mask.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NewType
+
+from attrs import field, frozen
+
+TaskId = NewType("TaskId", str)
+SessionId = NewType("SessionId", str)
+CorrelationId = NewType("CorrelationId", str)
+PoolId = NewType("PoolId", str)
+EngineId = NewType("EngineId", str)
+ReplicaId = NewType("ReplicaId", str)
+"""`POOL:MASK`, for example `demo:0` or `big:0_1`: also the systemd instance name of its poolmgr."""
+JobNo = NewType("JobNo", int)
+"""A job's number on one link, 1..2**32-1, never used twice on a link (wire/link.py)."""
+
+Count = NewType("Count", int)
+"""An integer >= 0."""
+Positive = NewType("Positive", int)
+"""An integer > 0."""
+Int64 = NewType("Int64", int)
+"""A signed 64-bit integer."""
+NonNegative = NewType("NonNegative", float)
+"""A finite number >= 0 (JSON numbers with or without a point)."""
+Text = NewType("Text", str)
+"""A string that is not empty."""
+
+POOL_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+"""Lower case, digits and dashes: what a systemd instance name holds without escaping."""
+
+MAX_DEVICES = 64  # NVML itself enumerates far fewer on a workstation
+
+
+@frozen(order=True)
+class DeviceMask:
+    """The GPUs one replica may touch: ascending NVML indices, at least one, no repeats."""
+
+    indices: tuple[int, ...] = field()
+
+    @indices.validator
+    def _check(self, _attribute: object, value: tuple[int, ...]) -> None:
+        if not value:
+            raise ValueError("a device mask names at least one GPU")
+        if list(value) != sorted(set(value)):
+            raise ValueError("a device mask lists each GPU once, in ascending order")
+        if value[0] < 0 or value[-1] >= MAX_DEVICES:
+            raise ValueError(f"GPU indices run from 0 to {MAX_DEVICES - 1}")
+
+    def __str__(self) -> str:
+        """Return `0` or `0_2`: `_` because systemd would escape a comma in an instance name."""
+        return "_".join(str(i) for i in self.indices)
+
+    @classmethod
+    def parse(cls, text: str) -> DeviceMask:
+        """Read what `str()` wrote. Raises ValueError."""
+        if not re.fullmatch(r"\d{1,2}(_\d{1,2})*", text):
+            raise ValueError(f"{text!r} is not a device mask such as 0 or 0_1")
+        return cls(tuple(int(part) for part in text.split("_")))
+
+
+def replica_id(pool: PoolId, mask: DeviceMask) -> ReplicaId:
+    """Return the name of the replica of `pool` on `mask`."""
+    return ReplicaId(f"{pool}:{mask}")
+
+
+def parse_replica_id(text: str) -> tuple[PoolId, DeviceMask]:
+    """Split `POOL:MASK`. Raises ValueError that says what the form is."""
+    pool, colon, mask = text.partition(":")
+    if not colon or not POOL_ID.fullmatch(pool):
+        raise ValueError(f"{text!r} is not POOL:MASK, such as demo:0 or big:0_1")
+    return PoolId(pool), DeviceMask.parse(mask)

@@ -1,0 +1,104 @@
+"""What a poolmgr says of its replica: the STATE message of the link, `GET /state` and `/health`.
+
+A snapshot is whole: it replaces the one before it. It is sent on every change and as a heartbeat.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from attrs import frozen
+
+from orchd.wire.errors import Kind
+from orchd.wire.ids import Count, DeviceMask, EngineId, NonNegative, PoolId, Positive, ReplicaId
+from orchd.wire.shapes import Workload
+
+HEARTBEAT_S: Final = 1.0
+FRESH_S: Final = 5.0
+"""A snapshot older than this is not placed on [ORCH-3971]: five heartbeats lost."""
+
+
+class Phase(enum.StrEnum):
+    """Where a replica is on its way to Ready, and past it (poolmgr/core/life.py has the table)."""
+
+    DEVICES = "devices"
+    PROVISIONING = "provisioning"
+    LOADING = "loading"
+    SELF_TEST = "self_test"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class GpuProof(enum.StrEnum):
+    """How we know that the engine runs on the masked GPUs."""
+
+    VERIFIED = "verified"
+    """NVML lists the engine's process on exactly these devices."""
+    ATTESTED = "attested, not verified"
+    """The operator says so; the process cannot be seen."""
+    SIMULATED = "simulated"
+    """There is no GPU: demo devices, mock engine."""
+    PENDING = "pending"
+
+
+@frozen(kw_only=True)
+class Cause:
+    """Why a replica is not, or was not, ready: the last error."""
+
+    kind: Kind
+    message: str
+    advice: str
+
+
+@frozen(kw_only=True)
+class Device:
+    """One GPU of the mask."""
+
+    index: Count
+    uuid: str
+    name: str
+    vram_total_bytes: Count
+    vram_used_bytes: Count
+    utilization_percent: Count | None = None
+    compute_capability: str | None = None
+
+
+@frozen(kw_only=True)
+class Snapshot:
+    """One replica at one moment."""
+
+    seq: Count
+    """Grows by one with each snapshot of one life of a poolmgr."""
+    pool_id: PoolId
+    replica_id: ReplicaId
+    device_mask: DeviceMask
+    phase: Phase
+    ready: bool
+    draining: bool
+    status: str
+    """One sentence: what systemctl status shows."""
+    engine: EngineId
+    engine_version: str
+    sampler_profile_version: str
+    model_ref: str
+    model_digest: str | None = None
+    gpu_proof: GpuProof = GpuProof.PENDING
+    workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
+    ctx_max: Positive
+    slots_total: Positive
+    slots_active: Count
+    devices: tuple[Device, ...] = ()
+    vram_total_bytes: Count = Count(0)
+    vram_free_bytes: Count = Count(0)
+    """Of the mask: the sum over its devices."""
+    ram_used_bytes: Count = Count(0)
+    """Of the engine's process tree."""
+    kv_cache_usage_ratio: NonNegative | None = None
+    tokens_per_s: NonNegative | None = None
+    """Of one slot, smoothed; None until one job has run."""
+    first_token_ms: NonNegative | None = None
+    last_error: Cause | None = None
+    engine_pid: Count | None = None
