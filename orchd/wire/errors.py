@@ -157,14 +157,18 @@ TABLE: dict[Kind, Row] = {
         _OSERR,
     ),
     Kind.DEVICE_MISSING: _pool("Correct the pool's device mask; nvidia-smi -L lists the GPUs."),
-    Kind.MODEL_MISSING: _pool("Put the model where model.ref points, readable by poolmgr.", _NOINPUT),
+    Kind.MODEL_MISSING: _pool(
+        "Put the model where model.ref points, readable by poolmgr.", _NOINPUT
+    ),
     Kind.VRAM_SHORT: _pool(
         "Free VRAM, lower ctx or slots, or choose a smaller model or quantisation."
     ),
     Kind.RAM_SHORT: _pool("Free host memory, or choose a smaller model."),
     Kind.ENGINE_MISSING: _pool("Install the engine, or correct provisioning.command."),
     Kind.ENGINE_START_FAILED: _pool("Read the engine's last lines in the pool's journal."),
-    Kind.ENGINE_UNHEALTHY: _pool("Read the engine's last lines in the pool's journal.", fault="pool"),
+    Kind.ENGINE_UNHEALTHY: _pool(
+        "Read the engine's last lines in the pool's journal.", fault="pool"
+    ),
     Kind.ENGINE_DIED: _pool(
         "systemd restarts the pool; read the engine's last lines in its journal.", fault="pool"
     ),
@@ -183,7 +187,7 @@ TABLE: dict[Kind, Row] = {
         "Start it: systemctl start orchd.socket, or orchctl up in a terminal.",
     ),
     Kind.CANCELED: Row(
-        "INVALID_PARAMS", 400, _SIGINT, False, "client", "Nothing: the task was canceled on request."
+        "INVALID_PARAMS", 400, _SIGINT, False, "client", "Nothing: it was canceled on request."
     ),
 }  # fmt: skip
 
@@ -218,7 +222,7 @@ class Fields:
 
 
 class OrchError(Exception):
-    """Anything that a client or an operator is told. Raised at the place that knows, sent at one."""
+    """Anything that a client or an operator is told. Raised where it is known, sent at one place."""
 
     def __init__(self, kind: Kind, message: str, **fields: Any) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
-"""orchd-link/1: the frames between orchd and one poolmgr, many jobs on one unix connection, sans-IO.
+"""orchd-link/1: the frames between orchd and one poolmgr, many jobs on one connection, sans-IO.
 
-A message is a head of 9 bytes, big-endian `u32 length, u8 type, u32 job`, and `length` bytes of body.
-Job 0 is the link itself. Bodies are JSON of the classes below, but for FRAMES, whose body is
+A message is a head of 9 bytes, big-endian `u32 length, u8 type, u32 job`, and `length` bytes of
+body. Job 0 is the link itself. Bodies are JSON of the classes below, but for FRAMES, whose body is
 `u32 first token index, u16 token count` and then SSE frames exactly as a client will read them:
 orchd counts with the head and copies the rest. specs/04-link.md tells the conversation.
 
@@ -178,7 +178,7 @@ class Decoder:
 
 
 def body(cls: type[codec.T], data: bytes) -> codec.T:
-    """Return a JSON body as its class. Raises OrchError(ENGINE_PROTOCOL): the peer is of this suite."""
+    """Return a JSON body as its class. Raises OrchError(ENGINE_PROTOCOL)."""
     try:
         return codec.loads(cls, data)
     except codec.ShapeError as exc:

@@ -8,6 +8,7 @@ Last-Event-ID after either one misses nothing and sees nothing twice (specs/03-s
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import count
 
 import orjson
 from attrs import frozen
@@ -36,9 +37,12 @@ def token_frames(first_id: int, first_index: int, texts: Iterable[str]) -> bytes
     """Return the frames of consecutive tokens, joined."""
     dumps = orjson.dumps
     return b"".join(
-        b'id: %d\nevent: token\ndata: {"t":%b,"i":%d}\n\n'
-        % (first_id + n, dumps(text), first_index + n)
-        for n, text in enumerate(texts)
+        [
+            b'id: %d\nevent: token\ndata: {"t":%b,"i":%d}\n\n' % (frame_id, dumps(text), index)
+            for frame_id, index, text in zip(
+                count(first_id), count(first_index), texts, strict=False
+            )
+        ]
     )
 
 
@@ -88,7 +92,10 @@ class Decoder:
         self._id: str | None = None
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
-        """Return the events that `data` completes. Raises OrchError(ENGINE_PROTOCOL) past the limit."""
+        """Return the events that `data` completes.
+
+        Raises OrchError(ENGINE_PROTOCOL) past the limit.
+        """
         self._buffer += data
         events: list[Event] = []
         while True:
