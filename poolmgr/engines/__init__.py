@@ -1,0 +1,1 @@
+"""One adapter per engine: launch arguments, identity, requests and readers. Data in, data out."""
