@@ -1,0 +1,199 @@
+/* A stub of NVIDIA's management library for tests on machines without a GPU.
+ *
+ * Here: the calls that the project makes through pynvml, answered from a text file that is read
+ * anew at every call, so that a test changes a GPU while a daemon runs. Not here: event sets, MIG,
+ * and anything else; pynvml reports a missing symbol as NVMLError_FunctionNotFound.
+ *
+ * The file is $FAKE_NVML, else /opt/fakenvml/gpus.txt. One GPU a line:
+ *     UUID TOTAL_MIB USED_MIB UTIL_PERCENT TEMP_C POWER_MW ERROR NAME WITH BLANKS
+ * ERROR != 0 is what every query of that GPU then returns (15: GPU_IS_LOST).
+ *     P GPU PID USED_MIB     adds a compute process to a GPU (counted from 0).
+ * No file: the driver is not loaded (9). */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define API __attribute__((visibility("default")))
+#define MAX_GPUS 16
+#define MAX_PROCESSES 256
+#define DEFAULT_FILE "/opt/fakenvml/gpus.txt"
+
+enum {
+    SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
+    DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15, ARGUMENT_VERSION_MISMATCH = 25
+};
+
+typedef unsigned long long u64;
+typedef struct handle { unsigned index; } *device;
+
+struct gpu { char uuid[96], name[96]; u64 total, used; unsigned util, temp, power; int error; };
+struct process { unsigned gpu, pid; u64 used; };
+struct state { struct gpu gpus[MAX_GPUS]; unsigned n; struct process processes[MAX_PROCESSES]; unsigned np; };
+
+static struct handle handles[MAX_GPUS];
+static int initialised;
+
+/* Each call reads into its own state: pynvml may be called from several threads at once. */
+static int load(struct state *s) {
+    const char *path = getenv("FAKE_NVML");
+    FILE *file = fopen(path ? path : DEFAULT_FILE, "re");
+    char line[512];
+
+    s->n = s->np = 0;
+    if (!file)
+        return DRIVER_NOT_LOADED;
+    while (fgets(line, sizeof line, file)) {
+        struct gpu *g = &s->gpus[s->n];
+        struct process *p = &s->processes[s->np];
+        line[strcspn(line, "\n")] = 0;
+        if (line[0] == '#' || !line[0])
+            continue;
+        if (s->np < MAX_PROCESSES && sscanf(line, "P %u %u %llu", &p->gpu, &p->pid, &p->used) == 3) {
+            p->used <<= 20;
+            s->np++;
+        } else if (s->n < MAX_GPUS
+                   && sscanf(line, "%95s %llu %llu %u %u %u %d %95[^\n]", g->uuid, &g->total, &g->used,
+                             &g->util, &g->temp, &g->power, &g->error, g->name) == 8) {
+            g->total <<= 20;
+            g->used <<= 20;
+            handles[s->n].index = s->n;
+            s->n++;
+        }
+    }
+    fclose(file);
+    return SUCCESS;
+}
+
+static int ready(struct state *s) { return initialised ? load(s) : UNINITIALIZED; }
+
+static int find(device d, struct state *s, struct gpu **g) {
+    int error = ready(s);
+    if (error)
+        return error;
+    if (d < handles || d >= handles + s->n)
+        return INVALID_ARGUMENT;
+    *g = &s->gpus[d - handles];
+    return (*g)->error;
+}
+
+static int text(char *out, unsigned size, const char *value) {
+    if (size <= strlen(value))
+        return INSUFFICIENT_SIZE;
+    strcpy(out, value);
+    return SUCCESS;
+}
+
+static u64 free_bytes(const struct gpu *g) { return g->used < g->total ? g->total - g->used : 0; }
+
+#define SYSTEM(...) struct state s; int e_ = ready(&s); if (e_) return e_; __VA_ARGS__
+#define DEVICE(d) struct state s; struct gpu *g; int e_ = find(d, &s, &g); if (e_) return e_
+
+API int nvmlInitWithFlags(unsigned flags) {
+    struct state s;
+    int error = load(&s);
+    (void)flags;
+    if (!error)
+        initialised++;
+    return error;
+}
+API int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
+API int nvmlInit(void) { return nvmlInitWithFlags(0); }
+API int nvmlShutdown(void) { return initialised ? (initialised--, SUCCESS) : UNINITIALIZED; }
+API const char *nvmlErrorString(int error) {
+    switch (error) {
+    case SUCCESS: return "Success";
+    case UNINITIALIZED: return "Uninitialized";
+    case INVALID_ARGUMENT: return "Invalid Argument";
+    case NOT_FOUND: return "Not Found";
+    case INSUFFICIENT_SIZE: return "Insufficient Size";
+    case DRIVER_NOT_LOADED: return "Driver Not Loaded";
+    case GPU_IS_LOST: return "GPU is lost";
+    default: return "Fake error";
+    }
+}
+
+API int nvmlSystemGetDriverVersion(char *out, unsigned size) { SYSTEM(return text(out, size, "999.99.fake");) }
+API int nvmlSystemGetNVMLVersion(char *out, unsigned size) { SYSTEM(return text(out, size, "13.999.99.fake");) }
+API int nvmlSystemGetCudaDriverVersion_v2(int *version) { SYSTEM(*version = 13000; return SUCCESS;) }
+API int nvmlSystemGetCudaDriverVersion(int *version) { return nvmlSystemGetCudaDriverVersion_v2(version); }
+API int nvmlDeviceGetCount_v2(unsigned *count) { SYSTEM(*count = s.n; return SUCCESS;) }
+API int nvmlDeviceGetHandleByIndex_v2(unsigned index, device *out) {
+    SYSTEM(if (index >= s.n) return INVALID_ARGUMENT;)
+    *out = &handles[index];
+    return s.gpus[index].error == GPU_IS_LOST ? GPU_IS_LOST : SUCCESS;
+}
+API int nvmlDeviceGetHandleByUUID(const char *uuid, device *out) {
+    SYSTEM(;)
+    for (unsigned i = 0; i < s.n; i++)
+        if (!strcmp(s.gpus[i].uuid, uuid)) {
+            *out = &handles[i];
+            return SUCCESS;
+        }
+    return NOT_FOUND;
+}
+
+API int nvmlDeviceGetName(device d, char *out, unsigned size) { DEVICE(d); return text(out, size, g->name); }
+API int nvmlDeviceGetUUID(device d, char *out, unsigned size) { DEVICE(d); return text(out, size, g->uuid); }
+API int nvmlDeviceGetIndex(device d, unsigned *out) { DEVICE(d); *out = d->index; return SUCCESS; }
+API int nvmlDeviceGetMinorNumber(device d, unsigned *out) { DEVICE(d); *out = d->index; return SUCCESS; }
+API int nvmlDeviceGetTemperature(device d, int sensor, unsigned *out) { (void)sensor; DEVICE(d); *out = g->temp; return SUCCESS; }
+API int nvmlDeviceGetPowerUsage(device d, unsigned *out) { DEVICE(d); *out = g->power; return SUCCESS; }
+API int nvmlDeviceGetCudaComputeCapability(device d, int *major, int *minor) { DEVICE(d); *major = 9; *minor = 0; return SUCCESS; }
+
+struct utilization { unsigned gpu, memory; };
+API int nvmlDeviceGetUtilizationRates(device d, struct utilization *out) {
+    DEVICE(d);
+    out->gpu = g->util;
+    out->memory = g->total ? (unsigned)(100 * g->used / g->total) : 0;
+    return SUCCESS;
+}
+
+struct memory { u64 total, free, used; };
+API int nvmlDeviceGetMemoryInfo(device d, struct memory *out) {
+    DEVICE(d);
+    *out = (struct memory){ .total = g->total, .free = free_bytes(g), .used = g->used };
+    return SUCCESS;
+}
+struct memory_v2 { unsigned version; u64 total, reserved, free, used; };
+API int nvmlDeviceGetMemoryInfo_v2(device d, struct memory_v2 *out) {
+    DEVICE(d);
+    if (out->version >> 24 != 2)
+        return ARGUMENT_VERSION_MISMATCH;
+    out->total = g->total;
+    out->reserved = 0;
+    out->free = free_bytes(g);
+    out->used = g->used;
+    return SUCCESS;
+}
+
+struct pci { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; };
+API int nvmlDeviceGetPciInfo_v3(device d, struct pci *out) {
+    DEVICE(d);
+    memset(out, 0, sizeof *out);
+    out->bus = d->index + 1;
+    out->id = 0x233510de;
+    snprintf(out->bus_id, sizeof out->bus_id, "00000000:%02X:00.0", out->bus);
+    snprintf(out->legacy, sizeof out->legacy, "0000:%02X:00.0", out->bus);
+    return SUCCESS;
+}
+
+struct process_info { unsigned pid; u64 used; unsigned gpu_instance, compute_instance; };
+API int nvmlDeviceGetComputeRunningProcesses_v3(device d, unsigned *count, struct process_info *out) {
+    unsigned found = 0, room = *count;
+    DEVICE(d);
+    for (unsigned i = 0; i < s.np; i++)
+        if (s.processes[i].gpu == d->index) {
+            if (found < room)
+                out[found] = (struct process_info){ s.processes[i].pid, s.processes[i].used, ~0u, ~0u };
+            found++;
+        }
+    *count = found;
+    return found > room ? INSUFFICIENT_SIZE : SUCCESS;
+}
+API int nvmlDeviceGetGraphicsRunningProcesses_v3(device d, unsigned *count, struct process_info *out) {
+    (void)out;
+    DEVICE(d);
+    *count = 0;
+    return SUCCESS;
+}
