@@ -58,6 +58,7 @@ class Kind(enum.StrEnum):
     ENGINE_PROTOCOL = "engine_protocol"
     SELF_TEST_FAILED = "self_test_failed"
     CPU_FALLBACK = "cpu_fallback"
+    GPU_MISMATCH = "gpu_mismatch"
     NOT_ATTESTED = "not_attested"
     # the operator's tool
     DAEMON_UNREACHABLE = "daemon_unreachable"
@@ -178,6 +179,9 @@ TABLE: dict[Kind, Row] = {
     Kind.SELF_TEST_FAILED: _pool("Run the engine by hand with this model and read its answer."),
     Kind.CPU_FALLBACK: _pool(
         "Install an engine built with CUDA that matches the driver; nothing runs on the CPU."
+    ),
+    Kind.GPU_MISMATCH: _pool(
+        "Correct the device mask or tensor_split; the engine must use exactly the GPUs it names."
     ),
     Kind.NOT_ATTESTED: _pool(
         "Set provisioning.gpu_attested = true if the external engine does run on a GPU."
