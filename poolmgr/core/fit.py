@@ -1,0 +1,124 @@
+"""Does the model fit? Needs against free VRAM and host memory, with the figures in the message.
+
+Pure: sizes come in, a sentence or an OrchError comes out. What cannot be known stays None and is
+said, never guessed: an estimate that is too high would keep a working pool out for ever, and one
+that is too low is caught by the engine itself a little later.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import frozen
+
+from orchd.wire.errors import Kind, OrchError
+from poolmgr.core.gpus import Gpu, gib
+
+GPU_OVERHEAD_BYTES: Final = 512 << 20
+"""On each GPU beside weights and KV cache: the CUDA context and the engine's compute buffers. An
+assumption on the low side: llama.cpp prints its compute buffers at some 100 to 500 MiB."""
+RAM_OVERHEAD_BYTES: Final = 512 << 20
+"""Of host memory for an engine process with CUDA. Weights are mapped from the file: page cache,
+which the kernel takes back, so they are not counted."""
+
+
+@frozen(kw_only=True)
+class Need:
+    """What an engine with its model will take."""
+
+    weights_bytes: int | None
+    """None: unknown (the model is not a file we can see)."""
+    kv_bytes: int | None
+    """KV cache at the configured ctx and slots; None: unknown."""
+    gpu_overhead_bytes: int = GPU_OVERHEAD_BYTES
+    ram_bytes: int = RAM_OVERHEAD_BYTES
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What is not in the sum, in words."""
+        parts = (("weights", self.weights_bytes), ("KV cache", self.kv_bytes))
+        return tuple(name for name, size in parts if size is None)
+
+
+def shares(gpus: tuple[Gpu, ...], tensor_split: tuple[float, ...] | None) -> tuple[float, ...]:
+    """Return the part of the model that each GPU holds; the sum is 1.
+
+    Raises OrchError(CONFIG_INVALID): a split over unlike GPUs has to be said [OC-POOL-3021].
+    """
+    if tensor_split is not None:
+        if len(tensor_split) != len(gpus) or sum(tensor_split) <= 0:
+            raise OrchError(
+                Kind.CONFIG_INVALID,
+                f"tensor_split has {len(tensor_split)} parts, and the mask has {len(gpus)} GPUs",
+            )
+        whole = sum(tensor_split)
+        return tuple(part / whole for part in tensor_split)
+    unlike = {(gpu.name, gpu.total_bytes) for gpu in gpus}
+    if len(unlike) > 1:
+        each = ", ".join(f"GPU {gpu.index} {gpu.name} {gib(gpu.total_bytes)}" for gpu in gpus)
+        raise OrchError(
+            Kind.CONFIG_INVALID,
+            f"the mask joins unlike GPUs ({each}): say tensor_split for the pool, for example "
+            f"tensor_split = [{', '.join(str(round(gpu.total_bytes / 2**30)) for gpu in gpus)}]",
+        )
+    return tuple(1 / len(gpus) for _ in gpus)
+
+
+def check(
+    need: Need,
+    gpus: tuple[Gpu, ...],
+    tensor_split: tuple[float, ...] | None,
+    ram_free_bytes: int,
+) -> str:
+    """Return a sentence that says how it fits on the GPUs of the mask.
+
+    Raises OrchError: VRAM_SHORT, RAM_SHORT, or CONFIG_INVALID for the split.
+    """
+    parts = shares(gpus, tensor_split)
+    whole = (need.weights_bytes or 0) + (need.kv_bytes or 0)
+    left_out = "".join(f", {name} not counted" for name in need.unknown)
+    short: list[str] = []
+    said: list[str] = []
+    for gpu, part in zip(gpus, parts, strict=True):
+        wanted = int(whole * part) + (need.gpu_overhead_bytes if part > 0 else 0)
+        said.append(f"{gib(wanted)} of {gib(gpu.free_bytes)} free on GPU {gpu.index}")
+        if wanted > gpu.free_bytes:
+            short.append(
+                f"needs {gib(wanted)}, GPU {gpu.index} has {gib(gpu.free_bytes)} free"
+                f"{_holders(gpu)}"
+            )
+    if short:
+        raise OrchError(Kind.VRAM_SHORT, "; ".join(short) + _cap(whole, gpus, parts, need))
+    if need.ram_bytes > ram_free_bytes:
+        raise OrchError(
+            Kind.RAM_SHORT,
+            f"the engine needs {gib(need.ram_bytes)} of host memory, "
+            f"{gib(ram_free_bytes)} are available",
+        )
+    return "needs " + ", ".join(said) + left_out
+
+
+def _holders(gpu: Gpu) -> str:
+    """Return who holds the GPU's memory, the largest first: `: 3.2 GiB used by firefox (pid 7)`."""
+    if not gpu.processes:
+        return f": {gib(gpu.used_bytes)} used" if gpu.used_bytes else ""
+    held = sorted(gpu.processes, key=lambda one: -(one.used_bytes or 0))[:3]
+    names = ", ".join(
+        f"{gib(one.used_bytes) if one.used_bytes is not None else 'some'} used by {one.name} "
+        f"(pid {one.pid})"
+        for one in held
+    )
+    more = len(gpu.processes) - len(held)
+    return f": {names}" + (f" and {more} more" if more else "")
+
+
+def _cap(whole: int, gpus: tuple[Gpu, ...], parts: tuple[float, ...], need: Need) -> str:
+    """Return what this split could hold: the GPU that is full first is the limit."""
+    if len(gpus) == 1 or not whole:
+        return ""
+    room = min(
+        max(0, gpu.free_bytes - need.gpu_overhead_bytes) / part
+        for gpu, part in zip(gpus, parts, strict=True)
+        if part > 0
+    )
+    return f" (this tensor_split holds at most {gib(int(room))} of model and KV cache)"

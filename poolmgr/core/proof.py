@@ -1,0 +1,64 @@
+"""Where does the engine run? NVML's lists against the engine's processes and the mask. Pure.
+
+Nothing falls back to the CPU, and nothing touches a GPU beside the mask [ORCH-1102, OC-POOL-3012,
+ORCH-3052]: an engine that does is refused by name before READY=1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import DeviceMask
+from orchd.wire.snapshot import GpuProof
+from poolmgr.core.gpus import Gpu
+
+
+def prove(
+    gpus: tuple[Gpu, ...],
+    engine_pids: Collection[int] | None,
+    mask: DeviceMask,
+    *,
+    attested: bool,
+) -> GpuProof:
+    """Return how sure it is that the engine runs on exactly the GPUs of `mask`.
+
+    `gpus` are all GPUs that can be seen, `engine_pids` the engine's process tree (None: it cannot
+    be found). `attested` is the operator's word for an external engine; it never overrides what
+    was seen to be wrong. Raises OrchError: CPU_FALLBACK, GPU_MISMATCH, NOT_ATTESTED.
+    """
+    unlisted = any(gpu.processes is None for gpu in gpus if gpu.index in mask.indices)
+    if engine_pids is None or unlisted:
+        if attested:
+            return GpuProof.ATTESTED
+        why = "NVML does not list processes here" if unlisted else "its process cannot be found"
+        raise OrchError(Kind.NOT_ATTESTED, f"the engine's use of the GPU cannot be verified: {why}")
+    on = [gpu.index for gpu in gpus if _holds(gpu, engine_pids)]
+    outside = [index for index in on if index not in mask.indices]
+    if outside:
+        raise OrchError(
+            Kind.GPU_MISMATCH,
+            f"the engine holds memory of GPU {_listed(outside)}, and the mask is {mask}",
+        )
+    missing = [index for index in mask.indices if index not in on]
+    if not missing:
+        return GpuProof.VERIFIED
+    if on:
+        raise OrchError(
+            Kind.GPU_MISMATCH,
+            f"the engine holds memory of GPU {_listed(on)} and none of GPU {_listed(missing)}",
+        )
+    if attested:
+        return GpuProof.ATTESTED  # another PID namespace: its pid here is not NVML's
+    raise OrchError(
+        Kind.CPU_FALLBACK,
+        f"the engine holds no memory of GPU {_listed(missing)}: it runs on the CPU",
+    )
+
+
+def _holds(gpu: Gpu, pids: Collection[int]) -> bool:
+    return any(process.pid in pids for process in gpu.processes or ())
+
+
+def _listed(indices: Collection[int]) -> str:
+    return " and ".join(str(index) for index in indices)

@@ -1,0 +1,1 @@
+"""How a model comes to be readable and an engine comes to run."""
