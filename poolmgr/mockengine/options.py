@@ -1,0 +1,72 @@
+"""The mock engine's command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from attrs import frozen
+
+
+@frozen(kw_only=True)
+class Options:
+    """How to serve, and how to fail. Rates in tokens a second, times in milliseconds."""
+
+    socket: str
+    model: str
+    slots: int = 1
+    ctx: int = 8192
+    tokens_per_s: float = 50.0
+    """Of one slot; 0: as fast as possible."""
+    first_token_ms: float = 0.0
+    load_ms: float = 0.0
+    refuse_load: bool = False
+    die_after_tokens: int | None = None
+    hang_after_tokens: int | None = None
+    garbage_after_tokens: int | None = None
+    split_utf8: bool = False
+    die_after_load_ms: float | None = None
+
+    @property
+    def fault_at(self) -> int | None:
+        """Tokens of one job after which something is to happen, if any."""
+        points = (self.die_after_tokens, self.hang_after_tokens, self.garbage_after_tokens)
+        return min((point for point in points if point is not None), default=None)
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """Return the options of a command line; exits 2 with the usage for a wrong one."""
+    parser = argparse.ArgumentParser(
+        prog="poolmgr.mockengine", description="A mock engine that speaks llama-server's dialect."
+    )
+    add = parser.add_argument
+    add("--socket", required=True, metavar="PATH", help="the unix socket to serve")
+    add("--model", default="mock:lorem", help="mock:lorem or mock:short (ends by itself)")
+    add("--slots", type=_positive, default=1, metavar="N", help="jobs at the same time")
+    add("--ctx", type=_positive, default=8192, metavar="N", help="tokens of context of a slot")
+    add("--tokens-per-s", type=_number, default=50.0, metavar="R", help="0: as fast as possible")
+    add("--first-token-ms", type=_number, default=0.0, metavar="MS")
+    add("--load-ms", type=_number, default=0.0, metavar="MS", help="answer 503 for so long")
+    faults = parser.add_argument_group("faults (token counts are of one job)")
+    add = faults.add_argument
+    add("--refuse-load", action="store_true", help="exit 1 instead of serving")
+    add("--die-after-tokens", type=_positive, metavar="N", help="kill itself by SIGKILL")
+    add("--hang-after-tokens", type=_positive, metavar="N", help="send nothing more")
+    add("--garbage-after-tokens", type=_positive, metavar="N", help="send bytes that are no frame")
+    add("--split-utf8", action="store_true", help="cut sends inside characters and frames")
+    add("--die-after-load-ms", type=_number, metavar="MS", help="exit 0 so long after loading")
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError("must be from 0 up to 1e9")
+    return value
