@@ -94,6 +94,12 @@ def _string(pattern: re.Pattern[str] | None, name: str) -> Callable[[Any, Any], 
     return hook
 
 
+def _uuid(value: Any, _type: Any) -> str:
+    if type(value) is not str or not UUID.fullmatch(value):
+        raise WrongValueError(f"must be a UUID, not {_shown(value)}")
+    return value.lower()  # RFC 9562: case means nothing on input, output is lower case
+
+
 def _boolean(value: Any, _type: Any) -> bool:
     if type(value) is not bool:
         raise WrongValueError(f"must be true or false, not {_shown(value)}")
@@ -134,8 +140,8 @@ def _make() -> Converter:
     hook(ids.Int64, _integer(-(2**63), 2**63 - 1, "a 64-bit integer"))
     hook(ids.NonNegative, _number(0.0, "a number of at least 0"))
     hook(ids.Text, _string(_ANY_TEXT, "a string that is not empty"))
-    hook(ids.TaskId, _string(UUID, "a UUID"))
-    hook(ids.SessionId, _string(UUID, "a UUID"))
+    hook(ids.TaskId, _uuid)
+    hook(ids.SessionId, _uuid)
     hook(ids.PoolId, _string(ids.POOL_ID, "a pool id (a-z, 0-9 and -, at most 63)"))
     hook(ids.ReplicaId, _string(_MASK_ID, "POOL:MASK such as demo:0 or big:0_1"))
     hook(ids.DeviceMask, _mask)

@@ -236,3 +236,11 @@ class TaskStatus:
     error: str | None = None
     """The error code of a failed task."""
     correlation_id: str
+
+
+@frozen(kw_only=True)
+class TaskStatuses:
+    """The body of `GET /v1/tasks`: newest first."""
+
+    tasks: tuple[TaskStatus, ...]
+    next_cursor: str | None = None
