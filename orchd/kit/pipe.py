@@ -115,7 +115,10 @@ class Pipe:
             return
         except OSError as exc:
             raise PipeClosed(str(exc)) from exc
-        self._pending = self._pending[taken:] or b""
+        if taken == len(self._pending):
+            self._pending = b""
+        elif isinstance(self._pending, bytearray):
+            del self._pending[:taken]  # moves a pointer, not the bytes
 
     async def flush(self) -> None:
         """Return when nothing is pending; at once, without a checkpoint, when nothing is.

@@ -1,0 +1,201 @@
+"""Structured events -> the journal, JSON lines, or a console: one call, `event(name, human, ...)`.
+
+An event is logged once, where it is handled. Secrets are taken out here, for every sink. Which
+events there are is the business of those who log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, Final, Literal
+
+import orjson
+
+from orchd.kit.redact import SHOWN, add_secret, is_secret_name, redact
+
+__all__ = ["add_secret", "capture", "correlation", "debugging", "event", "redact", "setup"]
+
+Level = Literal["debug", "info", "warning", "error"]
+Mode = Literal["auto", "json", "pretty", "journal"]
+Record = dict[str, Any]
+
+MAX_TEXT: Final = 16 << 10  # bytes of one field: a traceback fits, a prompt gone astray does not
+MAX_DEPTH: Final = 6
+_PRIORITY: Final[Mapping[str, int]] = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog(3)
+_COLOUR: Final[Mapping[str, str]] = {"debug": "2", "info": "0", "warning": "33", "error": "31"}
+_OWN: Final = frozenset({"ts", "level", "event", "human"})
+_JOURNAL_OWN: Final = frozenset({"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "MESSAGE_ID"})
+
+correlation: ContextVar[str | None] = ContextVar("correlation", default=None)
+"""The correlation id of the request that this task serves; every event of it carries the id."""
+
+
+class _State:
+    """The process has one log; it is set up once, by the program."""
+
+    def __init__(self) -> None:
+        self.sink: Callable[[Record], None] | None = None
+        self.captures: list[list[Record]] = []
+        self.debug = False
+        self.program = "orchd"
+
+
+_state = _State()
+
+
+def setup(mode: Mode, program: str, *, debug: bool = False) -> None:
+    """Choose the sink. auto: the journal if stderr is the journal, pretty on a terminal, else JSON.
+
+    `program` is SYSLOG_IDENTIFIER; `debug` lets debug events through.
+    """
+    _state.program = program
+    _state.debug = debug
+    if mode == "auto":
+        mode = _auto()
+    if mode == "journal":
+        _state.sink = _to_journal
+    elif mode == "pretty":
+        _state.sink = _to_console
+    else:
+        _state.sink = _to_lines
+
+
+def debugging() -> bool:
+    """True when debug events go anywhere: for callers that would have to prepare one."""
+    return _state.debug or bool(_state.captures)
+
+
+def event(name: str, human: str | None = None, *, level: Level = "info", **fields: object) -> None:
+    """Log one event. Fields that are None are left out; this never raises.
+
+    `name` is a stable word for programs, `human` one sentence for people.
+    """
+    if level == "debug" and not debugging():
+        return
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+    record: Record = {"ts": now.replace("+00:00", "Z"), "level": level, "event": name}
+    if human is not None:
+        record["human"] = _text(human)
+    if "correlation_id" not in fields and (current := correlation.get()) is not None:
+        record["correlation_id"] = current
+    for key, value in fields.items():
+        if value is not None:
+            shown = SHOWN if is_secret_name(key) and value else _plain(value, 0)
+            record[f"{key}_" if key in _OWN else key] = shown
+    for kept in _state.captures:
+        kept.append(record)
+    if level == "debug" and not _state.debug:
+        return
+    if _state.sink is None:
+        setup("auto", _state.program)
+    assert _state.sink is not None
+    # a log that cannot be written must not end the program that writes it
+    with contextlib.suppress(OSError, ValueError):
+        _state.sink(record)
+
+
+@contextlib.contextmanager
+def capture() -> Iterator[list[Record]]:
+    """Collect the events of the block, debug ones too: for tests."""
+    kept: list[Record] = []
+    _state.captures.append(kept)
+    try:
+        yield kept
+    finally:
+        _state.captures[:] = [other for other in _state.captures if other is not kept]
+
+
+def _auto() -> Mode:
+    if _is_journal(os.environ.get("JOURNAL_STREAM", "")):
+        return "journal"
+    return "pretty" if sys.stderr.isatty() else "json"
+
+
+def _is_journal(stream: str) -> bool:
+    """JOURNAL_STREAM names device and inode of the stream that systemd made (systemd.exec(5)).
+
+    A child of the service has the variable too, but perhaps another stderr: so it is compared.
+    """
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return stream == f"{found.st_dev}:{found.st_ino}"
+
+
+def _plain(value: object, depth: int) -> Any:
+    """Return `value` as what JSON knows, redacted and bounded."""
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return int(value) if -(2**63) <= value < 2**63 else str(value)  # as far as orjson goes
+    if depth < MAX_DEPTH and isinstance(value, Mapping):
+        return {
+            str(key): SHOWN if is_secret_name(str(key)) and item else _plain(item, depth + 1)
+            for key, item in value.items()
+        }
+    if depth < MAX_DEPTH and isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item, depth + 1) for item in value]
+    return _text(str(value))
+
+
+def _text(text: str) -> str:
+    text = redact(text)
+    if len(text) > MAX_TEXT:
+        text = text[:MAX_TEXT] + "..."
+    # a file name or a peer may bring a lone surrogate, which no encoder takes
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode("utf-8")
+
+
+def _to_lines(record: Record) -> None:
+    sys.stderr.write(_json(record) + "\n")
+    sys.stderr.flush()
+
+
+def _to_console(record: Record) -> None:
+    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    fields = [f"{k}={_cell(v)}" for k, v in record.items() if k not in _OWN and k != "traceback"]
+    # what a peer sent must not move the cursor
+    text = re.sub(r"[\x00-\x1f\x7f]", " ", str(record.get("human", record["event"])))
+    extra = "  " + " ".join(fields) if fields else ""
+    if colour:
+        text = f"\033[{_COLOUR[record['level']]}m{text}\033[0m"
+        extra = f"\033[2m{extra}\033[0m" if extra else ""
+    line = f"{record['ts'][11:23]} {record['level']:<7} {text}{extra}\n"
+    sys.stderr.write(line + str(record.get("traceback", "")))
+    sys.stderr.flush()
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[^\s\"'=]+", value):
+        return value
+    return _json(value)
+
+
+def _to_journal(record: Record) -> None:
+    from systemd import journal  # loads a shared library that other sinks do not need
+
+    fields: dict[str, str] = {}
+    for key, value in record.items():
+        if key not in {"ts", "level", "human"}:
+            field = re.sub(r"[^A-Z0-9_]", "_", key.upper()).lstrip("_0123456789")[:64] or "FIELD"
+            field = f"{field}_" if field in _JOURNAL_OWN else field
+            fields[field] = value if isinstance(value, str) else _json(value)
+    journal.send(
+        str(record.get("human", record["event"])),
+        # without one of these the library walks the stack for the caller, which is this line
+        CODE_FUNC=record["event"],
+        PRIORITY=str(_PRIORITY[record["level"]]),
+        SYSLOG_IDENTIFIER=_state.program,
+        **fields,
+    )

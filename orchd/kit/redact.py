@@ -1,0 +1,59 @@
+"""What must never reach a log, an error or a narration, and what stands there instead.
+
+Known secrets are replaced wherever they occur; beside them whatever looks like a credential.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+SHOWN: Final = "[redacted]"
+MIN_SECRET: Final = 4  # a shorter one would blank every third word and protects nothing
+
+_secrets: list[str] = []
+
+_LOOKS: Final = re.compile(
+    r"""
+    (?P<scheme>\b(?:bearer|basic)\s+)[\w.~+/=-]{4,}          # Authorization: Bearer ...
+    | (?P<user>://[^/\s:@]*:)[^/\s@]+(?=@)                    # https://user:password@host
+    | (?P<key>["']?(?:[\w-]*[_-])?(?:token|secret|password|passwd|api[_-]?key|authorization|cookie)
+        ["']?\s*[=:]\s*["']?)(?!\[redacted)(?!bearer\s|basic\s)[^\s"'&,;]{4,}
+    | \b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|AKIA[0-9A-Z]{16})
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_HINT: Final = re.compile(
+    r"bearer|basic|://|token|secret|passw|api.?key|authoriz|cookie|hf_|sk-|gh[pousr]_|AKIA",
+    re.IGNORECASE,
+)
+_NAMES: Final = re.compile(
+    r"(?:.*[_-])?(?:token|secret|password|passwd|api_?key|authorization|cookie)", re.IGNORECASE
+)
+
+
+def add_secret(secret: str) -> None:
+    """Have `secret` replaced from now on, wherever it occurs. Under 4 characters: ignored."""
+    if len(secret) >= MIN_SECRET and secret not in _secrets:
+        _secrets.append(secret)
+        _secrets.sort(key=len, reverse=True)  # one may hold another
+
+
+def redact(text: str) -> str:
+    """Return `text` without the known secrets and without what looks like a credential."""
+    for secret in _secrets:
+        if secret in text:
+            text = text.replace(secret, SHOWN)
+    if _HINT.search(text):
+        text = _LOOKS.sub(_blank, text)
+    return text
+
+
+def is_secret_name(name: str) -> bool:
+    """True for the name of a field whose value is a secret: auth_token, but not tokens_out."""
+    return _NAMES.fullmatch(name) is not None
+
+
+def _blank(match: re.Match[str]) -> str:
+    groups = match.groupdict()
+    return (groups["scheme"] or groups["user"] or groups["key"] or "") + SHOWN
