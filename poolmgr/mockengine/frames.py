@@ -6,14 +6,15 @@ so that one core renders millions a second. What is said when is server.py's.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from poolmgr.mockengine.text import BOOK, WORDS, Voice, book
+from poolmgr.mockengine.text import BOOK, WORDS, Voice
 
 BUILD_INFO = "mock-1"
+MAX_FRAMES = 1024
+"""Of one `token_frames`."""
 
 HEAD_SSE = (
     b"HTTP/1.1 200 OK\r\nServer: mock-engine\r\nContent-Type: text/event-stream\r\n"
@@ -26,23 +27,18 @@ _HEADS = tuple(
     % (orjson.dumps(" " + word), number)
     for number, word in enumerate(WORDS)
 )
-_TEXTS = tuple(" " + word for word in WORDS)
+_HEADS_OF_BOOK = tuple(_HEADS[word] for word in BOOK)
+_HEADS_OF_BOOK += _HEADS_OF_BOOK[:MAX_FRAMES]  # so that any block is one slice
 _NUMBERS_CACHED = 1 << 14
 _NUMBERS = tuple(b"%d" % number for number in range(_NUMBERS_CACHED))
 
 
-@lru_cache(maxsize=64)
-def _heads_of(number: int) -> tuple[bytes, ...]:
-    pages = tuple(_HEADS[word] for word in book(number))
-    return pages + pages  # so that a slice of up to BOOK frames is one slice
-
-
 def token_frames(voice: Voice, first: int, last: int, tokens_in: int) -> bytes:
-    """Return the frames of tokens first..last-1 (from 0), at most BOOK of them."""
-    at = (voice.page + first) % BOOK
+    """Return the frames of tokens first..last-1 (from 0), at most MAX_FRAMES."""
+    at = (voice.page + first) % len(BOOK)
     size = last - first
     parts: list[bytes] = [b',"tokens_evaluated":%d}\n\n' % tokens_in] * (3 * size)
-    parts[0::3] = _heads_of(voice.book)[at : at + size]
+    parts[0::3] = _HEADS_OF_BOOK[at : at + size]
     if last < _NUMBERS_CACHED:
         parts[1::3] = _NUMBERS[first + 1 : last + 1]
     else:
@@ -60,8 +56,8 @@ def end_frame(tokens_out: int, tokens_in: int) -> bytes:
 
 def text_of(voice: Voice, size: int) -> str:
     """Return the first `size` words, as the frames would bring them."""
-    words, page = book(voice.book), voice.page
-    return "".join([_TEXTS[words[(page + i) % BOOK]] for i in range(size)])
+    pages = range(voice.page, voice.page + size)
+    return "".join([" " + WORDS[BOOK[page % len(BOOK)]] for page in pages])
 
 
 def final(

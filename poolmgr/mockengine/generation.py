@@ -81,7 +81,8 @@ class Generation:
             return
         sent, now = self._sent, self._loop.now
         last = sent
-        while last < self._words and self._due(last) <= now:
+        ceiling = min(self._words, sent + BLOCK)
+        while last < ceiling and self._due(last) <= now:
             last += 1
         done = self._advance(last, head)
         if not done:
