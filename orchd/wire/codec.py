@@ -146,9 +146,10 @@ def _make() -> Converter:
     hook(ids.ReplicaId, _string(_MASK_ID, "POOL:MASK such as demo:0 or big:0_1"))
     hook(ids.DeviceMask, _mask)
     converter.register_unstructure_hook(ids.DeviceMask, lambda mask: list(mask.indices))
-    converter.register_structure_hook_func(
-        lambda cls: isinstance(cls, type) and issubclass(cls, enum.Enum), _enumeration
-    )
+    # by class: a hook by predicate would lose against the one of str, which a StrEnum is too
+    for base in (enum.Enum, enum.IntEnum, enum.StrEnum):
+        hook(base, _enumeration)
+        converter.register_unstructure_hook(base, lambda member: member.value)
     # cattrs iterates whatever is iterable: a string or an object is not a list here
     converter.register_structure_hook_factory(
         lambda cls: bool(get_origin(cls) is tuple and get_args(cls)[-1] is Ellipsis),  # type: ignore[comparison-overlap]
