@@ -1,0 +1,223 @@
+"""Checks across keys: what one value alone cannot show to be wrong.
+
+Each check yields faults that say what is allowed. Reading and merging is load.py's.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from orchd.config.schema import (
+    ENGINES,
+    LLAMACPP,
+    MOCK,
+    Backend,
+    Engine,
+    File,
+    Mode,
+    Pool,
+    is_file_ref,
+    parse_bind,
+)
+from orchd.wire import ids
+from orchd.wire.codec import Fault
+from orchd.wire.errors import TABLE, Kind
+
+_MOCK_ONLY: Final = ("tokens_per_s", "first_token_ms", "vram_mb", "faults")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_HTTP = re.compile(r"http://(127\.\d{1,3}\.\d{1,3}\.\d{1,3}|localhost|\[::1\]):(\d{1,5})/?")
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+_FETCHED = ("hf:", "https:", "http:", "s3:", "oci:")
+MAX_SOCKET_PATH: Final = 107
+"""Bytes: sun_path of sockaddr_un without its zero (unix(7))."""
+
+
+def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
+    """Yield every fault that spans keys. `has_token`: from whatever source."""
+    yield from _bind(file.bind_addr, has_token)
+    if file.sse.microbatch_ms != 0:
+        yield Fault("$.sse.microbatch_ms", "must be 0 (off): others come with a later version")
+    yield from _devices(file)
+    first: dict[str, int] = {}
+    for index, pool in enumerate(file.pools):
+        path = f"$.pools[{index}]"
+        if pool.id in first:
+            yield Fault(f"{path}.id", f"{pool.id!r} is the id of $.pools[{first[pool.id]}] too")
+        first.setdefault(pool.id, index)
+        yield from _engine(pool.engine, f"{path}.engine")
+        yield from _replicas(file, pool, path)
+        yield from _limits(pool, path)
+        yield from _provisioning(pool, f"{path}.provisioning")
+        yield from _model(pool, f"{path}.model")
+        yield from _sockets(pool, path, run_dir)
+
+
+def token_fault(token: str) -> str | None:
+    """Return what is wrong with a token, without showing it."""
+    if _TOKEN.fullmatch(token):
+        return None
+    return "must be visible ASCII without spaces, as an Authorization header carries it"
+
+
+def _bind(text: str, has_token: bool) -> Iterator[Fault]:
+    try:
+        host, _ = parse_bind(text)
+    except ValueError as exc:
+        yield Fault("$.bind_addr", str(exc))
+        return
+    if not ipaddress.ip_address(host).is_loopback and not has_token:
+        row = TABLE[Kind.NON_LOOPBACK_WITHOUT_TOKEN]
+        yield Fault(
+            "$.bind_addr",
+            f"{row.code} ({row.auth_code}): {text} is reachable from other machines and there is "
+            f"no token. {row.advice}",
+        )
+
+
+def _devices(file: File) -> Iterator[Fault]:
+    devices = file.devices
+    if devices.backend is Backend.NVML:
+        if devices.simulated:
+            yield Fault("$.devices.simulated", 'needs backend = "simulated"')
+        return
+    if not devices.simulated:
+        yield Fault("$.devices.simulated", "must name at least one device for backend simulated")
+    for index, pool in enumerate(file.pools):
+        if pool.engine.id in ENGINES and pool.engine.id != MOCK:
+            yield Fault(
+                f"$.pools[{index}].engine.id",
+                f"must be mock while devices.backend is simulated, not {pool.engine.id!r}: "
+                "a real engine needs real GPUs",
+            )
+
+
+def _engine(engine: Engine, path: str) -> Iterator[Fault]:
+    if engine.id not in ENGINES:
+        yield Fault(
+            f"{path}.id",
+            f"must be one of {', '.join(ENGINES)}, not {engine.id!r}; others come with a later "
+            "version",
+        )
+    if engine.id == MOCK:
+        return
+    defaults = {each.name: each.default for each in attrs.fields(Engine)}
+    for name in _MOCK_ONLY:
+        if getattr(engine, name) != defaults[name]:
+            yield Fault(f"{path}.{name}", "is only for engine mock")
+
+
+def _replicas(file: File, pool: Pool, path: str) -> Iterator[Fault]:
+    if pool.devices is not None and pool.replicas:
+        yield Fault(f"{path}.devices", "is short for one replica: give it or replicas, not both")
+        return
+    name = "replicas" if pool.devices is None else "devices"
+    masks = pool.replicas if pool.devices is None else (pool.devices,)
+    if not masks:
+        yield Fault(
+            f"{path}.replicas",
+            "must name at least one device mask, such as replicas = [[0]] or devices = [0]",
+        )
+    first: dict[ids.DeviceMask, int] = {}
+    devices = file.devices
+    for index, mask in enumerate(masks):
+        at = f"{path}.replicas[{index}]" if name == "replicas" else f"{path}.devices"
+        if mask in first:
+            yield Fault(
+                at,
+                f"{list(mask.indices)} is the mask of replicas[{first[mask]}] too: one poolmgr "
+                "serves a pool on a mask; use slots for more tasks at a time",
+            )
+        first.setdefault(mask, index)
+        if devices.backend is Backend.SIMULATED and devices.simulated:
+            last = len(devices.simulated) - 1
+            if mask.indices[-1] > last:
+                yield Fault(at, f"GPU {mask.indices[-1]} is not simulated: indices are 0 to {last}")
+        if pool.tensor_split is not None and len(pool.tensor_split) != len(mask.indices):
+            yield Fault(
+                f"{path}.tensor_split",
+                f"must have one share for each GPU of the mask {list(mask.indices)}, "
+                f"not {len(pool.tensor_split)}",
+            )
+    if pool.tensor_split is not None and not sum(pool.tensor_split):
+        yield Fault(f"{path}.tensor_split", "must have a share above 0")
+
+
+def _limits(pool: Pool, path: str) -> Iterator[Fault]:
+    if pool.max_tokens_out is not None and pool.max_tokens_out > pool.ctx:
+        yield Fault(
+            f"{path}.max_tokens_out", f"must be at most ctx ({pool.ctx}), not {pool.max_tokens_out}"
+        )
+
+
+def _provisioning(pool: Pool, path: str) -> Iterator[Fault]:
+    how = pool.provisioning
+    if how.mode is Mode.EXTERNAL:
+        yield from _external(how.url, f"{path}.url")
+        if how.command is not None:
+            yield Fault(f"{path}.command", "is only for modes binary and package")
+        if pool.engine.args:
+            yield Fault(f"{path[: -len('.provisioning')]}.engine.args", _NOT_STARTED)
+        return
+    if how.url is not None:
+        yield Fault(f"{path}.url", "is only for mode external")
+    if how.gpu_attested:
+        yield Fault(
+            f"{path}.gpu_attested",
+            "is only for mode external: an engine that poolmgr starts is verified through NVML",
+        )
+    if how.command is not None and (not how.command or not how.command[0]):
+        yield Fault(f"{path}.command", 'must name a program, such as ["llama-server"]')
+
+
+_NOT_STARTED = "must be empty for mode external: poolmgr does not start that engine"
+
+
+def _external(url: str | None, path: str) -> Iterator[Fault]:
+    form = "unix:/path/to.sock or http://127.0.0.1:PORT"
+    if url is None:
+        yield Fault(path, f"is required for mode external: {form}")
+    elif url.startswith("unix:"):
+        socket = url.removeprefix("unix:")
+        if not socket.startswith("/"):
+            yield Fault(path, f"must be {form}, not {url!r}")
+        elif len(socket.encode()) > MAX_SOCKET_PATH:
+            yield Fault(path, f"must have a path of at most {MAX_SOCKET_PATH} bytes")
+    else:
+        match = _HTTP.fullmatch(url)
+        if match is None or not 0 < int(match[2]) < 65536:
+            yield Fault(path, f"must be {form}, not {url!r}")
+
+
+def _model(pool: Pool, path: str) -> Iterator[Fault]:
+    model = pool.model
+    if model.digest is not None and not _DIGEST.fullmatch(model.digest):
+        yield Fault(f"{path}.digest", f"must be sha256:<64 hex digits>, not {model.digest!r}")
+    if pool.engine.id != LLAMACPP or not is_file_ref(pool):
+        return
+    if model.ref.startswith(_FETCHED):
+        yield Fault(
+            f"{path}.ref",
+            "must be file:/path/to/model.gguf or a path; fetching models comes with a later "
+            "version",
+        )
+    elif not model.ref.removeprefix("file:"):
+        yield Fault(f"{path}.ref", "must have a path after file:")
+
+
+def _sockets(pool: Pool, path: str, run_dir: Path) -> Iterator[Fault]:
+    masks = pool.replicas or ((pool.devices,) if pool.devices else ())
+    for mask in masks:
+        longest = run_dir / "poolmgr" / f"{ids.replica_id(pool.id, mask)}.engine.sock"
+        over = len(str(longest).encode()) - MAX_SOCKET_PATH
+        if over > 0:
+            yield Fault(
+                f"{path}.id",
+                f"makes the socket path {longest} {over} bytes too long: shorten it or run_dir",
+            )
+            return

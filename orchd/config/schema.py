@@ -1,0 +1,319 @@
+"""What can be configured: frozen classes, their defaults and what follows directly from a value.
+
+`File` is what the TOML file may say; `Settings` is what is in force once flags, environment, file
+and defaults have been put together (load.py). Checks across keys are in checks.py. The docstring
+under a field is its description in contracts/config.schema.json.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from pathlib import Path
+from typing import Final
+
+from attrs import field, frozen
+
+from orchd.wire import ids
+from orchd.wire.ids import (
+    Count,
+    DeviceMask,
+    EngineId,
+    NonNegative,
+    PoolId,
+    Positive,
+    ReplicaId,
+    Text,
+)
+
+DEFAULT_BIND: Final = "127.0.0.1:8484"
+MOCK: Final = EngineId("mock")
+LLAMACPP: Final = EngineId("llamacpp")
+ENGINES: Final = (MOCK, LLAMACPP)
+
+
+class FullPolicy(enum.StrEnum):
+    """What a full queue does with one more task."""
+
+    REJECT = "reject"
+
+
+class Backend(enum.StrEnum):
+    """Where the facts about GPUs come from."""
+
+    NVML = "nvml"
+    SIMULATED = "simulated"
+
+
+class Mode(enum.StrEnum):
+    """How an engine comes to run."""
+
+    EXTERNAL = "external"
+    BINARY = "binary"
+    PACKAGE = "package"
+
+
+@frozen(repr=False)
+class Secret:
+    """A string that no repr, log line or error shows."""
+
+    _value: str
+
+    def reveal(self) -> str:
+        """Return the string itself, to be compared or sent."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+    __str__ = __repr__
+
+
+@frozen(kw_only=True)
+class SimulatedDevice:
+    """One GPU that does not exist."""
+
+    name: Text
+    """What it is called; say that it is simulated."""
+    vram_mb: Positive
+    """Its memory in MiB."""
+
+
+@frozen(kw_only=True)
+class Devices:
+    """The GPUs of this machine."""
+
+    backend: Backend = Backend.NVML
+    """nvml asks the NVIDIA driver; simulated is for demos and only with engine mock."""
+    simulated: tuple[SimulatedDevice, ...] = ()
+    """The GPUs of backend simulated; the first has index 0."""
+
+
+@frozen(kw_only=True)
+class Faults:
+    """Faults that engine mock injects on purpose."""
+
+    refuse_load: bool = False
+    """Fail while loading the model."""
+    die_after_tokens: Positive | None = None
+    """End the process after so many tokens of a task."""
+    hang_after_tokens: Positive | None = None
+    """Say nothing more after so many tokens of a task."""
+    garbage_after_tokens: Positive | None = None
+    """Send a frame that is no frame after so many tokens of a task."""
+    split_utf8: bool = False
+    """Cut characters in the middle, as real sockets do."""
+    load_ms: Count = Count(0)
+    """Milliseconds that loading takes."""
+    die_after_load_ms: Positive | None = None
+    """End the process so many milliseconds after it became ready."""
+
+
+@frozen(kw_only=True)
+class Engine:
+    """The engine of a pool."""
+
+    id: EngineId
+    """mock or llamacpp."""
+    version: Text | None = None
+    """Pin: a replica whose engine says another version does not become Ready."""
+    sampler_profile_version: Text = Text("v1")
+    """Name of the sampling defaults; every replica of a pool has the same."""
+    args: tuple[str, ...] = ()
+    """Further arguments for the engine's command line, after ours."""
+    tokens_per_s: NonNegative = NonNegative(50.0)
+    """mock: pace of one slot; 0 is as fast as possible."""
+    first_token_ms: NonNegative = NonNegative(0.0)
+    """mock: milliseconds before the first token."""
+    vram_mb: Count = Count(1024)
+    """mock: MiB of VRAM that the model is said to need."""
+    faults: Faults = Faults()
+    """mock: faults to inject."""
+
+
+@frozen(kw_only=True)
+class Model:
+    """The model of a pool."""
+
+    ref: Text
+    """file:/path/to/model.gguf, a path (relative: to this file), or for engine mock any name."""
+    digest: Text | None = None
+    """sha256:<64 hex digits> that the model file must have."""
+    cache_dir: str | None = None
+    """Where fetched models are kept."""
+
+
+@frozen(kw_only=True)
+class Queue:
+    """How many tasks may wait in a pool, by priority."""
+
+    interactive: Positive = Positive(64)
+    """Bound of the interactive queue; one more is answered 429."""
+    batch: Positive = Positive(256)
+    """Bound of the batch queue; one more is answered 429."""
+
+
+@frozen(kw_only=True)
+class Provisioning:
+    """How the engine comes to run."""
+
+    mode: Mode = Mode.BINARY
+    """external: it runs already. binary, package: poolmgr starts `command` as its child."""
+    url: str | None = None
+    """external: unix:/path/to.sock or http://127.0.0.1:PORT of the running engine."""
+    gpu_attested: bool = False
+    """external: the operator's word that it runs on the GPU where NVML cannot show it."""
+    command: tuple[str, ...] | None = None
+    """binary, package: the program and its first arguments; llamacpp: ["llama-server"]."""
+
+
+@frozen(kw_only=True)
+class Pool:
+    """One model on one or more device masks."""
+
+    id: PoolId
+    """a-z, 0-9 and -, at most 63."""
+    engine: Engine
+    model: Model
+    replicas: tuple[DeviceMask, ...] = ()
+    """One device mask each: [[0], [1]] is two replicas, [[0, 1]] one over two GPUs."""
+    devices: DeviceMask | None = None
+    """Short for one replica: devices = [0] is replicas = [[0]]. None once loaded."""
+    ctx: Positive
+    """Tokens of context that one slot has."""
+    slots: Positive = Positive(1)
+    """Tasks that one replica runs at the same time."""
+    max_tokens_out: Positive | None = None
+    """Most tokens that a task may ask for; without it, ctx."""
+    queue: Queue = Queue()
+    full_policy: FullPolicy = FullPolicy.REJECT
+    """reject: a task that finds its queue full is answered 429 with the time to wait."""
+    provisioning: Provisioning = Provisioning()
+    tensor_split: tuple[NonNegative, ...] | None = None
+    """Share of the model on each GPU of a mask, in the mask's order."""
+
+    @property
+    def max_tokens(self) -> Positive:
+        """Return the most tokens that a task may ask for."""
+        return self.max_tokens_out or self.ctx
+
+    @property
+    def replica_ids(self) -> tuple[ReplicaId, ...]:
+        """Return `POOL:MASK` of each replica, in the file's order."""
+        return tuple(ids.replica_id(self.id, mask) for mask in self.replicas)
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Return the engine's program; empty for mock (our own) and for external (it runs)."""
+        if self.provisioning.mode is Mode.EXTERNAL:
+            return ()
+        default = ("llama-server",) if self.engine.id == LLAMACPP else ()
+        return self.provisioning.command or default
+
+
+@frozen(kw_only=True)
+class Sse:
+    """Streams to clients."""
+
+    channel_cap: Positive = Positive(32)
+    """Batches of frames that may wait for one slow reader before it is caught up from the log."""
+    microbatch_ms: Count = Count(0)
+    """Milliseconds to gather tokens before writing; only 0 (off) in this version."""
+    heartbeat_ms: Positive = Positive(15_000)
+    """Milliseconds of silence after which a comment keeps a stream alive."""
+    narration_period_ms: Count = Count(0)
+    """Milliseconds between narration frames; 0 is off."""
+    metrics_period_ms: Positive = Positive(1000)
+    """Milliseconds between metrics frames of a waiting or running task."""
+
+
+@frozen(kw_only=True)
+class Common:
+    """The keys that mean the same in the file and in force."""
+
+    bind_addr: str = DEFAULT_BIND
+    """IP:PORT or localhost:PORT. Beyond loopback only with an auth_token. Env: ORCHD_ADDR."""
+    auth_optional: bool = False
+    """With a token configured, let callers from loopback and the unix socket come without it."""
+    cancel_on_disconnect: bool = True
+    """Cancel a task when its last reader leaves before the end."""
+    devices: Devices = Devices()
+    sse: Sse = Sse()
+    pools: tuple[Pool, ...] = ()
+
+
+@frozen(kw_only=True)
+class File(Common):
+    """orchd's configuration file (TOML)."""
+
+    state_dir: Text | None = None
+    """Where state is kept. Env: ORCHD_STATE_DIR."""
+    run_dir: Text | None = None
+    """Where sockets are: orchd/orchd.sock and poolmgr/ below it. Env: ORCHD_RUN_DIR."""
+    auth_token: Text | None = None
+    """The bearer token, or file:/path of a file that holds it; LoadCredential= hides it better."""
+
+
+@frozen(kw_only=True)
+class Settings(Common):
+    """What is in force."""
+
+    state_dir: Path
+    run_dir: Path
+    auth_token: Secret | None = None
+    source: Path | None = field(default=None)
+    """The file that was read; None: there was none."""
+
+    @property
+    def bind(self) -> tuple[str, int]:
+        """Return host and port of `bind_addr`."""
+        return parse_bind(self.bind_addr)
+
+    @property
+    def front_socket(self) -> Path:
+        """Return orchd's unix socket."""
+        return self.run_dir / "orchd" / "orchd.sock"
+
+    def pool_socket(self, replica_id: ReplicaId) -> Path:
+        """Return the unix socket of the poolmgr of this replica."""
+        return self.run_dir / "poolmgr" / f"{replica_id}.sock"
+
+    def engine_socket(self, replica_id: ReplicaId) -> Path:
+        """Return the unix socket of the engine that this replica's poolmgr starts."""
+        return self.run_dir / "poolmgr" / f"{replica_id}.engine.sock"
+
+    def pool(self, pool_id: PoolId) -> Pool:
+        """Return the pool of this id. Raises KeyError."""
+        for pool in self.pools:
+            if pool.id == pool_id:
+                return pool
+        raise KeyError(pool_id)
+
+    def model_path(self, pool: Pool) -> Path | None:
+        """Return the model's file; None where `model.ref` names no file (mock, external)."""
+        if not is_file_ref(pool):
+            return None
+        path = Path(pool.model.ref.removeprefix("file:"))
+        base = self.source.parent if self.source else Path.cwd()
+        return path if path.is_absolute() else base / path
+
+
+def is_file_ref(pool: Pool) -> bool:
+    """Whether `model.ref` has to be a file here: an engine that we start reads it."""
+    return pool.engine.id != MOCK and pool.provisioning.mode is not Mode.EXTERNAL
+
+
+def parse_bind(text: str) -> tuple[str, int]:
+    """Split IP:PORT, [IP]:PORT or localhost:PORT. Raises ValueError that says the form."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+    if host == "localhost":
+        host = "127.0.0.1"
+    wrong = ValueError(f"must be IP:PORT, [IPV6]:PORT or localhost:PORT, not {text!r}")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise wrong
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise wrong from None
+    return host, int(port)
