@@ -120,7 +120,8 @@ def cpu_backend(folder: Path) -> Path:
 def build_llama(build: LlamaBuild, cache: Cache) -> Path:
     """The cached folder of a build, fetched when missing (needs the network then)."""
     if build is LlamaBuild.DEBIAN:
-        inputs = {"package": DEBIAN_PACKAGE, "recipe": 1, "folder": str(cache.root)}
+        # A cache that moved must be built anew: the program carries its folder in it.
+        inputs = {"package": DEBIAN_PACKAGE, "recipe": 1, "root": str(cache.root)}
         return cache.build("llama-debian", inputs, fetch_debian)
     tag = f"{sys.implementation.cache_tag}-{sys.platform}"
     return cache.build("llama-wheel", {"wheel": WHEEL, "python": tag}, install_wheel)
@@ -136,6 +137,20 @@ def llama_server_command(build: LlamaBuild | str, cache: Cache | None = None) ->
     path = f"{folder}:{others}" if others else str(folder)
     # -P: the tests' own folder is not to shadow a module of the server's process.
     return [sys.executable, "-P", str(XL_SERVER)], {"PYTHONPATH": path}
+
+
+def llama_in_machine(cache: Cache | None = None) -> tuple[dict[Path, Path], list[str]]:
+    """Debian's build inside a Machine, whose users cannot enter our cache: binds and argv.
+
+    Through its own ld.so, as the program's interpreter is a path of the host; so not for router
+    mode. Needs no environment: the backend is named by an assignment before the program.
+    """
+    folder, inside = build_llama(LlamaBuild.DEBIAN, cache or Cache.default()), Path("/opt/llama")
+    libraries = inside / LIBRARIES
+    backend = inside / cpu_backend(folder).relative_to(folder)
+    linker = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path"]
+    argv = [*linker, f"{libraries}:{libraries / 'llama'}", str(inside / "llama-server")]
+    return {folder: inside}, ["/usr/bin/env", f"GGML_BACKEND_PATH={backend}", *argv]
 
 
 def tiny_model(model: TinyModel = PLAIN, cache: Cache | None = None) -> Path:

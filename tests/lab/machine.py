@@ -32,6 +32,7 @@ CLONE_NEWNET = 0x40000000
 POLL_S = 0.02
 # In a cgroup of its own, so that a program which takes too long goes away with its children.
 ENTER = 'echo $$ > "$1/cgroup.procs"; pid=$2; shift 2; exec nsenter --target "$pid" --all "$@"'
+AS_USER = 'u=$1; shift; exec setpriv --reuid="$u" --regid="$(id -g "$u")" --init-groups "$@"'
 
 
 class CommandFailedError(subprocess.CalledProcessError):
@@ -140,7 +141,7 @@ class Machine:
         """
         argv = ["sh", "-c", cmd] if isinstance(cmd, str) else list(cmd)
         if user is not None:
-            argv = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", *argv]
+            argv = ["sh", "-c", AS_USER, "sh", user, *argv]
         cgroup = self.container.cgroup / "exec" / str(next(self._runs))
         cgroup.mkdir()
         enter = ["sh", "-c", ENTER, "sh", str(cgroup), str(self.pid), "env", "-i", *ENV_INSIDE]

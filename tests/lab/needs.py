@@ -1,23 +1,24 @@
 """What a test needs from the host, how to see whether it is there, and the command that brings it.
 
-Here: the table of needs, the skip with its precise reason. Not here: installing (setup.py) and
-anything that a need is then used for.
+Here: the table of needs, the skip with its precise reason, installing. Not here: anything that a
+need is then used for. Imports the standard library only, so that `python3 -m tests.lab.needs`
+(`--install`: as root, by apt-get) works before there is a venv to compile systemd-python into.
 """
 
 from __future__ import annotations
 
-import ctypes.util
 import os
 import platform
 import shutil
+import subprocess
+import sys
+import sysconfig
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-from attrs import frozen
 
-
-@frozen
+@dataclass(frozen=True)
 class Need:
     """One thing that must be there; `debian` and `arch` name the packages that bring it."""
 
@@ -46,6 +47,11 @@ def unified_cgroup() -> Path | None:
     return None
 
 
+def kernel() -> tuple[int, ...]:
+    """The kernel's major and minor version."""
+    return tuple(int(number) for number in platform.release().split(".")[:2])
+
+
 def knows_overlay() -> bool:
     """The kernel has overlayfs loaded, or can load it."""
     loaded = "overlay" in Path("/proc/filesystems").read_text()
@@ -66,8 +72,9 @@ MMDEBSTRAP = Need(
     arch=("mmdebstrap", "debian-archive-keyring"),
 )
 NSENTER = Need("nsenter", has_program("nsenter"), debian=("util-linux",), arch=("util-linux",))
+LINUX = Need("Linux 5.14 (cgroup.kill)", lambda: kernel() >= (5, 14), advice="boot a newer kernel")
 CGROUP2 = Need(
-    "a mounted cgroup v2 with cgroup.kill (Linux 5.14)",
+    "a mounted cgroup v2",
     lambda: unified_cgroup() is not None,
     advice="mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified",
 )
@@ -92,21 +99,22 @@ LIBSYSTEMD = Need(
         Path(folder, "systemd/sd-daemon.h").is_file()
         for folder in ("/usr/include", "/usr/local/include")
     ),
-    debian=("libsystemd-dev", "pkg-config", "python3-dev"),
+    debian=("libsystemd-dev", "pkg-config"),
     arch=("systemd-libs", "pkgconf"),
 )
-LIBGOMP = Need(
-    "libgomp",
-    lambda: ctypes.util.find_library("gomp") is not None,
-    debian=("libgomp1",),
-    arch=("gcc-libs",),
+PYTHON_H = Need(
+    "Python's headers (systemd-python is compiled)",
+    lambda: Path(sysconfig.get_paths()["include"], "Python.h").is_file(),
+    debian=("python3-dev", "python3-venv"),
+    arch=("python",),
 )
 
-MACHINE = (ROOT, NSPAWN, NSENTER, MMDEBSTRAP, CGROUP2, OVERLAY)
+MACHINE = (ROOT, LINUX, NSPAWN, NSENTER, MMDEBSTRAP, CGROUP2, OVERLAY)
 DEBIAN_LLAMA = (X86_64, APT, PATCHELF)
 WHEEL_LLAMA = (X86_64,)
 FAKE_NVML = (GCC,)
-EVERYTHING = (*MACHINE, *DEBIAN_LLAMA, *FAKE_NVML, LIBSYSTEMD)
+VENV = (GCC, LIBSYSTEMD, PYTHON_H)
+EVERYTHING = (*VENV, *MACHINE, *DEBIAN_LLAMA, *FAKE_NVML)
 
 
 def missing(needs: Iterable[Need]) -> list[Need]:
@@ -116,6 +124,8 @@ def missing(needs: Iterable[Need]) -> list[Need]:
 
 def require(needs: Iterable[Need]) -> None:
     """Skip the running test (or fixture) when something is missing, naming every one of them."""
+    import pytest  # not there before the venv is
+
     absent = missing(needs)
     if absent:
         pytest.skip("; ".join(need.reason() for need in absent))
@@ -145,3 +155,42 @@ def install_command(needs: Iterable[Need]) -> str:
     if from_aur:
         steps.append("yay -S " + " ".join(from_aur))
     return " && ".join(steps)
+
+
+def install(absent: list[Need]) -> bool:
+    """Bring what is missing, if we may; otherwise say what would. True when all went well."""
+    for need in absent:
+        print(f"  missing: {need.what}", flush=True)
+    command = install_command(absent)
+    if is_arch() or os.geteuid() != 0:
+        # On Arch a partial upgrade can break a system: that is for its owner to run.
+        print(f"  as root, run: {command}", flush=True)
+        return False
+    names = packages(absent)
+    print(f"  installing {' '.join(names)}", flush=True)
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    get = ["apt-get", "-qq", "-y", "-o", "DPkg::Lock::Timeout=300"]
+    for arguments in (["update"], ["install", "--no-install-recommends", *names]):
+        argv = [*get, *arguments]
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            print(f"  apt-get {arguments[0]} failed:\n{done.stderr}\n  as root, run: {command}")
+            return False
+    return not missing(absent)
+
+
+def main() -> int:
+    """Say what is missing, or install it; exit status 1 while something is."""
+    absent = missing(EVERYTHING)
+    if not absent:
+        return 0
+    if "--install" in sys.argv[1:]:
+        return 0 if install(absent) else 1
+    for need in absent:
+        print(need.reason())
+    print(f"all of it, as root: {install_command(absent)}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -62,6 +62,9 @@ NSPAWN_OPTIONS = (
     "--resolv-conf=off",
     "--timezone=off",
     "--console=read-only",
+    # systemd 258 and later ask a terminal for its size and colours and wait a third of a second,
+    # at boot, at poweroff and in some services; dumb ones they do not ask.
+    "--setenv=TERM=dumb",
     "--capability=CAP_BPF,CAP_NET_ADMIN",
     "--system-call-filter=bpf",
 )
@@ -100,6 +103,7 @@ class Container:
         )
         for folder in ("upper", "work", "root"):
             (scratch / folder).mkdir(parents=True)
+        (scratch / "upper").chmod(0o755)  # it is the / that service users see, whatever our umask
         for group in ("machine", "exec"):
             (cgroup / group).mkdir(parents=True)
         root = scratch / "root"

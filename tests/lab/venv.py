@@ -165,9 +165,8 @@ def project_layer(suite: Suite | str, layer: Path, cache: Cache | None = None) -
 def write_metadata(packages: Path, project: Project) -> None:
     """What importlib.metadata needs to know our distribution by its name."""
     # Where hatch reads it too ([tool.hatch.version] in pyproject.toml).
-    found = re.search(
-        r'^__version__ = "(.+)"', (packages / "orchd/__init__.py").read_text(), re.MULTILINE
-    )
+    source = (packages / "orchd/__init__.py").read_text()
+    found = re.search(r'^__version__ = "(.+)"', source, re.MULTILINE)
     version = found[1] if found else "0"
     folder = packages / f"orchd-{version}.dist-info"
     folder.mkdir()
