@@ -11,17 +11,16 @@ from hashlib import blake2b
 
 from attrs import frozen
 
-WORDS = tuple(
-    (
-        "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt "
-        "ut labore et dolore magna aliqua enim ad minim veniam quis nostrud exercitation ullamco "
-        "laboris nisi aliquip ex ea commodo consequat duis aute irure in reprehenderit voluptate "
-        "velit esse cillum fugiat nulla pariatur excepteur sint occaecat cupidatat non proident "
-        "sunt culpa qui officia deserunt mollit anim id est laborum caf\u00e9 na\u00efve \u00fcber "
-        "stra\u00dfe \u03bb\u03cc\u03b3\u03bf\u03c2 \u0441\u043b\u043e\u0432\u043e \u8a00\u8449 "
-        '\U0001f30d \u20ac \u201cquoted\u201d "plain" back\\slash'
-    ).split()
-) + ("line\n",)
+_PROSE = (
+    "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt "
+    "ut labore et dolore magna aliqua enim ad minim veniam quis nostrud exercitation ullamco "
+    "laboris nisi aliquip ex ea commodo consequat duis aute irure in reprehenderit voluptate "
+    "velit esse cillum fugiat nulla pariatur excepteur sint occaecat cupidatat non proident "
+    "sunt culpa qui officia deserunt mollit anim id est laborum caf\u00e9 na\u00efve \u00fcber "
+    "stra\u00dfe \u03bb\u03cc\u03b3\u03bf\u03c2 \u0441\u043b\u043e\u0432\u043e \u8a00\u8449 "
+    '\U0001f30d \u20ac \u201cquoted\u201d "plain" back\\slash'
+)
+WORDS = (*_PROSE.split(), "line\n")
 """One to four bytes a character, and what JSON must escape: a quote, a backslash, a line feed."""
 
 MODELS = ("mock:lorem", "mock:short")
