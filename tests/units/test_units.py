@@ -1,0 +1,118 @@
+"""The unit files as text and as systemd reads them: valid, documented, and as tight as we say.
+
+Here: what needs no booted machine. Not here: what units do when they run (tests/system).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.needs import MACHINE, require
+from tests.lab.rootfs import Suite, run_in_layer
+from tests.lab.venv import REPOSITORY, project_layer
+
+pytest_plugins = ("tests.lab.fixtures",)
+
+UNITS = REPOSITORY / "units"
+FILES = sorted(UNITS.iterdir())
+# FILE:ALIAS. A template is checked through an instance with every kind of character that ours have.
+NAMES = [f"{path.name}:{path.name.replace('@.', '@my-pool:0_1.')}" for path in FILES]
+EXPOSURE = re.compile(r"Overall exposure level for \S+ (\d+\.\d)")
+ORCHD_EXPOSURE = 0.4
+"""The issue asks for at most 2.0; what was reached is held."""
+POOLMGR_EXPOSURE = 1.7
+"""What GPUs allow; each exception has its reason in the unit."""
+# Lines that say what they do to whoever knows systemd.
+PLAIN = {
+    "After", "Description", "Documentation", "ExecStart", "Group", "ListenStream",
+    "LockPersonality",
+    "ProtectClock", "ProtectHostname", "ProtectKernelLogs", "ProtectKernelModules", "Slice",
+    "RestrictNamespaces", "RestrictRealtime", "RestrictSUIDSGID", "KeyringMode", "RemoveIPC",
+    "StateDirectory", "Type", "User", "WantedBy", "UMask",
+}  # fmt: skip
+
+
+def directives(path: Path) -> Iterator[tuple[str, bool]]:
+    """The keys of a unit file; True where a comment stands over the line or its neighbours.
+
+    A comment speaks for the lines below it up to the next blank line or section, so a group of
+    settings shares one; the heads "sandbox" and "devices" only name what follows.
+    """
+    explained = False
+    for line in path.read_text().splitlines():
+        if not line or line.startswith("["):
+            explained = False
+        elif line.startswith("#"):
+            explained = explained or line not in ("# sandbox", "# devices")
+        else:
+            yield line.partition("=")[0], explained
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_line_that_needs_a_reason_has_one(path: Path) -> None:
+    silent = [key for key, explained in directives(path) if not explained and key not in PLAIN]
+    assert silent == []
+
+
+def test_a_line_without_a_reason_is_noticed(tmp_path: Path) -> None:
+    unit = tmp_path / "x.service"
+    unit.write_text("# head\n\n[Service]\nType=notify\nKillMode=mixed\n# why\nRestart=no\n")
+    assert list(directives(unit)) == [("Type", False), ("KillMode", False), ("Restart", True)]
+
+
+@pytest.fixture(scope="module")
+def with_units(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Path]:
+    """Layers with the suite installed and its units in place, and a folder to run in."""
+    require(MACHINE)
+    layer = tmp_path_factory.mktemp(f"units-{suite}") / "layer"
+    layer.mkdir()
+    layers = project_layer(suite, layer)
+    folder = layer / "usr/lib/systemd/system"
+    folder.mkdir(parents=True)
+    for path in FILES:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return layers, layer.with_name("scratch")
+
+
+@pytest.mark.system
+@pytest.mark.slow
+def test_systemd_has_nothing_to_say_of_any_unit(with_units: tuple[list[Path], Path]) -> None:
+    """`verify` ends with 0 on an unknown key: any output is a failure."""
+    layers, scratch = with_units
+    said = run_in_layer(layers, scratch, ["sh", "-c", VERIFY, "sh", *NAMES])
+    assert said == ""
+
+
+# To the console: left to itself, it may choose the kernel's log.
+VERIFY = """
+cd /usr/lib/systemd/system
+SYSTEMD_LOG_TARGET=console systemd-analyze --man=no verify "$@" 2>&1
+"""
+
+
+@pytest.mark.system
+@pytest.mark.slow
+def test_an_unknown_key_would_be_noticed(with_units: tuple[list[Path], Path]) -> None:
+    layers, scratch = with_units
+    spoil = "sed s/^RestartSteps/RestartSteppes/ /usr/lib/systemd/system/orchd.service > $1"
+    argv = ["sh", "-c", spoil + VERIFY, "sh", "/usr/lib/systemd/system/spoilt.service"]
+    said = run_in_layer(layers, scratch, argv)
+    assert "RestartSteppes" in said
+
+
+@pytest.mark.system
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("unit", "most"), [("orchd.service", ORCHD_EXPOSURE), ("poolmgr@.service", POOLMGR_EXPOSURE)]
+)
+def test_exposure(with_units: tuple[list[Path], Path], unit: str, most: float) -> None:
+    layers, scratch = with_units
+    argv = ["systemd-analyze", "security", "--offline=true", "--no-pager"]
+    said = run_in_layer(layers, scratch, [*argv, f"/usr/lib/systemd/system/{unit}"])
+    found = EXPOSURE.search(said)
+    assert found, said
+    assert float(found[1]) <= most, said
