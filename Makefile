@@ -1,0 +1,34 @@
+# orchd: `make` lists what there is. Every target sets up what it needs by itself.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -eu -c
+.DEFAULT_GOAL := help
+.PHONY: help demo check test setup specs clean
+
+PY := .venv/bin/python
+# An order that fails early: types take longest, so their worker starts first.
+PYTEST := $(PY) -m pytest -q -n 2 --dist worksteal
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+demo: setup ## three agents share two simulated GPUs, through the public API (under 10 s)
+	@$(PY) -m tools.demo
+
+check: setup ## the quick tier: style, types, layers and all fast tests (under a minute)
+	@$(PYTEST) -m "not system and not engine and not slow"
+
+test: setup ## everything: also real engines, and a booted systemd where this runs as root
+	@$(PY) -m tests.lab.setup || true # what is missing is skipped, and told at the end
+	@$(PYTEST)
+
+setup: ## make .venv, when it is missing or pyproject.toml has changed
+	@tools/bootstrap.sh
+
+specs: setup ## write again what is generated: requirements/, COMPLIANCE.md, contracts/metrics.json
+	@$(PY) -m tools.specs
+	@$(PY) -m tools.metrics_lint --write
+
+clean: ## remove .venv and every cache of this folder
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

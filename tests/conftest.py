@@ -1,0 +1,68 @@
+"""What holds for every test: Hypothesis' profile, who may run what, and the closing lines.
+
+Fixtures of one room live in that room's conftest; the lab's real parts in tests/lab.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The same examples on every run, and no verdict that hangs on a busy machine's speed.
+settings.register_profile("orchd", derandomize=True, deadline=None, database=None)
+settings.load_profile("orchd")
+
+NEEDS_A_GPU = (
+    "NVML names the real devices, their VRAM and the engine's process on exactly the masked GPUs",
+    "VRAM is back after an engine was stopped or killed",
+    "an engine built with CUDA decodes the same bytes on every replica of a set",
+    "Xid and ECC events of a real driver make a pool unready",
+    "DeviceAllow= on real /dev/nvidia* nodes (proven with a fake node where root boots systemd)",
+)
+
+
+def has_gpu() -> bool:
+    """An NVIDIA device node and the driver's library are both there."""
+    if not Path("/dev/nvidia0").exists():
+        return False
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """An ordinary user cannot boot a machine: say so instead of failing."""
+    if os.geteuid() != 0:
+        skip = pytest.mark.skip(reason="needs root: run sudo make test")
+        for item in items:
+            if item.get_closest_marker("system"):
+                item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was skipped and why, and what no test on this machine can show."""
+    write = terminalreporter.write_line
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(_reason(report) for report in skipped)
+    write("")
+    write(f"skipped: {len(skipped)}" + (", by reason:" if skipped else ""))
+    for reason, count in reasons.most_common():
+        write(f"  {count:4d}  {reason}")
+    if not has_gpu():
+        write("not proven here: no GPU:")
+        for sentence in NEEDS_A_GPU:
+            write(f"  - {sentence}")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """The sentence of pytest.skip(), without its place."""
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return re.sub(r"^Skipped: ", "", text)
