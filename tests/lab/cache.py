@@ -109,10 +109,11 @@ class Cache:
     def forget_stale(self, name: str) -> None:
         """Remove entries of `name`, made from other inputs, that nobody used for a while."""
         for stamp in self.root.glob(f"{name}-{'?' * 12}.json"):
-            if time.time() - stamp.stat().st_mtime > STALE_AFTER_S:
+            if is_stale(stamp):
                 with self.lock(stamp.stem):
-                    stamp.unlink(missing_ok=True)
-                    remove_tree(stamp.with_suffix(""))
+                    if is_stale(stamp):  # nobody asked for it while we waited
+                        stamp.unlink()
+                        remove_tree(stamp.with_suffix(""))
 
 
 def stamp_of(entry: Path) -> Path:
@@ -126,6 +127,14 @@ def write_stamp(stamp: Path, inputs: Inputs, seconds: float) -> None:
     fresh = stamp.with_suffix(".json.new")
     fresh.write_text(json.dumps(facts, indent=1, default=str) + "\n")
     fresh.rename(stamp)
+
+
+def is_stale(stamp: Path) -> bool:
+    """Whether the entry was last asked for long ago (and is still there)."""
+    try:
+        return time.time() - stamp.stat().st_mtime > STALE_AFTER_S
+    except FileNotFoundError:
+        return False
 
 
 def mark_used(stamp: Path) -> None:

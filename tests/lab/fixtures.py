@@ -6,7 +6,8 @@ beside this one can be used without pytest's help.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,16 +60,44 @@ def layers(suite: Suite, lab_cache: Cache, tmp_path_factory: pytest.TempPathFact
     return project_layer(suite, layer, lab_cache)
 
 
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember that a test failed, so that `boot` shows what its machines had to say."""
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
 @pytest.fixture
-def boot(layers: list[Path], lab_cache: Cache) -> Iterator[Boot]:
-    """Boot machines that are gone after the test, whatever became of it."""
+def boot(layers: list[Path], lab_cache: Cache, request: pytest.FixtureRequest) -> Iterator[Boot]:
+    """Boot machines that are gone after the test; a failed test shows the end of their journals."""
+    started: list[Machine] = []
     with ExitStack() as machines:
 
         def start(**options: Any) -> Machine:
             chosen: dict[str, Any] = {"layers": layers, "cache": lab_cache} | options
-            return machines.enter_context(Machine(**chosen))
+            started.append(machines.enter_context(Machine(**chosen)))
+            return started[-1]
 
         yield start
+        if request.node.stash.get(FAILED, False):
+            for machine in started:
+                show_journal(machine)
+
+
+def show_journal(machine: Machine) -> None:
+    """Print the end of a machine's journal, which pytest puts under the failed test."""
+    tail = ["journalctl", "--no-pager", "--lines=100", "--output=short-precise"]
+    try:
+        print(machine.run(tail).stdout)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        print(f"no journal: {error}")
 
 
 @pytest.fixture(scope="session")

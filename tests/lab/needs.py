@@ -7,6 +7,7 @@ need is then used for. Imports the standard library only, so that `python3 -m te
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import platform
 import shutil
@@ -102,6 +103,12 @@ LIBSYSTEMD = Need(
     debian=("libsystemd-dev", "pkg-config"),
     arch=("systemd-libs", "pkgconf"),
 )
+LIBGOMP = Need(
+    "libgomp (the engine's wheel loads it)",
+    lambda: ctypes.util.find_library("gomp") is not None,
+    debian=("libgomp1",),
+    arch=("gcc-libs",),
+)
 PYTHON_H = Need(
     "Python's headers (systemd-python is compiled)",
     lambda: Path(sysconfig.get_paths()["include"], "Python.h").is_file(),
@@ -111,10 +118,10 @@ PYTHON_H = Need(
 
 MACHINE = (ROOT, LINUX, NSPAWN, NSENTER, MMDEBSTRAP, CGROUP2, OVERLAY)
 DEBIAN_LLAMA = (X86_64, APT, PATCHELF)
-WHEEL_LLAMA = (X86_64,)
+WHEEL_LLAMA = (X86_64, LIBGOMP)
 FAKE_NVML = (GCC,)
 VENV = (GCC, LIBSYSTEMD, PYTHON_H)
-EVERYTHING = (*VENV, *MACHINE, *DEBIAN_LLAMA, *FAKE_NVML)
+EVERYTHING = (*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *FAKE_NVML)
 
 
 def missing(needs: Iterable[Need]) -> list[Need]:

@@ -101,23 +101,11 @@ class Container:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the tests; they tell us when to end
         )
-        for folder in ("upper", "work", "root"):
-            (scratch / folder).mkdir(parents=True)
-        (scratch / "upper").chmod(0o755)  # it is the / that service users see, whatever our umask
-        for group in ("machine", "exec"):
-            (cgroup / group).mkdir(parents=True)
-        root = scratch / "root"
-        overlay = overlay_options(layers, scratch / "upper", scratch / "work")
-        private = ["unshare", "--mount", "--propagation", "private"]
-        launch = ["sh", "-c", LAUNCH, "sh", str(cgroup), str(root), overlay]
-        with (scratch / "console.log").open("wb") as console:
-            nspawn = subprocess.Popen(
-                [*private, *launch, f"--machine={name}", *NSPAWN_OPTIONS, *options],
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        try:
+            nspawn = boot(layers, cgroup, scratch, [f"--machine={name}", *options])
+        except BaseException:
+            let_go(reaper)
+            raise
         return cls(name, scratch, cgroup, nspawn, reaper)
 
     def leader(self) -> int | None:
@@ -168,10 +156,38 @@ class Container:
         except (ProcessLookupError, subprocess.TimeoutExpired):
             pass  # gone already, or never going: the reaper kills
         finally:
-            assert self._reaper.stdin is not None
-            self._reaper.stdin.close()
-            self._reaper.wait(REAP_DEADLINE_S)
+            let_go(self._reaper)
             self._nspawn.wait(REAP_DEADLINE_S)
+
+
+def boot(
+    layers: Sequence[Path], cgroup: Path, scratch: Path, options: Sequence[str]
+) -> subprocess.Popen[bytes]:
+    """Make the cgroup and the overlay's folders, and start nspawn in them."""
+    for folder in ("upper", "work", "root"):
+        (scratch / folder).mkdir(parents=True)
+    (scratch / "upper").chmod(0o755)  # it is the / that service users see, whatever our umask
+    for group in ("machine", "exec"):
+        (cgroup / group).mkdir(parents=True)
+    root = scratch / "root"
+    overlay = overlay_options(layers, scratch / "upper", scratch / "work")
+    private = ["unshare", "--mount", "--propagation", "private"]
+    launch = ["sh", "-c", LAUNCH, "sh", str(cgroup), str(root), overlay]
+    with (scratch / "console.log").open("wb") as console:
+        return subprocess.Popen(
+            [*private, *launch, *NSPAWN_OPTIONS, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def let_go(reaper: subprocess.Popen[bytes]) -> None:
+    """Have everything killed and removed, and wait for that."""
+    assert reaper.stdin is not None
+    reaper.stdin.close()
+    reaper.wait(REAP_DEADLINE_S)
 
 
 def kill_cgroup(cgroup: Path) -> None:
