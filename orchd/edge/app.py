@@ -1,0 +1,333 @@
+"""The app of orchd: one Front, its streams, its links, and the loop that carries out effects.
+
+Everything here runs in one trio thread and `handle` never waits, so an event and its effects are
+one step. Routes ask it; links report to it. How frames are written is in relay.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, assert_never
+
+import trio
+
+from orchd.config.schema import Pool, Settings
+from orchd.core.events import (
+    Accepted,
+    Break,
+    Cancel,
+    CancelJob,
+    CancelReason,
+    Dispatch,
+    DrainAll,
+    Effect,
+    Event,
+    Finish,
+    Forget,
+    Moved,
+    Note,
+    Observe,
+    Progress,
+    Refused,
+    Seal,
+    Submit,
+    Tick,
+    WakeAt,
+)
+from orchd.core.front import Front
+from orchd.core.pool import PoolSpec
+from orchd.edge.links import Link
+from orchd.edge.relay import Stream
+from orchd.edge.scrape import Tally
+from orchd.kit import log
+from orchd.wire.control import Capabilities, PoolHealth, WorkerRegistration
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import Count, PoolId, ReplicaId, TaskId
+from orchd.wire.shapes import (
+    MetricsFrame,
+    Narration,
+    TaskAccepted,
+    TaskRequest,
+    TaskState,
+    TaskStatus,
+    TaskStatuses,
+)
+
+if TYPE_CHECKING:
+    from trio import TaskStatus
+
+PULSE_S: Final = 0.25
+"""How often core hears of progress and streams get what is due: often enough for a prediction."""
+PAGE: Final = 100
+_StreamEffect = Accepted | Dispatch | Seal | Finish | Break | Moved | Forget
+_WHY: Final[dict[CancelReason, str]] = {
+    "client": "Canceled on request.",
+    "disconnect": "Canceled because its last reader left.",
+    "shutdown": "Canceled because orchd stops.",
+}
+
+
+class App:
+    """All of orchd's state. Made once; `run` is its service."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.front = Front([_spec(pool) for pool in settings.pools])
+        self.tally = Tally(self.front)
+        self._streams: dict[TaskId, Stream] = {}
+        self._running: dict[TaskId, Stream] = {}
+        self._open: set[TaskId] = set()
+        self._all_done = trio.Event()
+        self._links: dict[ReplicaId, Link] = {
+            replica: Link(replica, settings.pool_socket(replica), self.handle)
+            for pool in settings.pools
+            for replica in pool.replica_ids
+        }
+        self._wake_at: float | None = None
+        self._alarm = trio.Event()
+
+    # what routes ask for
+
+    def submit(
+        self, request: TaskRequest, digest: bytes, correlation_id: str, identity: str
+    ) -> TaskAccepted:
+        """Admit a task. Raises OrchError when it is refused."""
+        answer = self.handle(Submit(request, digest, correlation_id, identity))
+        assert answer is not None, "core answers every Submit"
+        return answer.accepted
+
+    async def cancel(self, task_id: TaskId) -> None:
+        """Cancel a task. When this returns, no token frame of it leaves any more [ORCH-3026]."""
+        stream = self.stream(task_id)
+        self.handle(Cancel(task_id, "client", stream.tokens))
+        await stream.settle()
+
+    def reader_left(self, stream: Stream) -> None:
+        """A client hung up before the end: the last one takes the task with it [SSE-1003]."""
+        if self.settings.cancel_on_disconnect and not stream.readers and not stream.done:
+            self.handle(Cancel(stream.task_id, "disconnect", stream.tokens))
+
+    def stream(self, task_id: TaskId) -> Stream:
+        """Return a task's stream. Raises OrchError(UNKNOWN_ID)."""
+        stream = self._streams.get(task_id)
+        if stream is None:
+            raise OrchError(Kind.UNKNOWN_ID, f"there is no task {task_id}", path="task_id")
+        return stream
+
+    def task_status(self, task_id: TaskId) -> TaskStatus:
+        """Raises OrchError(UNKNOWN_ID)."""
+        return self.front.task_status(task_id, trio.current_time())
+
+    def tasks(self, state: TaskState | None, cursor: str | None) -> TaskStatuses:
+        """Return a page of tasks. Raises OrchError for a cursor that is none of ours."""
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 20):
+            raise OrchError(
+                Kind.INVALID_PARAMS, "cursor must be one that an answer gave", path="cursor"
+            )
+        found = list(self.front.tasks(state=state, after=int(cursor or 0), limit=PAGE))
+        return TaskStatuses(
+            tasks=tuple(self.task_status(task_id) for _, task_id in found),
+            next_cursor=str(found[-1][0]) if len(found) == PAGE else None,
+        )
+
+    def pools(self) -> tuple[PoolHealth, ...]:
+        """Return the health of every pool."""
+        return self.front.pools(trio.current_time())
+
+    def pool_health(self, pool_id: PoolId) -> PoolHealth:
+        """Raises OrchError(UNKNOWN_ID)."""
+        return self.front.pool_health(pool_id, trio.current_time())
+
+    def capabilities(self) -> Capabilities:
+        """Return what can be asked for."""
+        return self.front.capabilities(trio.current_time())
+
+    def unready_reasons(self) -> tuple[str, ...]:
+        """Return why orchd could not serve a task now; empty when a pool is ready."""
+        pools = self.pools()
+        if any(pool.ready for pool in pools):
+            return ()
+        if not pools:
+            return ("no pools are configured",)
+        return tuple(
+            f"pool {pool.pool_id}: {pool.last_error.message if pool.last_error else 'not ready'}"
+            for pool in pools
+        )
+
+    def register(self, worker: WorkerRegistration) -> None:
+        """A poolmgr is Ready: link to it now. Raises OrchError(UNKNOWN_ID)."""
+        link = self._links.get(worker.replica_id)
+        if link is None:
+            raise OrchError(
+                Kind.UNKNOWN_ID,
+                f"replica {worker.replica_id} is not in the configuration that orchd runs with",
+                path="$.replica_id",
+            )
+        link.nudge()
+
+    # the one door
+
+    def handle(self, event: Event) -> Accepted | None:
+        """Hand an event to core and carry out what it wants. Raises the error of a Refused."""
+        answer: Accepted | None = None
+        refused: OrchError | None = None
+        for effect in self.front.handle(event, trio.current_time()):
+            if isinstance(effect, Accepted):
+                answer = effect
+            if isinstance(effect, Refused):
+                refused = effect.error
+            else:
+                self._do(effect)
+        if refused is not None:
+            raise refused
+        return answer
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case WakeAt(when):
+                self._wake_at = when
+                self._alarm.set()
+            case Note(name, human, level, fields):
+                log.event(name, human, level=level, **fields)
+            case Observe():
+                self.tally.observe(effect)
+            case Refused():
+                pass  # handle() raises it
+            case CancelJob(task_id, replica_id):
+                self._links[replica_id].cancel(task_id)
+            case _:
+                self._write(effect)
+
+    def _write(self, effect: _StreamEffect) -> None:
+        match effect:
+            case Accepted(task_id, accepted, started, fresh):
+                if fresh:
+                    now, pool_id = trio.current_time(), accepted.pool_id
+                    stream = self._streams[task_id] = Stream(task_id, pool_id, now)
+                    stream.say("started", started)
+                    self._open.add(task_id)
+            case Dispatch(task_id, replica_id, request, correlation_id):
+                stream = self._running[task_id] = self._streams[task_id]
+                stream.say("narration", _told("start", replica_id, f"Starts on {replica_id}."))
+                self._links[replica_id].open(request, correlation_id, stream)
+            case Seal(task_id, reason):
+                stream = self._streams[task_id]
+                stream.seal()
+                stream.say("narration", _told("cancel", task_id, _WHY[reason]))
+            case Finish(task_id, ended):
+                stream = self._over(task_id)
+                if not stream.sealed:
+                    human = f"Ended ({ended.finish_reason}) after {ended.tokens_out} tokens."
+                    stream.say("narration", _told("end", task_id, human))
+                stream.finish("end", ended)
+            case Break(task_id, error):
+                self._over(task_id).finish("error", error.envelope())
+            case Moved():
+                self._moved(effect)
+            case Forget(task_id):
+                self._streams.pop(task_id, None)
+            case _:
+                assert_never(effect)
+
+    def _over(self, task_id: TaskId) -> Stream:
+        self._running.pop(task_id, None)
+        self._open.discard(task_id)
+        if not self._open:
+            self._all_done.set()
+        return self._streams[task_id]
+
+    def _moved(self, effect: Moved) -> None:
+        stream = self._streams[effect.task_id]
+        if stream.readers:
+            self._hint(
+                stream,
+                MetricsFrame(
+                    queue_depth=Count(effect.queue_depth),
+                    on_time_probability=effect.on_time_probability,
+                    queue_position=Count(effect.queue_position),
+                    predicted_start_ms=Count(effect.predicted_start_ms),
+                ),
+            )
+
+    def _hint(self, stream: Stream, frame: MetricsFrame) -> None:
+        missed = stream.hint(frame)
+        if missed:
+            self.tally.dropped(stream.pool_id, "metrics", missed)
+
+    # services
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the links up, wake core when it asked for it, and keep streams informed."""
+        async with trio.open_nursery() as nursery:
+            for link in self._links.values():
+                nursery.start_soon(link.run)
+            nursery.start_soon(self._keep_time)
+            nursery.start_soon(self._pulse)
+            task_status.started()
+
+    async def drain(self, deadline_s: float) -> None:
+        """Admit nothing more; give running tasks `deadline_s`, then cancel what is left."""
+        self.handle(DrainAll())
+        if self._open:
+            self._all_done = trio.Event()
+            with trio.move_on_after(deadline_s):
+                await self._all_done.wait()
+        for task_id in list(self._open):
+            self.handle(Cancel(task_id, "shutdown", self._streams[task_id].tokens))
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._alarm = trio.Event()
+            with trio.CancelScope() as wait:
+                if self._wake_at is not None:
+                    wait.deadline = self._wake_at
+                await self._alarm.wait()
+            if wait.cancelled_caught:
+                self._wake_at = None
+                self.handle(Tick())
+
+    async def _pulse(self) -> None:
+        metrics_s = self.settings.sse.metrics_period_ms / 1000
+        heartbeat_s = self.settings.sse.heartbeat_ms / 1000
+        next_metrics = next_beat = trio.current_time()
+        while True:
+            await trio.sleep(PULSE_S)
+            now = trio.current_time()
+            for stream in list(self._running.values()):
+                if stream.tokens != stream.told:
+                    stream.told = stream.tokens
+                    self.handle(Progress(stream.task_id, stream.tokens))
+            if now >= next_metrics:
+                next_metrics = now + metrics_s
+                for stream in self._running.values():
+                    if stream.readers:
+                        self._hint(stream, self.front.metrics_frame(stream.task_id, now))
+            if now >= next_beat:
+                next_beat = now + heartbeat_s / 4
+                self._heartbeats(now, heartbeat_s)
+
+    def _heartbeats(self, now: float, heartbeat_s: float) -> None:
+        for stream in self._streams.values():
+            if stream.touched:
+                stream.touched, stream.silent_since = False, now
+            elif stream.readers and not stream.done and now - stream.silent_since >= heartbeat_s:
+                stream.heartbeat()
+                stream.silent_since = now
+
+
+def _spec(pool: Pool) -> PoolSpec:
+    return PoolSpec(
+        pool_id=pool.id,
+        engine=pool.engine.id,
+        model_ref=pool.model.ref,
+        ctx=pool.ctx,
+        max_tokens=pool.max_tokens,
+        slots=pool.slots,
+        replica_ids=pool.replica_ids,
+        queue_interactive=pool.queue.interactive,
+        queue_batch=pool.queue.batch,
+        sampler_profile_version=pool.engine.sampler_profile_version,
+    )
+
+
+def _told(action: str, target: str, human: str) -> Narration:
+    return Narration(human=human, actor="orchd", action=action, target=target)

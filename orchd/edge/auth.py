@@ -1,0 +1,74 @@
+"""Who asks, and whether they may: the bearer token, loopback and the unix socket, in one place.
+
+AUTH-1001..1005, 1007, 1008. There are no roles: who may ask may ask everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+
+from attrs import frozen
+
+from orchd.kit.http1 import Peer, Request
+from orchd.wire.errors import Kind, OrchError
+
+OPEN_PATHS = frozenset({"/health", "/healthz", "/readyz"})
+"""What a supervisor may ask without a token: no answer there holds a user's data."""
+
+
+@frozen
+class Guard:
+    """The rule of one daemon. `token` None: loopback and the unix socket only [AUTH-1002]."""
+
+    token: str | None
+    auth_optional: bool
+
+    def identity(self, request: Request) -> str:
+        """Return who asks: `localhost`, `uid:N` or `token:<fp6>`. Raises OrchError 401 or 403."""
+        offered = _bearer(request.headers.get("authorization"))
+        if self.token is not None and offered is not None:
+            if not hmac.compare_digest(offered.encode(), self.token.encode()):
+                raise OrchError(Kind.BAD_TOKEN, "the bearer token is not the configured one")
+            return f"token:{fingerprint(offered)}"
+        if request.peer.kind == "unix":
+            return f"uid:{request.peer.uid}"  # the socket's mode and group let it in
+        if self.token is None:
+            if _is_loopback(request.peer):
+                return "localhost"
+            raise OrchError(
+                Kind.NON_LOOPBACK_WITHOUT_TOKEN,
+                "no token is configured, so only loopback is served",
+            )
+        if self.auth_optional and _is_loopback(request.peer):
+            return "localhost"
+        if request.path in OPEN_PATHS:
+            return "anonymous"
+        raise OrchError(Kind.MISSING_TOKEN, "a bearer token is needed")
+
+    def registration(self, request: Request) -> None:
+        """Check a worker's registration: with a token configured, it must carry it [AUTH-1003]."""
+        offered = _bearer(request.headers.get("authorization"))
+        if self.token is not None and offered is None:
+            raise OrchError(Kind.MISSING_TOKEN, "a worker registers with the configured token")
+        self.identity(request)
+
+
+def fingerprint(token: str) -> str:
+    """Return the six hex digits under which a token may be logged [AUTH-1008]."""
+    return hashlib.sha256(token.encode()).hexdigest()[:6]
+
+
+def _bearer(header: str | None) -> str | None:
+    scheme, _, token = (header or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+
+def _is_loopback(peer: Peer) -> bool:
+    try:
+        address = ipaddress.ip_address(peer.address.split("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

@@ -1,0 +1,286 @@
+"""One link per replica: connecting to its poolmgr, and the conversation of wire/link.py.
+
+A link turns messages into events of core and copies token frames into streams. What to dispatch or
+cancel is decided in core; what a stream does with frames is in relay.py.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import h11
+import trio
+
+from orchd import __version__
+from orchd.core.events import (
+    Event,
+    JobEnded,
+    JobFailed,
+    JobFreed,
+    Progress,
+    ReplicaLost,
+    ReplicaSeen,
+)
+from orchd.edge.relay import WINDOW_BYTES, Stream
+from orchd.kit import log
+from orchd.kit.pipe import Pipe, PipeClosed
+from orchd.wire import link as wire
+from orchd.wire.errors import TABLE, Kind, OrchError
+from orchd.wire.ids import JobNo, ReplicaId, TaskId
+from orchd.wire.shapes import TaskRequest
+from orchd.wire.snapshot import FRESH_S, Cause, Snapshot
+
+RETRY_FIRST_S: Final = 0.1
+RETRY_MAX_S: Final = 5.0
+UPGRADE_S: Final = 10.0  # systemd may have to start the poolmgr first; its socket answers early
+FREED_S: Final = 30.0
+"""A pool that has not freed a cancelled job's slot by then is taken for broken."""
+RECV_BYTES: Final = 64 << 10  # larger is slower (specs/benchmarks.md)
+
+Report = Callable[[Event], object]
+
+
+class Link:
+    """The link to one replica. `report` takes what happened to core, at once."""
+
+    def __init__(self, replica_id: ReplicaId, path: Path, report: Report) -> None:
+        self.replica_id = replica_id
+        self._path = path
+        self._report = report
+        self._pipe: Pipe | None = None
+        self._jobs: dict[int, Stream] = {}
+        self._numbers: dict[TaskId, JobNo] = {}
+        self._cancelled: dict[int, float] = {}
+        self._last_job = 0
+        self._nudge = trio.Event()
+
+    @property
+    def up(self) -> bool:
+        """Whether the link stands."""
+        return self._pipe is not None
+
+    def nudge(self) -> None:
+        """Connect now rather than after the back-off: the poolmgr has registered."""
+        self._nudge.set()
+
+    # what core asks for
+
+    def open(self, request: TaskRequest, correlation_id: str, stream: Stream) -> None:
+        """Send OPEN for this task."""
+        self._last_job += 1
+        number = JobNo(self._last_job)
+        first_id = stream.opened(lambda owed: self._credit(number, owed), self._first_token)
+        self._jobs[number] = stream
+        self._numbers[request.task_id] = number
+        job = wire.Open(
+            task_id=request.task_id,
+            correlation_id=correlation_id,
+            workload=request.workload,
+            max_tokens=request.max_tokens,
+            determinism=request.determinism,
+            first_id=first_id,  # type: ignore[arg-type]
+            credit=WINDOW_BYTES,  # type: ignore[arg-type]
+            ctx=request.ctx,
+            seed=request.seed,
+            prompt=request.prompt,
+            inputs=request.inputs,
+        )
+        self._send(wire.encode_json(wire.Type.OPEN, number, job))
+
+    def cancel(self, task_id: TaskId) -> None:
+        """Send CANCEL; FREED will tell when the slot is free."""
+        number = self._numbers.get(task_id)
+        if number is not None and number not in self._cancelled:
+            self._cancelled[number] = trio.current_time()
+            self._send(wire.encode(wire.Type.CANCEL, number))
+
+    def _first_token(self, task_id: TaskId) -> None:
+        self._report(Progress(task_id, 1))
+
+    def _credit(self, number: JobNo, owed: int) -> None:
+        self._send(wire.encode_json(wire.Type.CREDIT, number, {"bytes": owed}))
+
+    def _send(self, message: bytes) -> None:
+        if self._pipe is not None:
+            try:
+                self._pipe.send_nowait(message)
+            except PipeClosed:
+                self._pipe.close()  # the receive loop sees it and says what was lost
+
+    # the life of the link
+
+    async def run(self) -> None:
+        """Connect, serve, and connect again, for ever."""
+        delay = RETRY_FIRST_S
+        cause: Cause | None = None
+        while True:
+            self._nudge = trio.Event()
+            try:
+                await self._session()
+                raise OrchError(Kind.POOL_UNREADY, "its poolmgr closed the link")
+            except (OrchError, OSError, PipeClosed, trio.TooSlowError) as exc:
+                was_up, fresh = self._pipe is not None, self._cause(exc)
+                self._close()
+                if was_up:
+                    delay = RETRY_FIRST_S
+                if was_up or fresh != cause:
+                    log.event(
+                        "link_down",
+                        f"Replica {self.replica_id} is out of reach: {fresh.message}.",
+                        level="warning",
+                        replica_id=self.replica_id,
+                        reason=fresh.kind,
+                    )
+                cause = fresh
+                self._report(ReplicaLost(self.replica_id, fresh))
+            with trio.move_on_after(delay):
+                await self._nudge.wait()
+            delay = min(delay * 2, RETRY_MAX_S)
+
+    def _cause(self, exc: Exception) -> Cause:
+        if isinstance(exc, OrchError):
+            return Cause(kind=exc.kind, message=exc.message, advice=exc.row.advice)
+        words = {
+            FileNotFoundError: "its socket does not exist; is its unit started?",
+            ConnectionRefusedError: "nobody listens on its socket; is its unit failed?",
+            PermissionError: "orchd may not open its socket; is orchd in the group of the socket?",
+            trio.TooSlowError: f"it did not answer within {max(UPGRADE_S, FRESH_S):.0f} s",
+        }.get(type(exc), str(exc) or "the connection broke")
+        kind = Kind.POOL_UNREADY
+        return Cause(kind=kind, message=words, advice=TABLE[kind].advice)
+
+    def _close(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+        self._pipe = None
+        self._jobs.clear()
+        self._numbers.clear()
+        self._cancelled.clear()
+
+    async def _session(self) -> None:
+        with trio.fail_after(UPGRADE_S):
+            pipe, rest = await self._connect()
+        self._pipe = pipe
+        broke: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_flush, pipe)
+            hello = wire.Hello(version=__version__, instance=_INSTANCE)
+            self._send(wire.encode_json(wire.Type.HELLO, 0, hello))
+            try:
+                await self._receive(pipe, rest)
+            except (OrchError, OSError, PipeClosed, trio.TooSlowError) as exc:
+                broke = exc  # raised outside, where the nursery does not wrap it
+            nursery.cancel_scope.cancel()
+        if broke is not None:
+            raise broke
+
+    async def _connect(self) -> tuple[Pipe, bytes]:
+        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connecting:
+            await connecting.connect(str(self._path))
+            sock = socket.socket(fileno=connecting.detach())
+        sock.setblocking(False)
+        pipe = Pipe(sock, max_pending=2 * wire.MAX_BODY)
+        try:
+            return pipe, await _upgrade(pipe)
+        except BaseException:
+            pipe.close()
+            raise
+
+    async def _receive(self, pipe: Pipe, rest: bytes) -> None:
+        """Until the peer is gone. The loop of the whole relay: nothing is parsed per token."""
+        decoder, jobs, head = wire.Decoder(), self._jobs, wire.FRAMES_HEAD
+        unpack, skip, frames_type = head.unpack_from, head.size, int(wire.Type.FRAMES)
+        data = rest
+        while True:
+            for kind, number, body in decoder.feed(data):
+                if kind == frames_type:
+                    stream = jobs.get(number)
+                    if stream is not None:
+                        stream.feed(unpack(body)[1], body[skip:])
+                else:
+                    self._control(kind, JobNo(number), body)
+            with trio.fail_after(FRESH_S):  # STATE comes every HEARTBEAT_S
+                data = await pipe.recv(RECV_BYTES)
+            if not data:
+                return
+            if self._cancelled and trio.current_time() - min(self._cancelled.values()) > FREED_S:
+                raise OrchError(Kind.ENGINE_UNHEALTHY, "a cancelled job did not free its slot")
+
+    def _control(self, kind: int, number: JobNo, body: bytes) -> None:
+        match kind:
+            case wire.Type.STATE:
+                snapshot = wire.body(Snapshot, body)
+                if snapshot.replica_id != self.replica_id:
+                    raise OrchError(
+                        Kind.ENGINE_PROTOCOL, f"its socket is answered by {snapshot.replica_id}"
+                    )
+                self._report(ReplicaSeen(snapshot))
+            case wire.Type.WELCOME:
+                welcome = wire.body(wire.Welcome, body)
+                log.event(
+                    "link_up",
+                    f"Linked to replica {welcome.replica_id}.",
+                    replica_id=welcome.replica_id,
+                    version=welcome.version,
+                )
+            case wire.Type.END:
+                self._gone(number, lambda t: JobEnded(t, wire.body(wire.End, body)))
+            case wire.Type.FAIL:
+                self._gone(number, lambda t: JobFailed(t, wire.body(wire.Fail, body)))
+            case wire.Type.FREED:
+                self._gone(number, lambda t: JobFreed(t, wire.body(wire.Freed, body).tokens_out))
+            case _:
+                raise OrchError(Kind.ENGINE_PROTOCOL, f"it sent a message of type {kind}")
+
+    def _gone(self, number: JobNo, event: Callable[[TaskId], Event]) -> None:
+        """A job's last message: forget the job, tell core, acknowledge."""
+        stream = self._jobs.pop(number, None)
+        self._cancelled.pop(number, None)
+        if stream is None:
+            return  # END and CANCEL crossed; FREED comes for a job that is over
+        del self._numbers[stream.task_id]
+        self._send(wire.encode(wire.Type.ACK, number))
+        self._report(event(stream.task_id))
+
+
+Links = Mapping[ReplicaId, Link]
+
+_INSTANCE = str(uuid4())
+
+
+async def _flush(pipe: Pipe) -> None:
+    try:
+        await pipe.keep_flushing()
+    except PipeClosed:
+        pass  # the receive loop sees it too, and says it
+
+
+async def _upgrade(pipe: Pipe) -> bytes:
+    """Ask for the link. Returns what came after the head of the answer."""
+    http = h11.Connection(h11.CLIENT)
+    request = http.send(
+        h11.Request(
+            method="GET",
+            target="/link",
+            headers=[("Host", "poolmgr"), ("Connection", "Upgrade"), ("Upgrade", wire.PROTOCOL)],
+        )
+    )
+    assert request is not None
+    pipe.send_nowait(request + (http.send(h11.EndOfMessage()) or b""))
+    await pipe.flush()
+    while True:
+        try:
+            event = http.next_event()
+        except h11.RemoteProtocolError as exc:
+            raise OrchError(Kind.ENGINE_PROTOCOL, f"it does not speak HTTP: {exc}") from exc
+        if event is h11.NEED_DATA:
+            http.receive_data(await pipe.recv())
+        elif isinstance(event, h11.InformationalResponse) and event.status_code == 101:
+            return http.trailing_data[0]
+        elif isinstance(event, h11.Response | h11.ConnectionClosed):
+            status = getattr(event, "status_code", "nothing")
+            raise OrchError(Kind.ENGINE_PROTOCOL, f"it answered {status} to GET /link")

@@ -1,0 +1,280 @@
+"""Streams: one task's frames, kept for replay and copied to its readers. The hot path of orchd.
+
+A batch of frames comes from a pool link as the bytes that a client reads; it is appended to the log
+and written to every reader that is level with the log, in one step and without waiting. A reader
+that is behind is caught up by its own task. What a task is and where it stands is core's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from orchd.kit.http1 import Sink
+from orchd.kit.pipe import PipeClosed
+from orchd.wire import codec, sse
+from orchd.wire.errors import Envelope, Kind, OrchError
+from orchd.wire.ids import PoolId, TaskId
+from orchd.wire.shapes import Ended, MetricsFrame, Narration, Started
+
+WINDOW_BYTES: Final = 4 << 20
+"""How far a pool may run ahead of the slowest reader: about 70,000 tokens. Past it the engine is
+not read, and TCP makes it wait."""
+CATCH_UP_BYTES: Final = 64 << 10
+STALL_S: Final = (
+    120.0  # a reader that takes nothing for this long is reset; nginx gives up after 60
+)
+SETTLE_S: Final = 0.25
+"""How long a cancel's 204 waits for a half-written frame before it resets that reader."""
+
+
+class Stream:
+    """The frames of one task, in order, and who reads them."""
+
+    __slots__ = (
+        "_first",
+        "_flushed",
+        "_grant",
+        "_owed",
+        "_tail_id",
+        "_token_at",
+        "_token_id",
+        "done",
+        "log",
+        "next_id",
+        "pool_id",
+        "readers",
+        "sealed",
+        "silent_since",
+        "task_id",
+        "tokens",
+        "told",
+        "touched",
+    )
+
+    def __init__(self, task_id: TaskId, pool_id: PoolId, now: float) -> None:
+        self.task_id = task_id
+        self.pool_id = pool_id
+        self.log = bytearray()
+        self.next_id = sse.FIRST_ID
+        self.readers: list[Reader] = []
+        self.tokens = 0
+        self.done = False
+        self.sealed = False
+        self.told = 0
+        """Tokens that core was last told of."""
+        self.touched = False
+        """Something was written since the flag was last taken down."""
+        self.silent_since = now
+        self._token_at: int | None = None
+        self._token_id = 1 << 62  # no token yet
+        self._tail_id = 0
+        self._owed = 0
+        self._grant: Callable[[int], None] | None = None
+        self._first: Callable[[TaskId], None] | None = None
+        self._flushed: trio.Event | None = None
+
+    # written by orchd
+
+    def say(self, event: str, value: Started | Narration | Ended | Envelope) -> None:
+        """Append a durable frame."""
+        self._append(sse.frame(self.next_id, event, codec.dumps(value)))
+        self.next_id += 1
+
+    def hint(self, value: MetricsFrame) -> int:
+        """Send a `metrics` frame to the readers that are level; it is not kept [SSE-1004].
+
+        Returns how many readers were not level and so did not get it.
+        """
+        return self._whisper(sse.frame(self.next_id - 1, "metrics", codec.dumps(value)))
+
+    def heartbeat(self) -> None:
+        """Send a comment to the readers that are level."""
+        self._whisper(sse.comment("heartbeat"))
+
+    def finish(self, event: str, value: Ended | Envelope) -> None:
+        """Append the last frame; nothing follows [ORCH-3406]."""
+        if self.done:
+            return
+        self.say(event, value)
+        self.done = True
+        self._grant = None
+        for reader in self.readers:
+            reader.wake()
+
+    def seal(self) -> None:
+        """From this instant no token frame is written to any reader [ORCH-3026].
+
+        Tokens leave the log; readers that were among them go on with what comes next.
+        """
+        if self.sealed or self.done:
+            return
+        self.sealed = True
+        self._tail_id = self.next_id
+        self._grant = None
+        if self._token_at is not None:
+            del self.log[self._token_at :]
+            for reader in self.readers:
+                reader.position = min(reader.position, self._token_at)
+
+    async def settle(self) -> None:
+        """Wait until no reader has a half-written frame; reset those that take too long."""
+        with trio.move_on_after(SETTLE_S):
+            while any(reader.sink.pending for reader in self.readers):
+                self._flushed = trio.Event()
+                await self._flushed.wait()
+        for reader in self.readers:
+            if reader.sink.pending:
+                reader.sink.abort()
+
+    # written by the pool
+
+    def opened(self, grant: Callable[[int], None], first: Callable[[TaskId], None]) -> int:
+        """A job for this task starts. Returns the id of its token 0.
+
+        `grant` gives the pool credit; `first` is called before the first token is written.
+        """
+        self._grant, self._first, self._owed = grant, first, 0
+        return self.next_id
+
+    def feed(self, count: int, frames: bytes) -> None:
+        """Append `count` token frames just received, and pass them on."""
+        if self.sealed or self.done:
+            return
+        if self._token_at is None:
+            self._token_at, self._token_id = len(self.log), self.next_id
+            if self._first is not None:
+                self._first(self.task_id)
+        self.tokens += count
+        self.next_id += count
+        self._append(frames)
+        self._owed += len(frames)
+        if self._owed >= WINDOW_BYTES // 2:
+            self.grant()
+
+    def grant(self) -> None:
+        """Give the pool the credit it has used up, if the slowest reader keeps pace."""
+        lag = max((len(self.log) - reader.position for reader in self.readers), default=0)
+        if self._grant is not None and self._owed >= WINDOW_BYTES // 2 and lag < WINDOW_BYTES:
+            owed, self._owed = self._owed, 0
+            self._grant(owed)
+
+    # read by clients
+
+    def offset(self, last_event_id: str | None) -> int:
+        """Return where in the log a reader begins. Raises OrchError for an id that never was."""
+        if last_event_id is None or last_event_id == "":
+            return 0
+        seen = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else -1
+        if 0 <= seen < self.next_id:
+            if self.sealed and self._token_id - 1 <= seen < self._tail_id:
+                return self._token_at or 0  # the tokens are gone; what follows is the end
+            at = sse.offset_after(self.log, seen)
+            if at is not None:
+                return at
+        raise OrchError(
+            Kind.INVALID_PARAMS,
+            f"Last-Event-ID {last_event_id[:20]!r} is not an id of this stream",
+            path="Last-Event-ID",
+        )
+
+    def flushed(self) -> None:
+        """Say that a reader has nothing half-written any more."""
+        if self._flushed is not None:
+            self._flushed.set()
+
+    def _append(self, frames: bytes) -> None:
+        self.log += frames
+        self.touched = True
+        end = len(self.log)
+        for reader in self.readers:
+            reader.offer(frames, end)
+
+    def _whisper(self, frame: bytes) -> int:
+        end, missed = len(self.log), 0
+        for reader in self.readers:
+            if reader.position == end and not reader.sink.pending:
+                reader.write(frame)
+            else:
+                missed += 1
+        return missed
+
+
+class Reader:
+    """One client of a stream. `position` is how much of the log it was given, in bytes."""
+
+    __slots__ = ("_asleep", "_stream", "position", "sink")
+
+    def __init__(self, stream: Stream, position: int, sink: Sink) -> None:
+        self._stream = stream
+        self.position = position
+        self.sink = sink
+        self._asleep: trio.CancelScope | None = None
+
+    def offer(self, frames: bytes, end: int) -> None:
+        """The log grew by `frames` to `end`: write them now if nothing stands before them."""
+        if self.position == end - len(frames) and not self.sink.pending:
+            self.position = end
+            self.write(frames)
+
+    def write(self, frames: bytes) -> None:
+        """Write, and let the reader's own task do what the socket did not take."""
+        try:
+            if not self.sink.send_nowait(frames):
+                self.wake()
+        except PipeClosed:
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the reader's task look again."""
+        if self._asleep is not None:
+            self._asleep.cancel()
+
+    async def run(self) -> bool:
+        """Serve until the stream is done (True) or the client has gone (False)."""
+        stream, sink = self._stream, self.sink
+        stream.readers.append(self)
+        try:
+            while True:
+                if sink.pending:
+                    with trio.move_on_after(STALL_S) as patience:
+                        await sink.flush()
+                    if patience.cancelled_caught:
+                        sink.abort()
+                        return False
+                    stream.flushed()
+                elif self.position < len(stream.log):
+                    sink.send_nowait(self._next_frames())
+                    stream.grant()
+                    await trio.lowlevel.checkpoint()
+                elif stream.done:
+                    return True
+                elif await self._client_left():
+                    return False
+        except PipeClosed:
+            return False
+        finally:
+            stream.readers.remove(self)
+            stream.flushed()
+            stream.grant()
+
+    def _next_frames(self) -> bytes:
+        """Return whole frames only: a cancel may cut the log after any of them."""
+        log, begin = self._stream.log, self.position
+        end = len(log)
+        if end - begin > CATCH_UP_BYTES:
+            end = log.rfind(b"\n\n", begin, begin + CATCH_UP_BYTES) + 2
+            if end == 1:  # one frame longer than that
+                end = log.index(b"\n\n", begin) + 2
+        self.position = end
+        return bytes(log[begin:end])
+
+    async def _client_left(self) -> bool:
+        left = False
+        with trio.CancelScope() as self._asleep:
+            await self.sink.wait_closed()
+            left = True
+        self._asleep = None
+        return left

@@ -1,0 +1,176 @@
+"""The routes of orchd: from a request to a question to the app, and from its answer to a response.
+
+Every rule about tasks is core's; every format is wire's; who may ask is in auth.py. A handler
+raises OrchError, and the HTTP server turns it into the envelope.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from attrs import frozen
+
+from orchd import __version__
+from orchd.edge.app import App
+from orchd.edge.auth import Guard
+from orchd.edge.relay import Reader
+from orchd.edge.scrape import page
+from orchd.kit.http1 import Request, Response, Sink, Streaming, json_response, require_json
+from orchd.wire import codec
+from orchd.wire.control import Health, Pools, WorkerRegistration
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import PoolId, TaskId
+from orchd.wire.shapes import TaskRequest, TaskState
+
+Answer = Response | Streaming
+Handler = Callable[[Request, str], Awaitable[Answer]]
+
+STREAM_HEADERS: Final = (
+    ("Cache-Control", "no-cache"),
+    ("X-Accel-Buffering", "no"),  # nginx gathers a stream without it [ORCH-3401]
+)
+
+
+@frozen
+class Routes:
+    """The handler of orchd's HTTP server."""
+
+    app: App
+    guard: Guard
+
+    async def __call__(self, request: Request) -> Answer:
+        """Answer one request. Raises OrchError."""
+        identity = self.guard.identity(request)
+        handler, argument = self._find(request)
+        return await handler(request, argument or identity)
+
+    def _find(self, request: Request) -> tuple[Handler, str]:
+        """Return the handler of a path and the id in it."""
+        parts = request.path.split("/")[1:]
+        methods, argument = self._methods(parts)
+        if not methods:
+            raise OrchError(Kind.UNKNOWN_ROUTE, f"nothing is served at {request.path[:80]!r}")
+        method = "GET" if request.method == "HEAD" else request.method
+        handler = methods.get(method)
+        if handler is None:
+            raise OrchError(
+                Kind.METHOD_NOT_ALLOWED,
+                f"{request.path[:80]!r} does not take {request.method[:20]}",
+                allow=", ".join(sorted(methods)),
+            )
+        return handler, argument
+
+    def _methods(self, parts: list[str]) -> tuple[dict[str, Handler], str]:
+        match parts:
+            case ["v1", "tasks"]:
+                return {"POST": self._submit, "GET": self._tasks}, ""
+            case ["v1", "tasks", task]:
+                return {"GET": self._task}, task
+            case ["v1", "tasks", task, "stream"]:
+                return {"GET": self._stream}, task
+            case ["v1", "tasks", task, "cancel"]:
+                return {"POST": self._cancel}, task
+            case ["v1", "capabilities"]:
+                return {"GET": self._capabilities}, ""
+            case ["v1", "pools"]:
+                return {"GET": self._pools}, ""
+            case ["v1", "pools", pool, "health"]:
+                return {"GET": self._pool_health}, pool
+            case ["v1", "workers", "register"]:
+                return {"POST": self._register}, ""
+            case ["metrics"]:
+                return {"GET": self._metrics}, ""
+            case ["health"] | ["healthz"]:
+                return {"GET": self._live}, ""
+            case ["readyz"]:
+                return {"GET": self._ready}, ""
+        return {}, ""
+
+    # data plane
+
+    async def _submit(self, request: Request, identity: str) -> Answer:
+        require_json(request)
+        task = _body(TaskRequest, request)
+        digest = hashlib.sha256(codec.dumps(task)).digest()
+        accepted = self.app.submit(task, digest, request.correlation_id, identity)
+        return json_response(accepted, 202)
+
+    async def _task(self, _request: Request, task: str) -> Answer:
+        return json_response(self.app.task_status(_task_id(task)))
+
+    async def _tasks(self, request: Request, _identity: str) -> Answer:
+        state = request.query.get("state")
+        if state is not None and state not in set(TaskState):
+            raise OrchError(
+                Kind.INVALID_PARAMS, f"state must be one of {', '.join(TaskState)}", path="state"
+            )
+        found = self.app.tasks(TaskState(state) if state else None, request.query.get("cursor"))
+        return json_response(found)
+
+    async def _stream(self, request: Request, task: str) -> Answer:
+        stream = self.app.stream(_task_id(task))
+        position = stream.offset(request.headers.get("last-event-id"))
+
+        async def run(sink: Sink) -> None:
+            if not await Reader(stream, position, sink).run():
+                self.app.reader_left(stream)
+
+        return Streaming("text/event-stream", run, headers=STREAM_HEADERS)
+
+    async def _cancel(self, _request: Request, task: str) -> Answer:
+        await self.app.cancel(_task_id(task))
+        return Response(204)
+
+    # control plane
+
+    async def _capabilities(self, request: Request, _identity: str) -> Answer:
+        return _with_etag(request, json_response(self.app.capabilities()))
+
+    async def _pools(self, _request: Request, _identity: str) -> Answer:
+        return json_response(Pools(pools=self.app.pools()))
+
+    async def _pool_health(self, _request: Request, pool: str) -> Answer:
+        return json_response(self.app.pool_health(PoolId(pool)))
+
+    async def _register(self, request: Request, _identity: str) -> Answer:
+        self.guard.registration(request)
+        require_json(request)
+        self.app.register(_body(WorkerRegistration, request))
+        return json_response({"status": "registered"})
+
+    async def _metrics(self, request: Request, _identity: str) -> Answer:
+        body, content_type = page(self.app.tally, request.headers.get("accept", ""))
+        return Response(200, body, content_type)
+
+    async def _live(self, _request: Request, _identity: str) -> Answer:
+        return json_response(Health(status="ok", version=__version__))
+
+    async def _ready(self, _request: Request, _identity: str) -> Answer:
+        reasons = self.app.unready_reasons()
+        health = Health(
+            status="unready" if reasons else "ready", reasons=reasons, version=__version__
+        )
+        return json_response(health, 503 if reasons else 200)
+
+
+def _body(cls: type[codec.T], request: Request) -> codec.T:
+    try:
+        return codec.loads(cls, request.body)
+    except codec.ShapeError as exc:
+        raise exc.as_error() from None
+
+
+def _task_id(text: str) -> TaskId:
+    if not codec.UUID.fullmatch(text):
+        raise OrchError(Kind.UNKNOWN_ID, "a task id is a UUID", path="task_id")
+    return TaskId(text.lower())
+
+
+def _with_etag(request: Request, response: Response) -> Response:
+    tag = f'"{hashlib.sha256(response.body).hexdigest()[:16]}"'
+    known = {part.strip() for part in request.headers.get("if-none-match", "").split(",")}
+    if tag in known:
+        return Response(304, headers=(("ETag", tag),))
+    return Response(200, response.body, headers=(("ETag", tag),))
