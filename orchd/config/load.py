@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -23,6 +23,7 @@ from orchd.config.faults import ConfigError, ConfigFault
 from orchd.config.schema import File, Pool, Secret, Settings
 from orchd.wire import codec
 from orchd.wire.codec import Fault
+from orchd.wire.ids import DeviceMask
 
 SYSTEM_FILE: Final = Path("/etc/orchd/orchd.toml")
 MAX_FILE_BYTES: Final = 1 << 20  # a thousand pools are 200 kB; more is not a configuration
@@ -97,16 +98,11 @@ class _Loading:
             file = _salvage(File, self.raw)
         run_dir = Path(file.run_dir) if file.run_dir else _default_run_dir(self.environ)
         state_dir = Path(file.state_dir) if file.state_dir else _default_state_dir(self.environ)
-        bad = {
-            _section(fault.path) for fault in wrong if not fault.message.startswith(_UNKNOWN_KEY)
-        }
+        echoes = _echoes(wrong)
         wrong += [
             fault
             for fault in checks.check(file, has_token=token is not None, run_dir=run_dir)
-            if not any(
-                fault.path == each or fault.path.startswith((each + ".", each + "["))
-                for each in bad
-            )
+            if not echoes(fault)
         ]
         lines = positions.find(self.text) if wrong else {}
         wrong.sort(key=lambda fault: positions.nearest(lines, fault.path))
@@ -215,7 +211,7 @@ def _salvage(cls: type[codec.T], raw: object) -> codec.T:
             if name in given:
                 kept[name] = codec.structure(kind, value)
         except codec.ShapeError:
-            if isinstance(value, list) and attrs.has(item):
+            if isinstance(value, list) and attrs.has(item) and item is not DeviceMask:
                 kept[name] = tuple(_salvage(item, each) for each in value)
             elif attrs.has(kind):
                 kept[name] = _salvage(kind, value)
@@ -228,10 +224,22 @@ _STAND_INS: Final = {"id": "mock", "ref": "x", "ctx": 2**53 - 1, "name": "x", "v
 """Values of required keys that no check minds."""
 
 
+def _echoes(wrong: Sequence[Fault]) -> Callable[[Fault], bool]:
+    """Return whether a fault across keys may only be there because its keys are among `wrong`."""
+    bad = {_section(each.path) for each in wrong if not each.message.startswith(_UNKNOWN_KEY)}
+
+    def echo(fault: Fault) -> bool:
+        section = _section(fault.path).replace(".tensor_split", ".replicas")
+        return any(section == each or section.startswith(each + ".") for each in bad)
+
+    return echo
+
+
 def _section(path: str) -> str:
-    """Return the key of a pool, or the top-level key, at `path`: its other faults may be echoes."""
+    """Return the key of a pool, or the top-level key, at `path`; devices is short for replicas."""
     found = re.match(r"\$\.pools\[\d+\](\.[^.\[]+)?|\$\.[^.\[]+", path)
-    return found[0] if found else path
+    section = found[0] if found else path
+    return section.replace("].devices", "].replicas")
 
 
 def _explained(fault: Fault) -> str:

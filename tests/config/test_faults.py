@@ -1,0 +1,182 @@
+"""Bad configurations: what each one is answered with, with line and path."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchd.config.faults import ConfigError
+from orchd.config.load import MAX_FILE_BYTES, load
+
+GOOD = {
+    "id": '"a"', "engine": '{ id = "mock" }', "model": '{ ref = "x" }', "replicas": "[[0]]",
+    "ctx": "100",
+}  # fmt: skip
+LLAMA = {"engine": '{ id = "llamacpp" }', "model": '{ ref = "file:/m.gguf" }'}
+EXTERNAL = 'provisioning = { mode = "external"'
+
+
+def pool(**keys: str | None) -> str:
+    """Return a pool's table, one key on a line, in this order: id engine model replicas ctx."""
+    lines = {**GOOD, **keys}
+    return "[[pools]]\n" + "".join(f"{k} = {v}\n" for k, v in lines.items() if v is not None)
+
+
+def faults(tmp_path, data: str | bytes) -> list[tuple[int | None, str, str]]:
+    path = tmp_path / "c.toml"
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ={})
+    found = []
+    for fault in caught.value.faults:
+        where = fault.where.removeprefix(str(path))
+        found.append((int(where[1:]) if where else None, fault.path, fault.message))
+    return found
+
+
+def test_the_good_pool_is_good(tmp_path):
+    (tmp_path / "c.toml").write_text(pool() + pool(id='"b"', **LLAMA))
+    assert len(load(tmp_path / "c.toml", environ={"ORCHD_RUN_DIR": "/run"}).pools) == 2
+
+
+P = "$.pools[0]"
+# text, line, path, a part of the message
+TABLE = [
+    ("a = ", 1, "$", "is not TOML"),
+    ("\n\n= 3", 3, "$", "is not TOML"),
+    ('x = "', 1, "$", "is not TOML"),
+    ("a = 1\na = 2", 2, "$", "is not TOML: Cannot overwrite a value"),
+    ("a = " + "[" * 5000, 1, "$", "is not TOML"),
+    (b"\n# \xff\xfe", 2, "$", "is not UTF-8"),
+    (b"#" * (MAX_FILE_BYTES + 1), None, "$", "is larger than 1 MiB"),
+    ("\nfoo = 1", 2, "$.foo", "is not a known key (known: bind_addr, "),
+    ("bind_adr = 1", 1, "$.bind_adr", "did you mean bind_addr?"),
+    ("[policy]", 1, "$.policy", "comes with a later version"),
+    ("pools = 3", 1, "$.pools", "must be a list, not 3"),
+    ("pools = [3]", 1, "$.pools[0]", "must be an object, not 3"),
+    ("bind_addr = 8484", 1, "$.bind_addr", "must be a string, not 8484"),
+    ('bind_addr = "8484"', 1, "$.bind_addr", "must be IP:PORT"),
+    ('bind_addr = "127.0.0.1"', 1, "$.bind_addr", "must be IP:PORT"),
+    ('bind_addr = "127.0.0.1:65536"', 1, "$.bind_addr", "must be IP:PORT"),
+    ('bind_addr = "127.0.0.1:٣"', 1, "$.bind_addr", "must be IP:PORT"),
+    ('bind_addr = "example.org:80"', 1, "$.bind_addr", "must be IP:PORT"),
+    ('auth_optional = "yes"', 1, "$.auth_optional", "must be true or false, not 'yes'"),
+    ("cancel_on_disconnect = 1", 1, "$.cancel_on_disconnect", "must be true or false"),
+    ('state_dir = ""', 1, "$.state_dir", "must be a string that is not empty"),
+    ("[sse]\nmicrobatch_ms = 5", 2, "$.sse.microbatch_ms", "must be 0 (off)"),
+    ("[sse]\nheartbeat_ms = 0", 2, "$.sse.heartbeat_ms", "an integer of at least 1, not 0"),
+    ("[sse]\nheartbeat_ms = 1.0", 2, "$.sse.heartbeat_ms", "an integer of at least 1, not 1.0"),
+    ("[sse]\nx.y = 1", 2, "$.sse.x", "is not a known key"),
+    ('devices = "nvml"', 1, "$.devices", "must be an object"),
+    ('devices.backend = "cpu"', 1, "$.devices.backend", "must be one of nvml, simulated"),
+    ('devices.backend = "simulated"', 1, "$.devices.simulated", "at least one device"),
+    ('[devices]\nsimulated = [{ name = "x", vram_mb = 1 }]', 2, "$.devices.simulated",
+     'needs backend = "simulated"'),
+    (pool(id=None), 1, f"{P}.id", "is required"),
+    (pool(id='"A_b"'), 2, f"{P}.id", "must be a pool id (a-z, 0-9 and -, at most 63)"),
+    (pool(id='"a/../b"'), 2, f"{P}.id", "must be a pool id"),
+    (pool() + pool(), 8, "$.pools[1].id", "'a' is the id of $.pools[0] too"),
+    (pool(engine='"mock"'), 3, f"{P}.engine", "must be an object"),
+    (pool(engine="{ }"), 3, f"{P}.engine.id", "is required"),
+    (pool(engine='{ id = "vllm" }'), 3, f"{P}.engine.id", "must be one of mock, llamacpp, not"),
+    (pool(engine='{ id = "mock", tokens_per_s = "20" }'), 3, f"{P}.engine.tokens_per_s",
+     "must be a number of at least 0, not '20'"),
+    (pool(engine='{ id = "mock", tokens_per_s = -1 }'), 3, f"{P}.engine.tokens_per_s", "not -1"),
+    (pool(engine='{ id = "mock", tokens_per_s = nan }'), 3, f"{P}.engine.tokens_per_s", "not nan"),
+    (pool(engine='{ id = "mock", tokens_per_s = inf }'), 3, f"{P}.engine.tokens_per_s", "not inf"),
+    (pool(engine='{ id = "mock", faults = { die = 3 } }'), 3, f"{P}.engine.faults.die",
+     "is not a known key"),
+    (pool(**{**LLAMA, "engine": '{ id = "llamacpp", first_token_ms = 3 }'}), 3,
+     f"{P}.engine.first_token_ms", "is only for engine mock"),
+    (pool(model="{ }"), 4, f"{P}.model.ref", "is required"),
+    (pool(model='{ ref = "x", digest = "md5:1" }'), 4, f"{P}.model.digest", "sha256:<64 hex"),
+    (pool(**{**LLAMA, "model": '{ ref = "hf:org/repo" }'}), 4, f"{P}.model.ref", "later version"),
+    (pool(**{**LLAMA, "model": '{ ref = "file:" }'}), 4, f"{P}.model.ref", "a path after file:"),
+    (pool(replicas=None), 1, f"{P}.replicas", "must name at least one device mask"),
+    (pool(replicas="[]"), 5, f"{P}.replicas", "must name at least one device mask"),
+    (pool(replicas="[0]"), 5, f"{P}.replicas[0]", "must be a list of GPU indices such as [0]"),
+    (pool(replicas="[[]]"), 5, f"{P}.replicas[0]", "names at least one GPU"),
+    (pool(replicas="[[1, 0]]"), 5, f"{P}.replicas[0]", "in ascending order"),
+    (pool(replicas="[[0, 0]]"), 5, f"{P}.replicas[0]", "each GPU once"),
+    (pool(replicas="[[64]]"), 5, f"{P}.replicas[0]", "from 0 to 63"),
+    (pool(replicas="[[true]]"), 5, f"{P}.replicas[0]", "must be a list of GPU indices"),
+    (pool(replicas="[[0],\n [1],\n [0]]"), 7, f"{P}.replicas[2]", "is the mask of replicas[0] too"),
+    (pool(devices="[0]"), 7, f"{P}.devices", "give it or replicas, not both"),
+    (pool(replicas=None, devices="0"), 6, f"{P}.devices", "must be a list of GPU indices"),
+    (pool(ctx='"8192"'), 6, f"{P}.ctx", "must be an integer of at least 1, not '8192'"),
+    (pool(ctx="true"), 6, f"{P}.ctx", "must be an integer of at least 1, not True"),
+    (pool(ctx=None), 1, f"{P}.ctx", "is required"),
+    (pool(slots="0"), 7, f"{P}.slots", "must be an integer of at least 1"),
+    (pool(max_tokens_out="101"), 7, f"{P}.max_tokens_out", "must be at most ctx (100), not 101"),
+    (pool(queue="{ interactive = 0 }"), 7, f"{P}.queue.interactive", "of at least 1, not 0"),
+    (pool(full_policy='"drop-lru"'), 7, f"{P}.full_policy", "comes with a later version"),
+    (pool(full_policy='"maybe"'), 7, f"{P}.full_policy", "must be one of reject, not 'maybe'"),
+    (pool(tensor_split="[1, 1]"), 7, f"{P}.tensor_split", "one share for each GPU of the mask [0]"),
+    (pool(tensor_split="[0]"), 7, f"{P}.tensor_split", "must have a share above 0"),
+    (pool() + 'provisioning.mode = "container"', 7, f"{P}.provisioning.mode", "later version"),
+    (pool() + EXTERNAL + "}", 7, f"{P}.provisioning.url", "is required for mode external: unix:"),
+    (pool() + EXTERNAL + ', url = "unix:x.sock" }', 7, f"{P}.provisioning.url", "must be unix:/"),
+    (pool() + EXTERNAL + ', url = "http://10.0.0.1:80" }', 7, f"{P}.provisioning.url", "must be"),
+    (pool() + EXTERNAL + ', url = "http://127.0.0.1:0" }', 7, f"{P}.provisioning.url", "must be"),
+    (pool() + EXTERNAL + f', url = "unix:/{"x" * 107}" }}', 7, f"{P}.provisioning.url",
+     "at most 107 bytes"),
+    (pool() + EXTERNAL + ', url = "unix:/x", command = ["y"] }', 7, f"{P}.provisioning.command",
+     "only for modes binary and package"),
+    (pool(engine='{ id = "mock", args = ["-x"] }') + EXTERNAL + ', url = "unix:/x" }', 3,
+     f"{P}.engine.args", "must be empty for mode external"),
+    (pool() + 'provisioning = { url = "unix:/x" }', 7, f"{P}.provisioning.url",
+     "is only for mode external"),
+    (pool() + "provisioning = { gpu_attested = true }", 7, f"{P}.provisioning.gpu_attested",
+     "only for mode external"),
+    (pool() + "provisioning = { command = [] }", 7, f"{P}.provisioning.command", "a program"),
+    (f'run_dir = "/{"r" * 90}"\n' + pool(), 3, f"{P}.id", "bytes too long: shorten it or run_dir"),
+]  # fmt: skip
+SIMULATED = 'devices = { backend = "simulated", simulated = [{ name = "S", vram_mb = 9 }] }\n'
+
+
+@pytest.mark.req("OC-CONFIG-6001")
+@pytest.mark.parametrize(("text", "line", "path", "message"), TABLE)
+def test_one_fault_is_one_line(tmp_path, text, line, path, message):
+    (found,) = faults(tmp_path, text)
+    assert found[:2] == (line, path)
+    assert message in found[2]
+
+
+def test_simulated_devices_are_for_the_mock_only_and_are_there(tmp_path):
+    (found,) = faults(tmp_path, SIMULATED + pool(**LLAMA))
+    assert found[:2] == (4, f"{P}.engine.id")
+    assert "must be mock while devices.backend is simulated" in found[2]
+    (found,) = faults(tmp_path, SIMULATED + pool(replicas="[[0], [1]]"))
+    assert found == (6, f"{P}.replicas[1]", "GPU 1 is not simulated: indices are 0 to 0")
+
+
+@pytest.mark.req("OC-CONFIG-6001", "ORCH-3330")
+def test_every_fault_at_once_in_the_order_of_the_file(tmp_path):
+    text = (
+        'bind_addr = "0.0.0.0:1"\n'
+        + "[sse]\nheartbeat = 3\n"
+        + pool(id='"b"', ctx='"x"', slots="0", full_policy='"drop-lru"', model="{ }")
+        + pool(id='"b"', engine='{ id = "vllm" }', max_tokens_out="1000")
+        + "[pools.provisioning]\nmode = 'external'\nurl_ = 1\n"
+    )
+    assert [found[:2] for found in faults(tmp_path, text)] == [
+        (1, "$.bind_addr"),
+        (3, "$.sse.heartbeat"),
+        (7, f"{P}.model.ref"),
+        (9, f"{P}.ctx"),
+        (10, f"{P}.slots"),
+        (11, f"{P}.full_policy"),
+        (13, "$.pools[1].id"),
+        (14, "$.pools[1].engine.id"),
+        (18, "$.pools[1].max_tokens_out"),
+        (19, "$.pools[1].provisioning.url"),
+        (21, "$.pools[1].provisioning.url_"),
+    ]
+
+
+def test_the_error_names_the_count_and_the_first_path(tmp_path):
+    (tmp_path / "c.toml").write_text("x = 1\ny = 2")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "c.toml", environ={})
+    assert caught.value.message.startswith("2 errors in the configuration:\n  ")
+    assert caught.value.fields.path == "$.x"
+    assert caught.value.row.exit_code == 78

@@ -1,0 +1,222 @@
+"""Precedence, defaults by user and service, the token's sources."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from orchd.config import load as loading
+from orchd.config.faults import ConfigError
+from orchd.config.load import default_file, load
+from orchd.config.schema import Backend, Devices, FullPolicy, Mode, Settings, SimulatedDevice
+from orchd.wire.errors import Kind
+from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, ReplicaId, Text
+
+ISSUE = """
+bind_addr = "127.0.0.1:9000"
+state_dir = "/tmp/state"
+[devices]
+backend = "simulated"
+simulated = [{ name = "Simulated 24 GB", vram_mb = 24576 }, { name = "Simulated 12 GB", vram_mb = 12288 }]
+[[pools]]
+id = "demo"
+engine = { id = "mock", tokens_per_s = 200, first_token_ms = 20 }
+model = { ref = "mock:lorem" }
+replicas = [[0], [1]]
+ctx = 8192
+slots = 1
+queue = { interactive = 64, batch = 256 }
+full_policy = "reject"
+"""  # noqa: E501 (as the issue writes it)
+POOL = '[[pools]]\nid = "a"\nengine = { id = "llamacpp" }\nmodel = { ref = "m.gguf" }\nctx = 10\n'
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str, name: str = "orchd.toml") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def as_user(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+
+def faults_of(*args, **kwargs) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(*args, **kwargs)
+    assert caught.value.kind is Kind.CONFIG_INVALID
+    return [str(fault) for fault in caught.value.faults]
+
+
+def test_the_shape_of_the_issue(write):
+    path = write(ISSUE)
+    settings = load(path, environ={"ORCHD_RUN_DIR": "/run"})
+    assert settings.bind == ("127.0.0.1", 9000)
+    assert settings.state_dir == Path("/tmp/state")
+    assert settings.source == path
+    assert settings.devices == Devices(
+        backend=Backend.SIMULATED,
+        simulated=(
+            SimulatedDevice(name=Text("Simulated 24 GB"), vram_mb=Positive(24576)),
+            SimulatedDevice(name=Text("Simulated 12 GB"), vram_mb=Positive(12288)),
+        ),
+    )
+    (pool,) = settings.pools
+    assert pool.engine.id == EngineId("mock")
+    assert (pool.engine.tokens_per_s, pool.engine.first_token_ms) == (200.0, 20.0)
+    assert pool.replica_ids == ("demo:0", "demo:1")
+    assert (pool.max_tokens, pool.full_policy) == (8192, FullPolicy.REJECT)
+    assert pool.command == ()
+    assert settings.front_socket == Path("/run/orchd/orchd.sock")
+    assert settings.pool_socket(ReplicaId("demo:1")) == Path("/run/poolmgr/demo:1.sock")
+    assert settings.engine_socket(ReplicaId("demo:1")) == Path("/run/poolmgr/demo:1.engine.sock")
+    assert settings.pool(PoolId("demo")) is pool
+    with pytest.raises(KeyError):
+        settings.pool(PoolId("other"))
+
+
+def test_devices_is_short_for_one_replica(write):
+    pool = load(write(POOL + "devices = [0, 1]"), environ={}).pools[0]
+    assert pool.replicas == (DeviceMask((0, 1)),)
+    assert pool.devices is None
+    assert pool.command == ("llama-server",)
+    assert pool.provisioning.mode is Mode.BINARY
+
+
+@pytest.mark.req("CONF-PRECEDENCE", "HME-003")
+def test_flag_over_environment_over_file_over_default(write):
+    path = write('bind_addr = "127.0.0.1:1"\nrun_dir = "/file"\nstate_dir = "/file"')
+    environ = {"ORCHD_ADDR": "127.0.0.1:2", "ORCHD_RUN_DIR": "/env"}
+    flags = {"bind_addr": "127.0.0.1:3"}
+    assert load(path, environ=environ, overrides=flags).bind_addr == "127.0.0.1:3"
+    assert load(path, environ=environ, overrides={"bind_addr": None}).bind_addr == "127.0.0.1:2"
+    assert load(path, environ={}).bind_addr == "127.0.0.1:1"
+    assert load(write("", "empty"), environ={}).bind_addr == "127.0.0.1:8484"
+    settings = load(path, environ=environ)
+    assert (settings.run_dir, settings.state_dir) == (Path("/env"), Path("/file"))
+
+
+def test_which_file_is_read(write, tmp_path, monkeypatch, as_user):
+    monkeypatch.setattr(loading, "SYSTEM_FILE", tmp_path / "etc.toml")
+    environ = {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+    assert default_file(environ) is None
+    settings = load(environ=environ)
+    assert (settings.source, settings.pools) == (None, ())
+    system = write("", "etc.toml")
+    assert load(environ=environ).source == system
+    (tmp_path / "xdg" / "orchd").mkdir(parents=True)
+    own = write("", "xdg/orchd/orchd.toml")
+    assert load(environ=environ).source == own
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert load(environ=environ).source == system
+    named = write("", "named.toml")
+    environ["ORCHD_CONFIG"] = str(named)
+    assert load(environ=environ).source == named
+    assert load(own, environ=environ).source == own
+
+
+def test_a_named_file_that_is_not_there_is_said(tmp_path):
+    (fault,) = faults_of(tmp_path / "no.toml", environ={})
+    assert fault == f"{tmp_path}/no.toml: $: cannot be read: No such file or directory"
+    (fault,) = faults_of(environ={"ORCHD_CONFIG": str(tmp_path)})
+    assert "Is a directory" in fault
+
+
+def test_folders_of_root_user_and_service(tmp_path, monkeypatch):
+    def folders(uid: int, environ: dict[str, str]) -> tuple[str, str]:
+        monkeypatch.setattr(os, "geteuid", lambda: uid)
+        settings: Settings = load(environ=environ | {"ORCHD_CONFIG": str(empty)})
+        return str(settings.run_dir), str(settings.state_dir)
+
+    empty = tmp_path / "empty.toml"
+    empty.write_text("")
+    user = {"XDG_RUNTIME_DIR": "/run/user/7", "XDG_STATE_HOME": "/home/u/.state"}
+    service = {"STATE_DIRECTORY": "/var/lib/orchd:/var/lib/b", "INVOCATION_ID": "1"}
+    assert folders(0, {}) == ("/run", "/var/lib/orchd")
+    assert folders(0, user) == ("/run", "/var/lib/orchd")
+    assert folders(7, user) == ("/run/user/7", "/home/u/.state/orchd")
+    assert folders(7, service) == ("/run", "/var/lib/orchd")
+    assert folders(7, {"XDG_STATE_HOME": "/s"})[0].endswith("/orchd-7")
+    own = {"ORCHD_RUN_DIR": "/r", "ORCHD_STATE_DIR": "/s"}
+    assert folders(7, user | service | own) == ("/r", "/s")
+
+
+@pytest.mark.req("OC-CONFIG-6030", "CONF-PRECEDENCE")
+def test_the_token_of_the_first_source_that_has_one(write, tmp_path):
+    def token(text: str, **environ: str) -> str | None:
+        secret = load(write(text), environ=environ).auth_token
+        return secret.reveal() if secret else None
+
+    (tmp_path / "cred").mkdir()
+    (tmp_path / "cred" / "auth_token").write_text("from-credential\n")
+    write("from-a-file\n", "token")
+    env = {"ORCHD_AUTH_TOKEN": "from-environment"}
+    assert token("") is None
+    assert token('auth_token = "literal"') == "literal"
+    assert token(f'auth_token = "file:{tmp_path}/token"') == "from-a-file"
+    assert token('auth_token = "literal"', **env) == "from-environment"
+    assert token("", CREDENTIALS_DIRECTORY=str(tmp_path), **env) == "from-environment"
+    assert token("", CREDENTIALS_DIRECTORY=str(tmp_path / "cred"), **env) == "from-credential"
+
+
+@pytest.mark.req("CONF-PRECEDENCE")
+def test_the_token_is_never_shown(write, tmp_path):
+    settings = load(write('auth_token = "hunter2hunter2"'), environ={})
+    assert "hunter2" not in f"{settings!r} {settings} {settings.auth_token}"
+    for text in ('auth_token = "hunter2 hunter2"', "auth_token = [2222]", 'auth_token = ""'):
+        (fault,) = faults_of(write(text), environ={})
+        assert "hunter2" not in fault
+        assert "2222" not in fault
+        assert fault.startswith(f"{tmp_path}/orchd.toml:1: $.auth_token: must be ")
+    (fault,) = faults_of(write(""), environ={"ORCHD_AUTH_TOKEN": "hunter2\n"})
+    assert "hunter2" not in fault
+    assert fault.startswith("environment ORCHD_AUTH_TOKEN: $.auth_token: must be visible ASCII")
+    (fault,) = faults_of(write('\nauth_token = "file:/nowhere"'), environ={})
+    assert "cannot be read from /nowhere: No such file" in fault
+
+
+@pytest.mark.req("AUTH-1002", "OC-CONFIG-6032", "HME-002")
+@pytest.mark.parametrize("address", ["0.0.0.0:8484", "[::]:8484", "192.168.1.2:80"])
+def test_beyond_loopback_only_with_a_token(write, address):
+    path = write(f'bind_addr = "{address}"')
+    (fault,) = faults_of(path, environ={})
+    assert "NON_LOOPBACK_WITHOUT_TOKEN (40301)" in fault
+    assert fault.startswith(f"{path}:1: $.bind_addr: ")
+    assert load(path, environ={"ORCHD_AUTH_TOKEN": "t"}).bind_addr == address
+
+
+@pytest.mark.req("HME-002")
+@pytest.mark.parametrize(
+    ("address", "bind"),
+    [
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("[::1]:8484", ("::1", 8484)),
+        ("localhost:80", ("127.0.0.1", 80)),
+    ],
+)
+def test_loopback_needs_no_token(write, address, bind):
+    assert load(write(""), environ={"ORCHD_ADDR": address}).bind == bind
+
+
+def test_model_files_are_found_from_the_configuration(write, tmp_path):
+    relative = load(write(POOL + "devices = [0]"), environ={})
+    assert relative.model_path(relative.pools[0]) == tmp_path / "m.gguf"
+    absolute = load(write(POOL.replace("m.gguf", "file:/m/x.gguf") + "devices = [0]"), environ={})
+    assert absolute.model_path(absolute.pools[0]) == Path("/m/x.gguf")
+    mock = load(write(ISSUE), environ={})
+    assert mock.model_path(mock.pools[0]) is None
+
+
+def test_where_a_fault_came_from(write):
+    path = write('bind_addr = "127.0.0.1:1"')
+    (fault,) = faults_of(path, environ={"ORCHD_ADDR": "here"})
+    assert fault.startswith("environment ORCHD_ADDR: $.bind_addr: must be IP:PORT")
+    (fault,) = faults_of(path, environ={"ORCHD_ADDR": "here"}, overrides={"bind_addr": "there"})
+    assert fault.startswith("flag bind_addr: $.bind_addr: must be IP:PORT")
