@@ -1,1 +1,1 @@
-"""The wire formats of engines, sans-IO: requests as bytes, answers read from bytes in any pieces."""
+"""The wire formats of engines, sans-IO: requests to bytes, answers from bytes in any pieces."""

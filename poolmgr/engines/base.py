@@ -7,44 +7,47 @@ How the engines' formats look is in poolmgr.dialects. specs/07-engines.md has th
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from attrs import field, frozen
+from attrs import frozen
 
-from orchd.wire.errors import OrchError
-from orchd.wire.ids import EngineId, TaskId
-from orchd.wire.shapes import FinishReason, Workload
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import EngineId
+from orchd.wire.shapes import Workload
+from poolmgr.dialects.exchange import (
+    Broken,
+    Call,
+    Event,
+    Finished,
+    Job,
+    Load,
+    Pieces,
+    Props,
+    Reader,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from orchd.config.schema import Pool
 
-
-@frozen(kw_only=True)
-class Job:
-    """One job as an adapter sees it: what the client asked for, none of the client's headers."""
-
-    task_id: TaskId
-    workload: Workload = Workload.COMPLETION
-    prompt: str | None = field(default=None, repr=False)
-    inputs: tuple[str, ...] | None = field(default=None, repr=False)
-    max_tokens: int
-    """Tokens to generate at most, at least 1."""
-    seed: int | None = None
-    strict: bool = True
-    """The same request gives the same bytes [ORCH-3045]."""
-
-
-@frozen(kw_only=True)
-class Call:
-    """One HTTP request to the engine."""
-
-    method: Literal["GET", "POST"]
-    path: str
-    body: bytes = field(default=b"", repr=False)
-    headers: tuple[tuple[str, str], ...] = ()
+__all__ = [
+    "Adapter",
+    "Broken",
+    "Call",
+    "Event",
+    "Finished",
+    "Job",
+    "Launch",
+    "Load",
+    "Pieces",
+    "Props",
+    "Reader",
+    "check_profile",
+    "gpu_environment",
+]
 
 
 @frozen(kw_only=True)
@@ -54,66 +57,6 @@ class Launch:
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
-
-
-@frozen(kw_only=True)
-class Props:
-    """What a serving engine says of itself. None: it does not say."""
-
-    engine_version: str
-    slots: int | None
-    ctx_max: int | None
-    """Tokens of context of one slot: prompt and output together."""
-    model_digest: str | None = None
-
-
-class Load(enum.Enum):
-    """What an engine's health says."""
-
-    LOADING = "loading"
-    SERVING = "serving"
-    BROKEN = "broken"
-
-
-@frozen
-class Pieces:
-    """Text in order, one item for each frame that had some: never empty, no item is empty."""
-
-    texts: tuple[str, ...]
-
-
-@frozen(kw_only=True)
-class Finished:
-    """The job ran to its end. The counts are the engine's own. Nothing follows."""
-
-    tokens_in: int
-    tokens_out: int
-    """Frames are not tokens: this may differ from the number of pieces."""
-    finish_reason: FinishReason
-    result: Any = None
-
-
-@frozen
-class Broken:
-    """The job failed, and why. Nothing follows."""
-
-    error: OrchError
-
-
-Event = Pieces | Finished | Broken
-
-
-class Reader(Protocol):
-    """Reads the body of one answer to `Adapter.submit`."""
-
-    def feed(self, data: bytes) -> list[Event]:
-        """Return what `data`, cut anywhere, completes. Never raises; bytes after the end are
-        ignored."""
-        ...
-
-    def eof(self) -> list[Event]:
-        """Return what the end of the body means: [] after Finished or Broken, else one Broken."""
-        ...
 
 
 class Adapter(Protocol):
@@ -172,3 +115,26 @@ class Adapter(Protocol):
         """Return the reader of the body of the answer to `submit(job)`; `status` is the HTTP
         status."""
         ...
+
+
+def check_profile(pool: Pool, known: Container[str]) -> None:
+    """Refuse a sampler profile that the engine's dialect does not have.
+
+    Raises OrchError(CONFIG_INVALID).
+    """
+    profile = pool.engine.sampler_profile_version
+    if profile not in known:
+        raise OrchError(
+            Kind.CONFIG_INVALID,
+            f"pool {pool.id}: engine.sampler_profile_version {profile!r} is not known to "
+            f"{pool.engine.id}",
+            pool_id=pool.id,
+        )
+
+
+def gpu_environment(device_uuids: tuple[str, ...]) -> dict[str, str]:
+    """Return what makes exactly these GPUs visible, whatever order CUDA would number them in."""
+    return {
+        "CUDA_VISIBLE_DEVICES": ",".join(device_uuids),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }

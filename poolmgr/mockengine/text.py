@@ -23,8 +23,8 @@ _PROSE = (
 WORDS = (*_PROSE.split(), "line\n")
 """One to four bytes a character, and what JSON must escape: a quote, a backslash, a line feed."""
 
-MODELS = ("mock:lorem", "mock:short")
-"""lorem speaks until it is stopped; short ends by itself after 4 to 19 words."""
+SHORT = "mock:short"
+"""The model that ends by itself, after 4 to 19 words. Any other speaks until it is stopped."""
 
 BOOK = random.Random(1).choices(range(len(WORDS)), k=1 << 16)  # noqa: S311 no secret
 """Word numbers: a text is this book, read from some page on and round again. Made once, because
@@ -46,7 +46,7 @@ def voice(model: str, prompt: str, seed: int, parameters: str) -> Voice:
     parts = "\0".join((model, prompt, str(seed), parameters))
     digest = blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     page = int.from_bytes(digest[:4], "big") % len(BOOK)
-    return Voice(page, 4 + digest[4] % 16 if model == "mock:short" else None)
+    return Voice(page, 4 + digest[4] % 16 if model == SHORT else None)
 
 
 def count(text: str) -> int:

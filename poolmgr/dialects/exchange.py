@@ -1,0 +1,100 @@
+"""What is exchanged with any engine: a job, the calls that ask for it, the events that come back.
+
+The shapes only. How an engine writes them is in its dialect; who sends them is poolmgr.edge.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Literal, Protocol
+
+from attrs import field, frozen
+
+from orchd.wire.errors import OrchError
+from orchd.wire.ids import TaskId
+from orchd.wire.shapes import FinishReason, Workload
+
+
+@frozen(kw_only=True)
+class Job:
+    """One job as an adapter sees it: what the client asked for, none of the client's headers."""
+
+    task_id: TaskId
+    workload: Workload = Workload.COMPLETION
+    prompt: str | None = field(default=None, repr=False)
+    inputs: tuple[str, ...] | None = field(default=None, repr=False)
+    max_tokens: int
+    """Tokens to generate at most, at least 1."""
+    seed: int | None = None
+    strict: bool = True
+    """The same request gives the same bytes [ORCH-3045]."""
+
+
+@frozen(kw_only=True)
+class Call:
+    """One HTTP request to the engine."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    body: bytes = field(default=b"", repr=False)
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@frozen(kw_only=True)
+class Props:
+    """What a serving engine says of itself. None: it does not say."""
+
+    engine_version: str
+    slots: int | None
+    ctx_max: int | None
+    """Tokens of context of one slot: prompt and output together."""
+    model_digest: str | None = None
+
+
+class Load(enum.Enum):
+    """What an engine's health says."""
+
+    LOADING = "loading"
+    SERVING = "serving"
+    BROKEN = "broken"
+
+
+@frozen
+class Pieces:
+    """Text in order, one item for each frame that had some: never empty, no item is empty."""
+
+    texts: tuple[str, ...]
+
+
+@frozen(kw_only=True)
+class Finished:
+    """The job ran to its end. The counts are the engine's own. Nothing follows."""
+
+    tokens_in: int
+    tokens_out: int
+    """Frames are not tokens: this may differ from the number of pieces."""
+    finish_reason: FinishReason
+    result: Any = None
+
+
+@frozen
+class Broken:
+    """The job failed, and why. Nothing follows."""
+
+    error: OrchError
+
+
+Event = Pieces | Finished | Broken
+
+
+class Reader(Protocol):
+    """Reads the body of one answer to `Adapter.submit`."""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Return what `data`, cut anywhere, completes. Never raises; bytes after the end are
+        ignored."""
+        ...
+
+    def eof(self) -> list[Event]:
+        """Return what the end of the body means: [] after Finished or Broken, else one Broken."""
+        ...

@@ -1,0 +1,88 @@
+"""A llama-server as a whole: the calls that every adapter of one makes, and the answers' meaning.
+
+engines/llamacpp.py and engines/mock.py add how theirs is started. Its OpenAI routes are not used
+and never exposed [OC-ADAPT-5002].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import EngineId
+from orchd.wire.shapes import Workload
+from poolmgr.dialects import llama, llama_errors
+from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader
+
+_JSON = (("content-type", "application/json"),)
+
+
+class LlamaServer:
+    """The methods of engines.base.Adapter, but for `launch`."""
+
+    engine_id: EngineId
+    workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
+
+    def health(self) -> Call:
+        """Return `GET /health`."""
+        return Call(method="GET", path="/health")
+
+    def load_state(self, status: int, body: bytes) -> tuple[Load, str]:
+        """Return where it is: while it loads, every route answers 503."""
+        if status == 200:
+            return Load.SERVING, "the engine serves"
+        error = llama_errors.http_error(status, body)
+        if error.kind is Kind.POOL_UNREADY:
+            return Load.LOADING, "the engine loads the model"
+        return Load.BROKEN, error.message
+
+    def props(self) -> Call:
+        """Return `GET /props`."""
+        return Call(method="GET", path="/props")
+
+    def read_props(self, body: bytes) -> Props:
+        """Return build, slots and context. Raises OrchError(ENGINE_PROTOCOL)."""
+        value = _object(body)
+        build, settings = value.get("build_info"), value.get("default_generation_settings")
+        if not isinstance(build, str) or not build or not isinstance(settings, dict):
+            raise OrchError(
+                Kind.ENGINE_PROTOCOL, "/props names no build_info: this is no llama-server we know"
+            )
+        return Props(
+            engine_version=build,
+            slots=_positive(value.get("total_slots")),
+            ctx_max=_positive(settings.get("n_ctx")),
+        )
+
+    def submit(self, job: Job) -> Call:
+        """Return `POST /completion`. Nothing of the client's headers goes along: X-Conversation-Id
+        would cut the generation loose from its connection, and cancel would be lost."""
+        if job.workload not in self.workloads:
+            served = ", ".join(self.workloads)
+            raise OrchError(
+                Kind.INVALID_PARAMS,
+                f"{self.engine_id} serves {served}, not {job.workload}",
+                path="$.workload",
+                engine=self.engine_id,
+            )
+        return Call(method="POST", path="/completion", body=llama.completion(job), headers=_JSON)
+
+    def reader(self, job: Job, status: int) -> Reader:
+        """Return the reader of a completion, or of an error."""
+        return llama.StreamReader(job) if status == 200 else llama_errors.ErrorReader(status)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise OrchError(Kind.ENGINE_PROTOCOL, "the engine's /props is no JSON object")
+    return value
+
+
+def _positive(value: object) -> int | None:
+    return value if type(value) is int and value > 0 else None

@@ -1,0 +1,51 @@
+"""The adapter of llama.cpp's llama-server: how it is started. What it says is dialects/llama*.py.
+
+Why each argument: specs/07-engines.md, recorded from the program itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import EngineId
+from poolmgr.dialects.llama import SAMPLERS
+from poolmgr.dialects.llama_server import LlamaServer
+from poolmgr.engines.base import Launch, check_profile, gpu_environment
+
+if TYPE_CHECKING:
+    from orchd.config.schema import Pool
+
+SPARE_HTTP_THREADS = 8
+"""Threads beside one for each stream: with too few, /health hangs while streams are open."""
+
+
+class LlamaCpp(LlamaServer):
+    """One llama-server. Has the methods of engines.base.Adapter."""
+
+    engine_id = EngineId("llamacpp")
+    strict_needs_single_slot = True
+
+    def launch(
+        self, pool: Pool, model: Path | None, socket: Path, device_uuids: tuple[str, ...]
+    ) -> Launch:
+        """Return how to start it. Raises OrchError(CONFIG_INVALID, MODEL_MISSING)."""
+        check_profile(pool, SAMPLERS)
+        if model is None:
+            raise OrchError(Kind.MODEL_MISSING, "llama.cpp needs a GGUF file, and there is none")
+        argv = [
+            "--model", str(model),
+            "--alias", pool.model.ref,
+            "--host", str(socket),
+            # divided evenly among the slots, because their number is given: no unified KV then
+            "--ctx-size", str(pool.ctx * pool.slots),
+            "--parallel", str(pool.slots),
+            # all layers, and none quietly on the CPU when they do not fit
+            "--n-gpu-layers", "999",
+            "--threads-http", str(pool.slots + SPARE_HTTP_THREADS),
+            "--no-webui",
+        ]  # fmt: skip
+        if pool.tensor_split is not None:
+            argv += ["--tensor-split", ",".join(f"{share:g}" for share in pool.tensor_split)]
+        return Launch(argv=(*argv, *pool.engine.args), env=gpu_environment(device_uuids))

@@ -1,0 +1,59 @@
+"""The adapter of the mock engine (poolmgr.mockengine), which speaks llama-server's dialect.
+
+provisioning's command is `python -m poolmgr.mockengine`; this is what follows it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from orchd.wire.ids import EngineId
+from poolmgr.dialects.llama import SAMPLERS
+from poolmgr.dialects.llama_server import LlamaServer
+from poolmgr.engines.base import Launch, check_profile, gpu_environment
+
+if TYPE_CHECKING:
+    from orchd.config.schema import Faults, Pool
+
+
+class Mock(LlamaServer):
+    """One mock engine. Has the methods of engines.base.Adapter."""
+
+    engine_id = EngineId("mock")
+    strict_needs_single_slot = False  # its text depends on nothing but the request
+
+    def launch(
+        self,
+        pool: Pool,
+        model: Path | None,  # noqa: ARG002 it needs no file
+        socket: Path,
+        device_uuids: tuple[str, ...],
+    ) -> Launch:
+        """Return how to start it. Raises OrchError(CONFIG_INVALID)."""
+        check_profile(pool, SAMPLERS)
+        engine = pool.engine
+        argv = [
+            "--socket", str(socket),
+            "--model", pool.model.ref,
+            "--ctx", str(pool.ctx),
+            "--slots", str(pool.slots),
+            "--tokens-per-s", f"{engine.tokens_per_s:g}",
+            "--first-token-ms", f"{engine.first_token_ms:g}",
+            *_faults(engine.faults),
+        ]  # fmt: skip
+        return Launch(argv=(*argv, *engine.args), env=gpu_environment(device_uuids))
+
+
+def _faults(faults: Faults) -> list[str]:
+    """Return the options of the faults that are asked for; both sides use the same names."""
+    argv = []
+    for name, value in attrs.asdict(faults).items():
+        option = "--" + name.replace("_", "-")
+        if value is True:
+            argv.append(option)
+        elif type(value) is int and value > 0:
+            argv += [option, str(value)]
+    return argv
