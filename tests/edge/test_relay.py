@@ -1,0 +1,260 @@
+"""Streams and their readers, over real socket pairs: replay, resumption, cancel, slow readers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchd.edge.relay import STALL_S, WINDOW_BYTES, Reader, Stream
+from orchd.kit.pipe import Pipe
+from orchd.kit.sink import Sink
+from orchd.wire import sse
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import Count, PoolId, TaskId
+from orchd.wire.shapes import Ended, FinishReason, MetricsFrame, Narration
+
+TASK = TaskId("6e7a1d0c-0000-4000-8000-000000000001")
+HELLO = Narration(human="Starts.", actor="orchd", action="start", target="demo:0")
+END = Ended(
+    tokens_out=Count(0),
+    decode_time_ms=Count(0),
+    decode_ms=Count(0),
+    finish_reason=FinishReason.STOP,
+)
+
+
+def new_stream() -> Stream:
+    stream = Stream(TASK, PoolId("demo"), 0.0)
+    stream.say("started", HELLO)
+    return stream
+
+
+def feed(stream: Stream, *texts: str) -> None:
+    stream.feed(len(texts), sse.token_frames(stream.next_id, stream.tokens, texts))
+
+
+class Client:
+    """The other end of a reader: raw bytes in, events out."""
+
+    def __init__(self, stream: Stream, position: int = 0, *, sndbuf: int | None = None) -> None:
+        ours, theirs = socket.socketpair()
+        if sndbuf is not None:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
+        self.peer = Pipe(theirs)
+        self.sink = Sink(Pipe(ours), b"", b"", chunked=False)
+        self.reader = Reader(stream, position, self.sink)
+        self.bytes = b""
+
+    def close(self) -> None:
+        self.peer.close()
+        self.sink.abort()
+
+    def drain_nowait(self) -> bytes:
+        """Everything that has left for this client by now."""
+        while True:
+            try:
+                data = self.peer.sock.recv(1 << 20)
+            except BlockingIOError:
+                return self.bytes
+            if not data:
+                return self.bytes
+            self.bytes += data
+
+    def events(self) -> list[sse.Event]:
+        return sse.Decoder(1 << 30).feed(self.drain_nowait())
+
+
+@asynccontextmanager
+async def reading(client: Client) -> AsyncIterator[Client]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.reader.run)
+        await trio.testing.wait_all_tasks_blocked()
+        yield client
+        nursery.cancel_scope.cancel()
+    client.close()
+
+
+def names(events: list[sse.Event]) -> list[str]:
+    return [event.name for event in events]
+
+
+@pytest.mark.req("OC-CTRL-2027", "SSE-1002")
+async def test_a_late_reader_gets_every_frame_from_the_first() -> None:
+    stream = new_stream()
+    feed(stream, "a", "b")
+    async with reading(Client(stream)) as client:
+        feed(stream, "c")
+        stream.finish("end", END)
+        assert names(client.events()) == ["started", "token", "token", "token", "end"]
+        assert [e.id for e in client.events()] == ["1", "2", "3", "4", "5"]
+
+
+@pytest.mark.req("SSE-1001")
+async def test_a_level_reader_is_written_to_in_the_same_step() -> None:
+    stream = new_stream()
+    async with reading(Client(stream)) as client:
+        client.drain_nowait()
+        feed(stream, "now")
+        assert b'"t":"now"' in client.drain_nowait(), "no task switch lies between"
+
+
+@given(
+    texts=st.lists(st.text(max_size=20), max_size=30), seen=st.integers(0, 40), late=st.booleans()
+)
+def test_resuming_after_any_id_gives_exactly_the_rest(
+    texts: list[str], seen: int, late: bool
+) -> None:
+    stream = new_stream()
+    feed(stream, *texts)
+    if late:
+        stream.finish("end", END)
+    whole = sse.Decoder().feed(bytes(stream.log))
+    if seen >= stream.next_id:
+        with pytest.raises(OrchError) as refused:
+            stream.offset(str(seen))
+        assert refused.value.kind is Kind.INVALID_PARAMS
+    else:
+        rest = sse.Decoder().feed(bytes(stream.log[stream.offset(str(seen)) :]))
+        assert [e.data for e in rest] == [e.data for e in whole[seen:]]
+
+
+@pytest.mark.parametrize("bad", ["-1", "x", "1.0", "٣", "999999999999999999999"])
+def test_an_id_that_never_was_is_refused(bad: str) -> None:
+    with pytest.raises(OrchError, match="Last-Event-ID"):
+        new_stream().offset(bad)
+
+
+@pytest.mark.req("ORCH-3026", "OC-CTRL-2012")
+async def test_after_the_seal_no_token_is_written_or_replayed() -> None:
+    stream = new_stream()
+    async with reading(Client(stream)) as client:
+        feed(stream, "a", "b")
+        stream.seal()
+        before = client.drain_nowait()
+        feed(stream, "late")
+        stream.say("narration", HELLO)
+        stream.finish("end", END)
+        assert b"event: token" not in client.drain_nowait()[len(before) :]
+        assert names(client.events()) == ["started", "token", "token", "narration", "end"]
+    async with reading(Client(stream)) as later:
+        assert names(later.events()) == ["started", "narration", "end"]
+
+
+@pytest.mark.parametrize("seen", ["1", "2", "3", "4"])
+def test_a_reader_resumes_over_a_seal_without_loss_of_what_is_left(seen: str) -> None:
+    stream = new_stream()
+    feed(stream, "a", "b")
+    stream.seal()
+    stream.say("narration", HELLO)
+    stream.finish("end", END)
+    rest = sse.Decoder().feed(bytes(stream.log[stream.offset(seen) :]))
+    wanted = ["narration", "end"] if int(seen) < 4 else ["end"]
+    assert names(rest) == wanted
+
+
+@pytest.mark.req("ORCH-3026")
+async def test_a_cancel_waits_for_a_half_written_frame_and_cuts_behind_it() -> None:
+    stream = new_stream()
+    async with reading(Client(stream, sndbuf=4096)) as client:
+        feed(stream, *["x" * 1000] * 100)
+        assert client.sink.pending, "the socket took only a part"
+        stream.seal()
+        stream.finish("end", END)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.settle)
+            while client.sink.pending:
+                client.drain_nowait()
+                await trio.lowlevel.checkpoint()
+        settled = len(client.drain_nowait())
+        while b"event: end" not in client.drain_nowait():
+            await trio.lowlevel.checkpoint()
+        assert b"event: token" not in client.bytes[settled:]
+        assert client.bytes.endswith(b"\n\n"), "frames are whole"
+
+
+async def test_a_reader_that_takes_nothing_is_reset_before_the_cancel_is_answered(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    stream = new_stream()
+    async with reading(Client(stream, sndbuf=4096)) as client:
+        feed(stream, *["x" * 1000] * 100)
+        stream.seal()
+        await stream.settle()
+        assert not client.sink.pending
+        settled = client.drain_nowait()
+        await trio.sleep(1)
+        assert client.drain_nowait() == settled, "nothing leaves any more"
+
+
+async def test_a_stalled_reader_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+    stream = new_stream()
+    async with reading(Client(stream, sndbuf=4096)):
+        feed(stream, *["x" * 1000] * 100)
+        await trio.sleep(STALL_S + 1)
+        assert stream.readers == []
+
+
+async def test_a_slow_reader_stops_the_pools_credit_and_nobody_else() -> None:
+    stream = new_stream()
+    granted: list[int] = []
+    stream.opened(granted.append, lambda _task: None)
+    slow, quick = Client(stream, sndbuf=4096), Client(stream)
+    async with reading(slow), reading(quick):
+        text = "x" * 10_000
+        while sum(granted) < WINDOW_BYTES // 2:
+            feed(stream, text)
+            quick.drain_nowait()
+            await trio.lowlevel.checkpoint()
+        lag_at_grant = len(stream.log) - slow.reader.position
+        assert lag_at_grant < WINDOW_BYTES
+        for _ in range(WINDOW_BYTES // 5_000):
+            feed(stream, text)
+            quick.drain_nowait()
+            await trio.lowlevel.checkpoint()
+        held = sum(granted)
+        assert held < len(stream.log) - WINDOW_BYTES // 2, "credit is held back"
+        while slow.reader.position < len(stream.log) or slow.sink.pending:
+            slow.drain_nowait()
+            await trio.lowlevel.checkpoint()
+        assert sum(granted) > held, "and given once the reader has caught up"
+
+
+@pytest.mark.req("SSE-1004")
+async def test_metrics_repeat_the_id_before_them_and_are_not_replayed() -> None:
+    stream = new_stream()
+    frame = MetricsFrame(queue_depth=Count(3), on_time_probability=0.5)
+    async with reading(Client(stream)) as client:
+        assert stream.hint(frame) == 0
+        feed(stream, "a")
+        assert [(e.name, e.id) for e in client.events()] == [
+            ("started", "1"),
+            ("metrics", "1"),
+            ("token", "2"),
+        ]
+    assert b"metrics" not in stream.log
+
+
+async def test_metrics_are_dropped_for_a_reader_that_is_behind() -> None:
+    stream = new_stream()
+    async with reading(Client(stream, sndbuf=4096)) as client:
+        feed(stream, *["x" * 1000] * 100)
+        assert stream.hint(MetricsFrame(queue_depth=Count(0), on_time_probability=1.0)) == 1
+        assert b"metrics" not in client.drain_nowait()
+
+
+async def test_core_hears_of_the_first_token_before_a_reader_does() -> None:
+    stream = new_stream()
+    async with reading(Client(stream)) as client:
+        seen: list[bytes] = []
+        stream.opened(lambda _owed: None, lambda _task: seen.append(client.drain_nowait()))
+        feed(stream, "a")
+        feed(stream, "b")
+    assert len(seen) == 1
+    assert b"event: token" not in seen[0]
