@@ -48,7 +48,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was skipped and why, and what no test on this machine can show."""
+    """After a run of the whole: what was skipped and why, and what no test here can show."""
+    if terminalreporter.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
     write = terminalreporter.write_line
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = Counter(_reason(report) for report in skipped)

@@ -99,7 +99,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     _counter("sse_backpressure_drops_total", ("pool_id", "reason"), "Frames not sent to a reader."),
     _gauge("sessions_active", (), "Sessions with a live TTL."),
     _histogram(
-        "start_prediction_error_ms", _CLASS, _PREDICTION_MS, "Real minus predicted start, in ms."
+        "predicted_start_error_ms", _CLASS, _PREDICTION_MS, "Real minus predicted start, in ms."
     ),
 )
 

@@ -70,7 +70,7 @@ def test_names_and_labels_are_the_contracts():
     for name, labels in FROM_THE_CONTRACT.items():
         assert list(BY_NAME[name].labels) == labels, name
     assert set(ALSO) <= set(BY_NAME)
-    assert set(BY_NAME) - set(FROM_THE_CONTRACT) - set(ALSO) == {"start_prediction_error_ms"}
+    assert set(BY_NAME) - set(FROM_THE_CONTRACT) - set(ALSO) == {"predicted_start_error_ms"}
 
 
 @pytest.mark.req("OC-METRICS-7101")
