@@ -148,6 +148,16 @@ class Pipe:
             await self.flush()
             await self._idle.park()
 
+    def quiet(self) -> bool:
+        """True if the peer has neither sent anything nor hung up: a kept-alive pipe is usable."""
+        try:
+            self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def shutdown(self) -> None:
         """Say that nothing more is sent; receiving goes on. A peer that has gone is no error."""
         with contextlib.suppress(OSError):

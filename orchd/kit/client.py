@@ -1,0 +1,377 @@
+"""The HTTP/1.1 client of both daemons and the tool: one peer, kept-alive connections, streams.
+
+h11 writes the request and reads the answer's head; bodies are framed by hand (chunks.py). Nothing
+here logs or retries, but for a kept-alive connection that turned out dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType
+from typing import Final, Literal
+
+import h11
+import trio
+from attrs import frozen
+
+from orchd.kit.chunks import BadChunk, ChunkDecoder
+from orchd.kit.pipe import Pipe, PipeClosed
+from orchd.kit.redact import redact
+from orchd.kit.target import Target
+
+__all__ = ["Answer", "Client", "Incoming", "PeerError", "Target"]
+
+Phase = Literal["connect", "send", "receive", "deadline"]
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+MAX_HEAD: Final = 64 << 10
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # RFC 9110, 9.2.2
+
+
+class PeerError(Exception):
+    """The peer could not be reached, broke off, spoke no HTTP, or took too long."""
+
+    def __init__(self, target: Target, phase: Phase, why: str) -> None:
+        super().__init__(f"{target}: {why}")
+        self.target = target
+        self.phase = phase
+        self.why = why
+
+
+@frozen
+class Answer:
+    """A whole answer."""
+
+    status: int
+    headers: dict[str, str]
+    """Names in lower case; a header given twice is joined with `, `."""
+    body: bytes
+
+
+class _DeadConnectionError(Exception):
+    """A kept-alive connection ended before any byte of the answer."""
+
+
+class Incoming:
+    """An answer whose body is read as it comes."""
+
+    __slots__ = ("_chunks", "_idle_s", "_left", "_pipe", "_rest", "_target", "headers", "status")
+
+    def __init__(
+        self,
+        target: Target,
+        pipe: Pipe,
+        head: h11.Response,
+        rest: bytes,
+        *,
+        bodiless: bool,
+        idle_s: float | None,
+    ) -> None:
+        self.status = head.status_code
+        self.headers = _headers(head)
+        self._target = target
+        self._pipe = pipe
+        self._rest = rest
+        self._idle_s = idle_s
+        self._chunks: ChunkDecoder | None = None
+        self._left: int | None = None
+        """Bytes of the body still to come; None: until the connection ends, or by chunks."""
+        if bodiless or self.status in {204, 304}:
+            self._left = 0
+        elif "transfer-encoding" in self.headers:
+            self._chunks = ChunkDecoder()
+        elif "content-length" in self.headers:
+            self._left = int(self.headers["content-length"])  # h11 saw that it is one number
+
+    @property
+    def whole(self) -> bool:
+        """True once the body was read to its end and the end was marked as such."""
+        return self._chunks.done if self._chunks is not None else self._left == 0
+
+    @property
+    def reusable(self) -> bool:
+        """True if the connection can carry another request."""
+        return self.whole and not self._rest and "close" not in self.headers.get("connection", "")
+
+    async def read_some(self) -> bytes:
+        """Return what is there of the body, or wait for some; b"" at its end.
+
+        Raises PeerError when the body is cut off, and after `idle_s` seconds without a byte.
+        """
+        while not self.whole:
+            data, self._rest = self._rest, b""
+            if not data:
+                data = await self._recv()
+            if not data:
+                if self._chunks is None and self._left is None:
+                    self._left = 0
+                    self._pipe.close()
+                    return b""
+                raise PeerError(self._target, "receive", "the answer was cut off")
+            data = self._decode(data)
+            if data:
+                return data
+        return b""
+
+    async def _recv(self) -> bytes:
+        try:
+            if self._idle_s is None:
+                return await self._pipe.recv()
+            with trio.fail_after(self._idle_s):
+                return await self._pipe.recv()
+        except PipeClosed as exc:
+            raise PeerError(self._target, "receive", f"the answer was cut off: {exc}") from exc
+        except trio.TooSlowError:
+            why = f"nothing came for {self._idle_s:g} s"
+            raise PeerError(self._target, "deadline", why) from None
+
+    def _decode(self, data: bytes) -> bytes:
+        if self._chunks is not None:
+            try:
+                data = self._chunks.feed(data)
+            except BadChunk as exc:
+                raise PeerError(self._target, "receive", str(exc)) from exc
+            self._rest = self._chunks.rest
+        elif self._left is not None:
+            data, self._rest = data[: self._left], data[self._left :]
+            self._left -= len(data)
+        return data
+
+
+class Client:
+    """Requests to one target. Holds at most `max_idle` connections that nobody uses."""
+
+    def __init__(self, target: Target, *, token: str | None = None, max_idle: int = 8) -> None:
+        """`token`, if any, goes out as a bearer token with every request."""
+        self.target = target
+        self._max_idle = max_idle
+        self._idle: list[Pipe] = []
+        self._standing = [("Host", target.authority)]
+        if token is not None:
+            self._standing.append(("Authorization", f"Bearer {token}"))
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        deadline_s: float = 10.0,
+        max_body: int = 16 << 20,
+    ) -> Answer:
+        """Return the whole answer, whatever its status. Raises PeerError.
+
+        `max_body` bounds the answer's body in bytes.
+        """
+        with self._deadline(deadline_s):
+            pipe, incoming = await self._exchange(method, path, body, headers, None)
+            try:
+                parts: list[bytes] = []
+                size = 0
+                while data := await incoming.read_some():
+                    parts.append(data)
+                    size += len(data)
+                    if size > max_body:
+                        raise PeerError(self.target, "receive", f"answers over {max_body} bytes")
+            except BaseException:
+                pipe.close()
+                raise
+            self._give_back(pipe, incoming)
+            return Answer(incoming.status, incoming.headers, b"".join(parts))
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        first_byte_s: float = 30.0,
+        idle_s: float | None = None,
+    ) -> AbstractAsyncContextManager[Incoming]:
+        """Begin a request and enter with the head of its answer: `first_byte_s` bounds that.
+
+        Leaving before the end of the body closes the connection at once: so a generation is
+        cancelled. `idle_s` bounds each wait for more of the body; None: for ever. Raises PeerError.
+        """
+        return self._open(method, path, body, headers, first_byte_s, idle_s)
+
+    async def upgrade(
+        self,
+        path: str,
+        protocol: str,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        deadline_s: float = 10.0,
+    ) -> tuple[Pipe, bytes]:
+        """Ask to speak `protocol`; return the pipe, now the caller's, and what came behind the 101.
+
+        Raises PeerError, also (phase receive) for any answer but 101.
+        """
+        asked = {**headers, "Upgrade": protocol, "Connection": "Upgrade"}
+        with self._deadline(deadline_s):
+            pipe = await self._connect()
+            try:
+                head, rest = await self._talk(pipe, "GET", path, None, asked)
+                if head.status_code == 101 and _headers(head).get("upgrade") == protocol:
+                    return pipe, rest
+                why = f"answered {head.status_code} to a request for {protocol}"
+                raise PeerError(self.target, "receive", why)
+            except _DeadConnectionError:
+                pipe.close()
+                raise PeerError(self.target, "receive", "closed without an answer") from None
+            except BaseException:
+                pipe.close()
+                raise
+
+    def close(self) -> None:
+        """Close the connections that nobody uses; those in use close when they are done."""
+        self._max_idle = 0
+        while self._idle:
+            self._idle.pop().close()
+
+    @contextlib.asynccontextmanager
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        first_byte_s: float,
+        idle_s: float | None,
+    ) -> AsyncIterator[Incoming]:
+        with self._deadline(first_byte_s):
+            pipe, incoming = await self._exchange(method, path, body, headers, idle_s)
+        try:
+            yield incoming
+        except BaseException:
+            pipe.close()
+            raise
+        self._give_back(pipe, incoming)
+
+    @contextlib.contextmanager
+    def _deadline(self, seconds: float) -> Iterator[None]:
+        try:
+            with trio.fail_after(seconds):
+                yield
+        except trio.TooSlowError:
+            why = f"no answer within {seconds:g} s"
+            raise PeerError(self.target, "deadline", why) from None
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        idle_s: float | None,
+    ) -> tuple[Pipe, Incoming]:
+        """Send the request and return with the head of its answer."""
+        kept = self._take_idle()
+        while True:
+            pipe = kept or await self._connect()
+            try:
+                head, rest = await self._talk(pipe, method, path, body, headers)
+                assert isinstance(head, h11.Response)
+                incoming = Incoming(
+                    self.target, pipe, head, rest, bodiless=method == "HEAD", idle_s=idle_s
+                )
+                return pipe, incoming
+            except _DeadConnectionError:
+                pipe.close()
+                if kept is None or method not in IDEMPOTENT:
+                    why = "closed without an answer"
+                    raise PeerError(self.target, "receive", why) from None
+                kept = None
+            except BaseException:
+                pipe.close()
+                raise
+
+    async def _talk(
+        self,
+        pipe: Pipe,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+    ) -> tuple[h11.Response | h11.InformationalResponse, bytes]:
+        conn = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        try:
+            # the peer may answer before it has read a long body, and close: so its answer counts
+            with contextlib.suppress(PipeClosed):
+                if not pipe.send_nowait(self._request(conn, method, path, body, headers)):
+                    await pipe.flush()
+            got_any = False
+            while True:
+                event = conn.next_event()
+                if event is h11.NEED_DATA:
+                    data = await pipe.recv()
+                    if not data and not got_any:
+                        raise _DeadConnectionError
+                    got_any = True
+                    conn.receive_data(data)
+                elif isinstance(event, h11.Response):
+                    return event, conn.trailing_data[0]
+                elif isinstance(event, h11.InformationalResponse):
+                    if event.status_code == 101:
+                        return event, conn.trailing_data[0]
+                else:
+                    raise PeerError(self.target, "receive", "the answer was cut off")
+        except PipeClosed as exc:
+            if not got_any:
+                raise _DeadConnectionError from exc
+            raise PeerError(self.target, "receive", f"the answer was cut off: {exc}") from exc
+        except h11.RemoteProtocolError as exc:
+            raise PeerError(self.target, "receive", f"does not speak HTTP/1.1: {exc}") from exc
+
+    def _request(
+        self,
+        conn: h11.Connection,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+    ) -> bytes:
+        said = [*self._standing, *headers.items()]
+        if body is not None:
+            said.append(("Content-Length", str(len(body))))
+            if not any(name.lower() == "content-type" for name in headers):
+                said.append(("Content-Type", "application/json"))
+        head = conn.send(h11.Request(method=method, target=path, headers=said))
+        assert head is not None
+        if body:
+            conn.send_with_data_passthrough(h11.Data(data=body))
+        conn.send(h11.EndOfMessage())
+        return head + body if body else head
+
+    async def _connect(self) -> Pipe:
+        try:
+            return await self.target.connect()
+        except OSError as exc:
+            why = redact(f"cannot connect: {exc.strerror or exc}")
+            raise PeerError(self.target, "connect", why) from exc
+
+    def _take_idle(self) -> Pipe | None:
+        while self._idle:
+            pipe = self._idle.pop()
+            if pipe.quiet():
+                return pipe
+            pipe.close()
+        return None
+
+    def _give_back(self, pipe: Pipe, incoming: Incoming) -> None:
+        usable = incoming.reusable and not pipe.closed and not pipe.pending
+        if usable and len(self._idle) < self._max_idle:
+            self._idle.append(pipe)
+        else:
+            pipe.close()
+
+
+def _headers(head: h11.Response | h11.InformationalResponse) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for raw_name, raw_value in head.headers:
+        name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found

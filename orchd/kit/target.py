@@ -1,0 +1,104 @@
+"""Where a daemon or an engine listens, and how to get a connection to it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Final
+
+import trio
+from attrs import frozen
+
+from orchd.kit.pipe import Pipe
+
+_RETRY_S: Final = 0.005
+_HTTP: Final = re.compile(
+    r"http://(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:?#@\[\]]+)(?::(?P<port>\d{1,5}))?/?"
+)
+
+
+@frozen
+class Target:
+    """A unix socket (`path`) or a TCP address (`host`, `port`)."""
+
+    path: Path | None = None
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def authority(self) -> str:
+        """The Host header."""
+        return "localhost" if self.path is not None else str(self).removeprefix("http://")
+
+    @classmethod
+    def unix(cls, path: Path) -> Target:
+        """Return the target of a unix socket."""
+        return cls(path=path)
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Read `unix:/absolute/path.sock` or `http://host[:port]`. Raises ValueError."""
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:").removeprefix("//")
+            if not path.startswith("/"):
+                raise ValueError(f"{text!r} needs an absolute path, such as unix:/run/x.sock")
+            return cls.unix(Path(path))
+        match = _HTTP.fullmatch(text)
+        port = int(match["port"] or 80) if match else 0
+        if match is None or not 0 < port < 65536:
+            raise ValueError(f"{text!r} is neither unix:/path.sock nor http://host:port")
+        return cls(host=match["host"].strip("[]"), port=port)
+
+    async def connect(self) -> Pipe:
+        """Return a connection. The deadline is the caller's. Raises OSError."""
+        if self.path is not None:
+            return await _connect_unix(str(self.path))
+        found = await trio.socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        failure: OSError | None = None
+        for family, kind, protocol, _name, address in found:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                return await _connect_tcp(sock, address)
+            except OSError as exc:
+                failure = exc
+        raise failure or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+
+
+async def _connect_unix(path: str) -> Pipe:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        # EAGAIN: the backlog of the listener is full; no event tells when it is not, unix(7)
+        while (code := sock.connect_ex(path)) == errno.EAGAIN:  # noqa: ASYNC110
+            await trio.sleep(_RETRY_S)
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return Pipe(sock)
+
+
+async def _connect_tcp(sock: socket.socket, address: object) -> Pipe:
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        code = sock.connect_ex(address)  # type: ignore[arg-type]  # as getaddrinfo gave it
+        if code == errno.EINPROGRESS:
+            await trio.lowlevel.wait_writable(sock.fileno())
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return Pipe(sock)
