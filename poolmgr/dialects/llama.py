@@ -42,7 +42,7 @@ _LAST_FIELDS = ("content", "stop", "stop_type", "truncated", "tokens_predicted",
 _HEAD = b'data: {"index":0,"content":"'
 _BEHIND_TEXT = b'","tokens":['
 _NOT_LAST = b'],"stop":false,"'
-_LINE = re.compile(rb"(?:data|event|id|retry)?(?::|\Z)")
+_LINE = re.compile(rb"(?:data|event|id|retry)(?:[:\n])|[:\n]")
 """How a line of an event stream begins. An SSE reader ignores others; an engine has no such lines,
 so they mean that something else speaks there."""
 
@@ -124,12 +124,10 @@ class StreamReader:
 
     def _slowly(self, events: bytes) -> list[Event]:
         """Read whole events of any form."""
-        for line in events.split(b"\n"):
-            if not _LINE.match(line):
-                return self._broken(f"sent what is no event stream: {line[:40]!r}")
+        sound = _sound(events)
         texts: list[str] = []
         found: list[Event] = []
-        for event in sse.Decoder(self._limit * 2 + len(events)).feed(events):
+        for event in sse.Decoder(self._limit * 2 + len(events)).feed(events[:sound]):
             if event.data == "[DONE]":
                 continue
             try:
@@ -142,6 +140,8 @@ class StreamReader:
             found = self._event(value, texts)
             if found:
                 break
+        if sound < len(events) and not self._over:
+            found = self._broken(f"sent what is no event stream: {events[sound : sound + 40]!r}")
         return [Pieces(tuple(texts)), *found] if texts else found
 
     def _event(self, value: Any, texts: list[str]) -> list[Event]:
@@ -182,13 +182,13 @@ class StreamReader:
 def _token_texts(events: bytes) -> tuple[str, ...] | None:
     """Return the texts of whole events that are all token frames, without the empty ones.
 
-    None when any is something else. One JSON parse for all texts: 0.2 us a frame in batches.
+    None when any is something else. One JSON parse for all texts: 0.4 us a frame in batches.
     """
     if not events.startswith(_HEAD):
         return None
     parts = events.split(_HEAD)
     size = len(parts) - 1
-    if events.count(b"\n\n") != size or events.count(_NOT_LAST) != size:
+    if not events.count(b"\n\n") == events.count(b"}\n\n") == events.count(_NOT_LAST) == size:
         return None
     del parts[0]
     quoted = [part.partition(_BEHIND_TEXT)[0] for part in parts]
@@ -199,6 +199,16 @@ def _token_texts(events: bytes) -> tuple[str, ...] | None:
     if len(texts) != size:
         return None
     return tuple(texts) if "" not in texts else tuple(filter(None, texts))
+
+
+def _sound(events: bytes) -> int:
+    """Return where the first line that no event stream has begins; the length, if there is none."""
+    at = 0
+    while at < len(events):
+        if not _LINE.match(events, at):
+            return at
+        at = events.index(b"\n", at) + 1
+    return at
 
 
 def _is_count(value: object) -> bool:
