@@ -1,0 +1,142 @@
+"""What is told of the replica: snapshots to links and `GET /state`, STATUS= to systemd.
+
+A change of phase is told at once; busy slots and figures of the GPUs at most every SETTLE_S, and
+everything every HEARTBEAT_S. What a phase means is in core/life.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from orchd.config.schema import Pool
+from orchd.kit.notify import Notifier
+from orchd.wire import link as wire
+from orchd.wire.ids import Count, DeviceMask, Positive, ReplicaId
+from orchd.wire.snapshot import HEARTBEAT_S, Device, GpuProof, Snapshot
+from poolmgr.core.gpus import Gpu
+from poolmgr.core.life import Life
+from poolmgr.core.slots import Slots
+from poolmgr.edge.link import Link
+from poolmgr.engines.base import Adapter, Props
+
+SETTLE_S: Final = 0.05
+"""orchd counts its own leases; for it this is news only about other links' jobs."""
+
+
+class Board:
+    """The one place that builds snapshots."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        replica_id: ReplicaId,
+        mask: DeviceMask,
+        adapter: Adapter,
+        life: Life,
+        slots: Slots,
+        notifier: Notifier,
+    ) -> None:
+        self.links: set[Link] = set()
+        self.gpus: tuple[Gpu, ...] = ()
+        """Those of the mask, as last read."""
+        self.props: Props | None = None
+        self.proof = GpuProof.PENDING
+        self.engine_pid: int | None = None
+        self.ram_bytes = 0
+        self._pool = pool
+        self._replica_id = replica_id
+        self._mask = mask
+        self._adapter = adapter
+        self._life = life
+        self._slots = slots
+        self._notifier = notifier
+        self._seq = 0
+        self._said = ""
+        self._changed = trio.Event()
+
+    @property
+    def status(self) -> str:
+        """The sentence of now."""
+        return self._life.status(trio.current_time(), self._slots.active, self._slots.total)
+
+    @property
+    def engine_version(self) -> str:
+        """What the engine says it is; the configured pin, or `unknown`, until it does."""
+        return self.props.engine_version if self.props else self._pool.engine.version or "unknown"
+
+    def snapshot(self) -> Snapshot:
+        """Return the replica as it is now."""
+        self._seq += 1
+        life, props, pool, slots = self._life, self.props, self._pool, self._slots
+        return Snapshot(
+            seq=Count(self._seq),
+            pool_id=pool.id,
+            replica_id=self._replica_id,
+            device_mask=self._mask,
+            phase=life.phase,
+            ready=life.ready,
+            draining=life.draining,
+            status=self.status,
+            engine=pool.engine.id,
+            engine_version=self.engine_version,
+            sampler_profile_version=pool.engine.sampler_profile_version,
+            model_ref=pool.model.ref,
+            model_digest=(props.model_digest if props else None) or pool.model.digest,
+            gpu_proof=self.proof,
+            workloads=self._adapter.workloads,
+            ctx_max=pool.ctx,
+            slots_total=Positive(slots.total),
+            slots_active=Count(slots.active),
+            devices=tuple(map(_device, self.gpus)),
+            vram_total_bytes=Count(sum(gpu.total_bytes for gpu in self.gpus)),
+            vram_free_bytes=Count(sum(gpu.free_bytes for gpu in self.gpus)),
+            ram_used_bytes=Count(self.ram_bytes),
+            tokens_per_s=slots.tokens_per_s,  # type: ignore[arg-type]
+            first_token_ms=slots.first_token_ms,  # type: ignore[arg-type]
+            last_error=life.last_error,
+            engine_pid=self.engine_pid,  # type: ignore[arg-type]
+        )
+
+    def state(self) -> bytes:
+        """Return the STATE message of now."""
+        return wire.encode_json(wire.Type.STATE, 0, self.snapshot())
+
+    def announce(self) -> None:
+        """Tell systemd and every link, now."""
+        status = self.status
+        if status != self._said:
+            self._said = status
+            self._notifier.status(status)
+        if self.links:
+            message = self.state()
+            for link in list(self.links):
+                link.send(message)
+
+    def changed(self) -> None:
+        """Tell soon: slots or figures changed."""
+        self._changed.set()
+
+    async def serve(self, alive: Callable[[], None]) -> None:
+        """Announce changes and heartbeats until cancelled. `alive` is called every time."""
+        while True:
+            with trio.move_on_after(HEARTBEAT_S):
+                await self._changed.wait()
+            self._changed = trio.Event()
+            self.announce()
+            alive()
+            await trio.sleep(SETTLE_S)
+
+
+def _device(gpu: Gpu) -> Device:
+    return Device(
+        index=Count(gpu.index),
+        uuid=gpu.uuid,
+        name=gpu.name,
+        vram_total_bytes=Count(gpu.total_bytes),
+        vram_used_bytes=Count(gpu.used_bytes),
+        utilization_percent=gpu.utilization_percent,  # type: ignore[arg-type]
+        compute_capability=gpu.compute_capability,
+    )

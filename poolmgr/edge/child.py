@@ -1,0 +1,186 @@
+"""The engine as a child process: started, listened to, ended. It never outlives this process.
+
+Three nets hold it: its cgroup (where delegated), its process group, and the kernel's parent-death
+signal, which works on our kill -9 too. What the exit means for the replica is core's business.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import trio
+
+from orchd.kit import log
+from orchd.wire.errors import Kind, OrchError
+from poolmgr.edge import procs
+from poolmgr.edge.cgroup import Cgroup, engine_cgroup
+
+LINE_BYTES: Final = 2000  # journald's own limit is 48 KiB; an engine's honest lines are below 1 KiB
+LINES_KEPT: Final = 20
+LINES_PER_S: Final = 50
+"""Lines of the engine that go to the log each second; the rest is counted. llama-server writes some
+hundred lines while it loads and a few for each request."""
+BURST_LINES: Final = 500
+TERM_GRACE_S: Final = 5.0
+"""From SIGTERM to the kill. All its connections are closed by then, so an engine has nothing to
+finish; llama-server leaves within milliseconds."""
+KILL_WAIT_S: Final = 5.0  # a process that holds a GPU may be long in the driver on its way out
+
+# what is ours and would confuse or betray: the engine must not notify systemd or see the token
+_NOT_PASSED: Final = (
+    "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
+    "CREDENTIALS_DIRECTORY", "JOURNAL_STREAM", "FDSTORE",
+)  # fmt: skip
+
+
+class Child:
+    """A running engine. Made by `start`."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], output: int, cgroup: Cgroup | None) -> None:
+        self.pid = popen.pid
+        self.last_lines: deque[str] = deque(maxlen=LINES_KEPT)
+        self._popen = popen
+        self._output = output
+        self._cgroup = cgroup
+
+    def pids(self) -> frozenset[int]:
+        """Return the engine's processes."""
+        return self._cgroup.pids() if self._cgroup else procs.tree(self.pid)
+
+    async def wait(self) -> str:
+        """Return how it ended, in words, once it has: `exited with code 1`."""
+        while self._popen.poll() is None:
+            pidfd = os.pidfd_open(self.pid)  # one for each waiter: trio allows one on a descriptor
+            try:
+                await trio.lowlevel.wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
+        return ending(self._popen.returncode)
+
+    async def listen(self) -> None:
+        """Copy its output into the log until it is closed. Bounded per line and per second."""
+        rate = _Rate()
+        rest = b""
+        async with trio.lowlevel.FdStream(self._output) as stream:
+            async for data in stream:
+                *lines, rest = (rest + data).split(b"\n")
+                if len(rest) > LINE_BYTES:
+                    lines, rest = [*lines, rest], b""
+                for line in lines:
+                    self._line(line, rate)
+            if rest:
+                self._line(rest, rate)
+
+    def _line(self, raw: bytes, rate: _Rate) -> None:
+        line = raw[:LINE_BYTES].decode("utf-8", "replace").rstrip()
+        if not line:
+            return
+        self.last_lines.append(line)
+        if rate.may_log():
+            skipped, rate.skipped = rate.skipped or None, 0
+            log.event("engine_output", line, engine_pid=self.pid, lines_skipped=skipped)
+
+    async def stop(self) -> str:
+        """SIGTERM, then the kill; return how it ended, in words. Takes at most some 10 s."""
+        with trio.CancelScope(shield=True):
+            if self._popen.poll() is None:
+                self._popen.terminate()
+                with trio.move_on_after(TERM_GRACE_S):
+                    await self.wait()
+            self.kill()
+            with trio.move_on_after(KILL_WAIT_S):
+                return await self.wait()
+        return f"is stuck in the kernel (pid {self.pid})"
+
+    def kill(self) -> None:
+        """Kill it and whatever it started, now."""
+        try:
+            if self._cgroup is not None:
+                self._cgroup.kill()
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # nobody is left in the group
+        if self._cgroup is not None:
+            self._cgroup.remove()
+
+
+def start(argv: Sequence[str], env: Mapping[str, str]) -> Child:
+    """Start `argv` with `env` added to ours. Raises OrchError(ENGINE_MISSING, ENGINE_START_FAILED).
+
+    On the loop's own thread and not in a worker: the parent-death signal is sent when the *thread*
+    that forked ends (prctl(2)), and trio's worker threads end after ten idle seconds. It costs the
+    loop a few milliseconds, once.
+    """
+    cgroup = engine_cgroup()
+    prefix = ["setpriv", "--pdeathsig", "KILL", "--"]
+    if cgroup is not None:
+        # it moves itself before it becomes the engine: no fork of the engine is ever outside
+        prefix += ["/bin/sh", "-c", 'echo 0 >"$0" && exec "$@"', str(cgroup.procs)]
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        popen = subprocess.Popen(
+            [*prefix, *argv],
+            env=environment(env),
+            stdin=subprocess.DEVNULL,
+            stdout=write_end,
+            stderr=write_end,
+            process_group=0,
+        )
+    except FileNotFoundError as exc:
+        os.close(read_end)
+        raise OrchError(
+            Kind.ENGINE_MISSING, f"{exc.filename} is not installed (it is part of util-linux)"
+        ) from exc
+    except OSError as exc:
+        os.close(read_end)
+        raise OrchError(Kind.ENGINE_START_FAILED, f"cannot start {argv[0]}: {exc}") from exc
+    finally:
+        os.close(write_end)
+    return Child(popen, read_end, cgroup)
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the engine's environment: ours without what is for us alone, and `extra`."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _NOT_PASSED and not name.startswith("ORCHD_")
+    }
+    return {**kept, **extra}
+
+
+def ending(returncode: int) -> str:
+    """Return an exit status in words."""
+    if returncode >= 0:
+        return f"exited with code {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    hint = " (the kernel's out-of-memory killer, or a person)" if returncode == -9 else ""
+    return f"was killed by {name}{hint}"
+
+
+class _Rate:
+    """A token bucket over seconds of trio's clock."""
+
+    def __init__(self) -> None:
+        self.skipped = 0
+        self._left = float(BURST_LINES)
+        self._at = trio.current_time()
+
+    def may_log(self) -> bool:
+        """Whether one more line may be logged now; counts it as skipped if not."""
+        now = trio.current_time()
+        self._left = min(BURST_LINES, self._left + (now - self._at) * LINES_PER_S)
+        self._at = now
+        if self._left < 1:
+            self.skipped += 1
+            return False
+        self._left -= 1
+        return True

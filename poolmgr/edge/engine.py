@@ -1,0 +1,132 @@
+"""Talking to the engine beside its jobs: health, what it says of itself, one token as a test."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from orchd.config.schema import Pool
+from orchd.kit.client import Answer, Client, PeerError, Target
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import TaskId
+from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Props
+
+PROBE_S: Final = 5.0
+"""For one health probe. llama-server answers in milliseconds; with few HTTP threads and many open
+streams it can take longer, and that is no reason to call it dead."""
+SELF_TEST_S: Final = 120.0
+"""For one token after loading: the first CUDA kernels may have to be compiled for the GPU."""
+_TEST_PROMPT: Final = "Hello"
+
+
+class Engine:
+    """The engine that answers at `target`. `client` is for its jobs."""
+
+    def __init__(self, target: Target, adapter: Adapter, slots: int) -> None:
+        self.target = target
+        self.client = Client(target, max_idle=slots)
+        self._probes = Client(target, max_idle=1)
+        self._adapter = adapter
+
+    async def probe(self) -> tuple[Load, str]:
+        """Return where the engine is, in words too. Raises PeerError when it does not answer."""
+        answer = await self._ask(self._adapter.health())
+        return self._adapter.load_state(answer.status, answer.body)
+
+    async def props(self) -> Props:
+        """Return what it says of itself. Raises OrchError(ENGINE_PROTOCOL, ENGINE_UNHEALTHY)."""
+        try:
+            answer = await self._ask(self._adapter.props())
+        except PeerError as exc:
+            raise OrchError(Kind.ENGINE_UNHEALTHY, f"the engine does not answer: {exc}") from exc
+        if answer.status != 200:
+            raise OrchError(
+                Kind.ENGINE_PROTOCOL,
+                f"the engine answers {answer.status} when asked what it is",
+            )
+        return self._adapter.read_props(answer.body)
+
+    async def one_token(self) -> None:
+        """Generate a token. Raises OrchError(SELF_TEST_FAILED)."""
+        job = Job(
+            task_id=TaskId("00000000-0000-0000-0000-000000000000"),
+            prompt=_TEST_PROMPT,
+            max_tokens=1,
+            seed=0,
+        )
+        try:
+            with trio.fail_after(SELF_TEST_S):
+                finished = await self._run(job)
+        except trio.TooSlowError:
+            raise OrchError(
+                Kind.SELF_TEST_FAILED, f"no token came within {SELF_TEST_S:.0f} s"
+            ) from None
+        except PeerError as exc:
+            raise OrchError(Kind.SELF_TEST_FAILED, f"the self-test broke off: {exc}") from exc
+        if finished.tokens_out < 1:
+            raise OrchError(Kind.SELF_TEST_FAILED, "the engine answered without any token")
+
+    async def _run(self, job: Job) -> Finished:
+        call = self._adapter.submit(job)
+        async with self.client.open(
+            call.method,
+            call.path,
+            call.body,
+            headers=dict(call.headers),
+            first_byte_s=SELF_TEST_S,
+        ) as incoming:
+            reader = self._adapter.reader(job, incoming.status)
+            while True:
+                data = await incoming.read_some()
+                for event in reader.feed(data) if data else reader.eof():
+                    if isinstance(event, Finished):
+                        return event
+                    if isinstance(event, Broken):
+                        raise OrchError(Kind.SELF_TEST_FAILED, event.error.message)
+                if not data:
+                    raise OrchError(Kind.SELF_TEST_FAILED, "the engine's answer has no end")
+
+    async def _ask(self, call: Call) -> Answer:
+        return await self._probes.request(
+            call.method,
+            call.path,
+            call.body or None,
+            headers=dict(call.headers),
+            deadline_s=PROBE_S,
+        )
+
+    def close(self) -> None:
+        """Close every connection to it that is not in use."""
+        self.client.close()
+        self._probes.close()
+
+
+def check_identity(pool: Pool, props: Props) -> None:
+    """Compare what the engine says with the configuration. Raises OrchError.
+
+    CONFIG_INVALID for slots and ctx that the engine does not have, ENGINE_PROTOCOL for another
+    version or model than was pinned.
+    """
+    if props.slots is not None and props.slots < pool.slots:
+        raise OrchError(
+            Kind.CONFIG_INVALID,
+            f"the engine has {props.slots} slots, and pools[].slots is {pool.slots}",
+        )
+    if props.ctx_max is not None and props.ctx_max < pool.ctx:
+        raise OrchError(
+            Kind.CONFIG_INVALID,
+            f"the engine's slots hold {props.ctx_max} tokens, and pools[].ctx is {pool.ctx}",
+        )
+    pin = pool.engine.version
+    if pin is not None and props.engine_version != pin:
+        raise OrchError(
+            Kind.ENGINE_PROTOCOL,
+            f"the engine is version {props.engine_version}, and engine.version pins {pin}",
+        )
+    wanted = pool.model.digest
+    if wanted is not None and props.model_digest is not None and props.model_digest != wanted:
+        raise OrchError(
+            Kind.ENGINE_PROTOCOL,
+            f"the engine serves model {props.model_digest}, and model.digest is {wanted}",
+        )

@@ -1,0 +1,349 @@
+"""Jobs: from an OPEN to the engine and back as FRAMES, then END, FAIL or FREED. The hot path.
+
+One task for each job reads the engine and writes the link itself: what one read of the engine
+holds goes out as one message, without a timer. Which slot is free is core's business, how an
+engine's frames look the dialects'. Nothing of a job follows its last message [ORCH-3026].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from orchd.kit import log
+from orchd.kit.client import Client, Incoming, PeerError
+from orchd.kit.pipe import Pipe, PipeClosed
+from orchd.wire import link as wire
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.sse import token_frames
+from poolmgr.core.slots import Slots
+from poolmgr.engines.base import Adapter, Finished, Job, Pieces
+from poolmgr.engines.registry import refuse_strict
+
+SILENT_DECODE_S: Final = 60.0
+"""An engine that has begun to answer and then says nothing for this long is taken for hung: at the
+slowest useful pace (1 token/s) it would have spoken 60 times."""
+SILENT_PREFILL_S: Final = 600.0
+"""Before the first token an engine reads the prompt and says nothing: 100,000 tokens at 200/s. The
+client's deadline_ms, which orchd watches, is usually shorter."""
+SWEEP_S: Final = 1.0
+HIGH_BYTES: Final = 256 << 10
+"""With so much unsent on the link, jobs stop reading their engine: then TCP holds the engine."""
+LAST_BYTES_S: Final = 0.5
+"""How long the end of an answer's body may take after its last event; then the connection is
+closed instead of kept."""
+_HEAD: Final = wire.FRAMES_HEAD.size
+
+
+class Running:
+    """One job while it runs."""
+
+    __slots__ = (
+        "credit", "first_at", "index", "job", "number", "opened_at", "order", "over", "pipe",
+        "quiet_since", "reads", "scope", "seen", "verdict", "wake", "window",
+    )  # fmt: skip
+
+    def __init__(self, number: int, order: wire.Open, pipe: Pipe) -> None:
+        now = trio.current_time()
+        self.number = number
+        self.order = order
+        self.pipe = pipe
+        self.credit: int = order.credit
+        self.window: int = order.credit
+        self.index = 0
+        self.over = False
+        self.opened_at = now
+        self.first_at: float | None = None
+        self.reads = self.seen = 0
+        self.quiet_since = now
+        self.scope = trio.CancelScope()
+        self.wake: trio.Event | None = None
+        self.verdict: wire.Type | OrchError | None = None
+        """Why it was stopped from outside: FREED, an error, or HELLO for a link that is lost."""
+        self.job = Job(
+            task_id=order.task_id,
+            workload=order.workload,
+            prompt=order.prompt,
+            inputs=order.inputs,
+            max_tokens=order.max_tokens,
+            seed=order.seed,
+            strict=order.determinism == "strict",
+        )
+
+    def grant(self, size: int) -> None:
+        """Take a CREDIT."""
+        self.credit += size
+        if self.wake is not None:
+            self.wake.set()
+
+    def stop(self, verdict: wire.Type | OrchError) -> None:
+        """Stop it now. The first verdict stands. The engine's connection is closed at once."""
+        if self.verdict is None:
+            self.verdict = verdict
+            self.scope.cancel()
+
+
+LOST: Final = wire.Type.HELLO
+"""The verdict of a job whose link is gone: there is nobody to tell."""
+
+
+class Jobs:
+    """All jobs of a replica. `changed` is called when the number of busy slots changes."""
+
+    def __init__(self, adapter: Adapter, slots: Slots, changed: Callable[[], None]) -> None:
+        self.slots = slots
+        self.refusal: OrchError | None = OrchError(Kind.POOL_UNREADY, "the pool is not ready")
+        """Why no job is taken now; None: jobs are taken."""
+        self._adapter = adapter
+        self._changed = changed
+        self._client: Client | None = None
+        self._running: set[Running] = set()
+        self._nursery: trio.Nursery | None = None
+        self._empty = trio.Event()
+        self.swept_at = trio.current_time()
+        """When the sweep had its last turn: what the watchdog looks at."""
+
+    def attach(self, client: Client) -> None:
+        """Send jobs to this engine from now on."""
+        self._client = client
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run jobs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                await trio.sleep(SWEEP_S)
+                self._sweep(trio.current_time())
+
+    def open(self, number: int, order: wire.Open, pipe: Pipe) -> Running | None:
+        """Start a job; None when it was refused, which has been answered with FAIL.
+
+        Raises PipeClosed.
+        """
+        running = Running(number, order, pipe)
+        refusal = self.refusal or refuse_strict(self._adapter, running.job, self.slots.total)
+        if refusal is None and not self.slots.take():
+            refusal = OrchError(Kind.REPLICA_EXHAUSTED, "all slots of the replica are busy")
+        if refusal is not None:
+            self._fail(running, refusal)
+            return None
+        assert self._nursery is not None, "serve() runs before any link does"
+        self._running.add(running)
+        self._changed()
+        self._nursery.start_soon(self._run, running)
+        return running
+
+    def stop_all(self, error: OrchError) -> None:
+        """End every running job with FAIL."""
+        for running in list(self._running):
+            running.stop(error)
+
+    async def wait_none(self) -> None:
+        """Return when no job runs."""
+        while self._running:
+            self._empty = trio.Event()
+            await self._empty.wait()
+
+    def _sweep(self, now: float) -> None:
+        """Stop jobs whose engine has been silent for too long. Once a second, not per token."""
+        self.swept_at = now
+        for running in list(self._running):
+            if running.reads != running.seen or running.wake is not None:
+                running.seen, running.quiet_since = running.reads, now
+                continue
+            limit = SILENT_DECODE_S if running.reads else SILENT_PREFILL_S
+            if now - running.quiet_since > limit:
+                running.stop(
+                    OrchError(Kind.DECODE_TIMEOUT, f"the engine said nothing for {limit:.0f} s")
+                )
+
+    async def _run(self, running: Running) -> None:
+        """Run one job; its last message is sent when its slot is free."""
+        done: Finished | None = None
+        error: OrchError | None = None
+        try:
+            with running.scope:
+                done = await self._generate(running)
+        except OrchError as exc:
+            error = exc
+        except PeerError as exc:
+            error = _broken(exc)
+        except PipeClosed:
+            running.verdict = LOST
+        except Exception as exc:  # noqa: BLE001 - an adapter's fault must not end the whole pool
+            log.event(
+                "job_crashed",
+                f"Task {running.job.task_id} hit a bug in poolmgr: {exc!r}.",
+                level="error",
+                task_id=running.job.task_id,
+                correlation_id=running.order.correlation_id,
+                error=repr(exc),
+            )
+            error = OrchError(Kind.INTERNAL, "the pool daemon hit a bug")
+        ended_at = trio.current_time()
+        running.over = True
+        self.slots.free()
+        self._running.discard(running)
+        if not self._running:
+            self._empty.set()
+        self._changed()
+        try:
+            self._last_word(running, done, error, ended_at)
+        except PipeClosed:
+            pass  # the link's own task sees it too
+
+    def _last_word(
+        self, running: Running, done: Finished | None, error: OrchError | None, ended_at: float
+    ) -> None:
+        verdict = running.verdict
+        if verdict is LOST:
+            return
+        if done is not None:
+            self._end(running, done, ended_at)
+        elif isinstance(verdict, OrchError):
+            self._fail(running, verdict)
+        elif verdict is wire.Type.FREED:
+            freed = wire.Freed(tokens_out=running.index)  # type: ignore[arg-type]
+            running.pipe.send_nowait(wire.encode_json(wire.Type.FREED, running.number, freed))
+        else:
+            self._fail(running, error or OrchError(Kind.WORKER_RESET, "the pool daemon is leaving"))
+
+    def _end(self, running: Running, done: Finished, ended_at: float) -> None:
+        decode_s, first = ended_at - running.opened_at, running.first_at
+        first_s = None if first is None else first - running.opened_at
+        if first_s is not None:
+            self.slots.measured(done.tokens_out, first_s, decode_s)
+        end = wire.End(
+            tokens_in=done.tokens_in,  # type: ignore[arg-type]
+            tokens_out=done.tokens_out,  # type: ignore[arg-type]
+            first_token_ms=None if first_s is None else round(first_s * 1000),  # type: ignore[arg-type]
+            decode_ms=round(decode_s * 1000),  # type: ignore[arg-type]
+            finish_reason=done.finish_reason,
+            result=done.result,
+        )
+        running.pipe.send_nowait(wire.encode_json(wire.Type.END, running.number, end))
+
+    def _fail(self, running: Running, error: OrchError) -> None:
+        fail = wire.Fail(kind=error.kind, message=error.message, tokens_out=running.index)  # type: ignore[arg-type]
+        running.pipe.send_nowait(wire.encode_json(wire.Type.FAIL, running.number, fail))
+
+    async def _generate(self, running: Running) -> Finished | None:
+        """Ask the engine and relay its answer; None when the job was stopped meanwhile."""
+        assert self._client is not None, "jobs are refused until attach()"
+        call = self._adapter.submit(running.job)
+        async with self._client.open(
+            call.method,
+            call.path,
+            call.body,
+            headers=dict(call.headers),
+            first_byte_s=SILENT_PREFILL_S,
+        ) as incoming:
+            done = await self._relay(running, incoming)
+            if done is not None:
+                with trio.move_on_after(LAST_BYTES_S):
+                    while await incoming.read_some():
+                        pass
+        return done
+
+    async def _relay(self, running: Running, incoming: Incoming) -> Finished | None:
+        """Engine to link until the end. The inner loop: no task, timer or log per token."""
+        reader = self._adapter.reader(running.job, incoming.status)
+        pipe, first_id = running.pipe, running.order.first_id
+        while True:
+            data = await incoming.read_some()
+            running.reads += 1
+            events = reader.feed(data) if data else reader.eof()
+            if running.verdict is not None:
+                return None  # stopped while the data lay here: not one token more
+            for event in events:
+                if isinstance(event, Pieces):
+                    texts, index = event.texts, running.index
+                    if not index:
+                        running.first_at = trio.current_time()
+                    frames = token_frames(first_id + index, index, texts)
+                    size = _HEAD + len(frames)
+                    if (
+                        size <= running.credit
+                        and size <= wire.MAX_FRAMES_BODY
+                        and pipe.pending <= HIGH_BYTES
+                    ):
+                        running.credit -= size
+                        running.index = index + len(texts)
+                        pipe.send_nowait(
+                            wire.encode_frames(running.number, index, len(texts), frames)
+                        )
+                    else:
+                        await _send_slowly(running, texts)
+                elif isinstance(event, Finished):
+                    return event
+                else:
+                    raise _told(event.error)
+            if not data:
+                raise OrchError(Kind.WORKER_RESET, "the engine ended its answer too early")
+
+
+async def _send_slowly(running: Running, texts: tuple[str, ...]) -> None:
+    """Send what does not fit at once: in pieces, as credit and the link's socket allow."""
+    at = 0
+    while at < len(texts):
+        await _wait_for_room(running)
+        index, first_id = running.index, running.order.first_id
+        room = min(running.credit, wire.MAX_FRAMES_BODY)
+        taken: list[bytes] = []
+        size = _HEAD
+        for text in texts[at:]:
+            number = index + len(taken)
+            frame = token_frames(first_id + number, number, (text,))
+            if size + len(frame) > room:
+                break
+            size += len(frame)
+            taken.append(frame)
+        if not taken:
+            # a frame larger than what is left: wait for more, or, past the whole window, send it
+            if running.credit < min(running.window, size + len(frame)):
+                await _wait_for_credit(running)
+                continue
+            size += len(frame)
+            taken.append(frame)
+        running.credit -= size
+        running.index = index + len(taken)
+        at += len(taken)
+        running.pipe.send_nowait(
+            wire.encode_frames(running.number, index, len(taken), b"".join(taken))
+        )
+
+
+async def _wait_for_room(running: Running) -> None:
+    """Until the link's socket has taken enough of what waits. Not the engine's silence."""
+    if running.pipe.pending > HIGH_BYTES:
+        running.wake = trio.Event()
+        try:
+            await running.pipe.flush()
+        finally:
+            running.wake = None
+
+
+async def _wait_for_credit(running: Running) -> None:
+    """Until the next CREDIT."""
+    running.wake = trio.Event()
+    try:
+        await running.wake.wait()
+    finally:
+        running.wake = None
+
+
+def _broken(exc: PeerError) -> OrchError:
+    """Return a break of the connection to the engine as the job's error."""
+    if exc.phase == "deadline":
+        return OrchError(Kind.DECODE_TIMEOUT, f"the engine did not answer in time: {exc}")
+    return OrchError(Kind.WORKER_RESET, f"the connection to the engine broke: {exc}")
+
+
+def _told(error: OrchError) -> OrchError:
+    """Return a reader's error as the client's: a job whose engine dies was reset."""
+    if error.kind is Kind.ENGINE_DIED:
+        return OrchError(Kind.WORKER_RESET, error.message)
+    return error

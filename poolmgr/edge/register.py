@@ -1,0 +1,86 @@
+"""Registration with orchd: this replica is Ready and asks for its link [AUTH-1003].
+
+Repeated with a growing pause until it is taken, and again whenever no link has stood for a while:
+then orchd is new, or has lost us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from orchd.kit import log
+from orchd.kit.client import Answer, Client, PeerError
+from orchd.wire import codec
+from orchd.wire.control import WorkerRegistration
+
+PATH: Final = "/v1/workers/register"
+RETRY_FIRST_S: Final = 0.2
+RETRY_MAX_S: Final = 30.0
+LINKLESS_S: Final = 5.0
+"""How long Ready may last without a link before registering once more."""
+DEADLINE_S: Final = 10.0
+
+
+async def keep_registered(
+    client: Client,
+    registration: Callable[[], WorkerRegistration | None],
+    linked: Callable[[], bool],
+) -> None:
+    """Register as long as there is something to register; for ever.
+
+    `registration()` is None while the replica is not Ready; `linked()` says whether a link stands.
+    """
+    told = ""
+    pause = RETRY_FIRST_S
+    registered = False
+    while True:
+        body = registration()
+        if body is None:
+            registered, pause = False, RETRY_FIRST_S
+        elif not (registered and linked()):
+            trouble = await _register(client, body)
+            registered = trouble is None
+            if registered:
+                pause = RETRY_FIRST_S
+                if told != "registered":
+                    log.event("registered", "Registered with orchd.", replica_id=body.replica_id)
+                told = "registered"
+            elif trouble is not None and trouble != told:
+                told = trouble
+                log.event(
+                    "registration_failed",
+                    f"orchd does not take the registration: {trouble}. Retrying with growing "
+                    f"pauses of at most {RETRY_MAX_S:.0f} s.",
+                    level="warning",
+                    replica_id=body.replica_id,
+                    reason=trouble,
+                )
+        if registered:
+            await trio.sleep(LINKLESS_S)
+        else:
+            await trio.sleep(pause)
+            if body is not None:
+                pause = min(pause * 2, RETRY_MAX_S)
+
+
+async def _register(client: Client, body: WorkerRegistration) -> str | None:
+    """Return None when orchd took it, else why not."""
+    try:
+        answer = await client.request(
+            "POST",
+            PATH,
+            codec.dumps(body),
+            headers={"content-type": "application/json"},
+            deadline_s=DEADLINE_S,
+        )
+    except PeerError as exc:
+        return str(exc)
+    return None if answer.status == 200 else _refused(answer)
+
+
+def _refused(answer: Answer) -> str:
+    text = answer.body[:500].decode("utf-8", "replace")
+    return f"status {answer.status}: {text}"

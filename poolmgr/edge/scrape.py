@@ -1,0 +1,54 @@
+"""The pool's own small scrape page: one snapshot as Prometheus text.
+
+orchd's page has everything; this one answers `curl` when orchd is not there. Names and labels are
+those of wire/metrics.py. restarts_total is not here: systemd counts those (NRestarts).
+"""
+
+from __future__ import annotations
+
+from orchd.wire.metrics import BY_NAME
+from orchd.wire.snapshot import Phase, Snapshot
+
+
+def exposition(snapshot: Snapshot) -> bytes:
+    """Return the page."""
+    pool = {
+        "engine": str(snapshot.engine),
+        "engine_version": snapshot.engine_version,
+        "pool_id": str(snapshot.pool_id),
+    }
+    replica = {**pool, "replica_id": str(snapshot.replica_id)}
+    lines = _family("pool_ready", [(pool, int(snapshot.ready))])
+    lines += _family("active_leases", [(replica, snapshot.slots_active)])
+    lines += _family("preload_outcomes_total", [(_outcome(snapshot, replica), 1)])
+    lines += _family(
+        "vram_used_bytes",
+        [
+            ({**replica, "device": str(device.index)}, device.vram_used_bytes)
+            for device in snapshot.devices
+        ],
+    )
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _outcome(snapshot: Snapshot, replica: dict[str, str]) -> dict[str, str]:
+    """Return the labels of this life's preload: one life has one outcome, or none yet."""
+    if snapshot.phase is Phase.FAILED and snapshot.last_error is not None:
+        return {**replica, "result": "failed", "reason": snapshot.last_error.kind}
+    if snapshot.ready or snapshot.draining:
+        return {**replica, "result": "ready", "reason": ""}
+    return {**replica, "result": "pending", "reason": ""}
+
+
+def _family(name: str, samples: list[tuple[dict[str, str], int]]) -> list[str]:
+    metric = BY_NAME[name]
+    lines = [f"# HELP {name} {metric.help}", f"# TYPE {name} {metric.type}"]
+    for labels, value in samples:
+        assert set(labels) == set(metric.labels), name
+        said = ",".join(f'{label}="{_escaped(labels[label])}"' for label in metric.labels)
+        lines.append(f"{name}{{{said}}} {value}")
+    return lines
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

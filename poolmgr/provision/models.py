@@ -1,0 +1,107 @@
+"""A model's file: is it there, may we read it, is it the right one. Gate 1 of ORCH-3421.
+
+Fetching models from elsewhere comes with a later version; the error says so.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import re
+from pathlib import Path
+from typing import Final
+
+import trio
+from attrs import frozen
+
+from orchd.config.schema import Pool, Settings, is_file_ref
+from orchd.wire.errors import Kind, OrchError
+
+CHUNK_BYTES: Final = 4 << 20
+_SCHEME: Final = re.compile(r"(hf|https?|s3|oci):.*")
+_SHARD: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
+
+
+@frozen
+class Staged:
+    """A model that an engine can load."""
+
+    name: str
+    """Short, for status lines: `tiny.gguf`, `mock:lorem`."""
+    path: Path | None = None
+    """None: the engine needs no file from us."""
+    size_bytes: int | None = None
+    """Of all its files; None: unknown."""
+
+
+async def stage(settings: Settings, pool: Pool) -> Staged:
+    """Return the pool's model, verified against `model.digest`. Raises OrchError(MODEL_MISSING).
+
+    Hashing reads the whole file, some 2 s per GB, in a worker thread.
+    """
+    ref = pool.model.ref
+    if not is_file_ref(pool):
+        return Staged(ref.rpartition("/")[2] or ref)
+    if _SCHEME.fullmatch(ref):
+        scheme = ref.partition(":")[0]
+        raise OrchError(
+            Kind.MODEL_MISSING,
+            f"model.ref {ref!r}: fetching {scheme}: models comes with a later version; name a file",
+        )
+    path = settings.model_path(pool)
+    assert path is not None
+    files = _files(path)
+    size = sum(_readable(file) for file in files)
+    if pool.model.digest is not None:
+        wanted = pool.model.digest.removeprefix("sha256:").lower()
+        found = await trio.to_thread.run_sync(sha256, path, abandon_on_cancel=True)
+        if found != wanted:
+            raise OrchError(
+                Kind.MODEL_MISSING,
+                f"{path} is not the model that model.digest names: it has sha256:{found}",
+            )
+    return Staged(path.name, path, size)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return all files of a model in several (`x-00001-of-00003.gguf`), or the one."""
+    match = _SHARD.fullmatch(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    return [
+        path.with_name(f"{match['stem']}-{number:05d}-of-{count:05d}.gguf")
+        for number in range(1, count + 1)
+    ]
+
+
+def _readable(path: Path) -> int:
+    """Return the size of a file that we can read. Raises OrchError(MODEL_MISSING)."""
+    try:
+        with path.open("rb"):
+            return path.stat().st_size
+    except FileNotFoundError:
+        why = f"there is no model file {path}"
+    except IsADirectoryError:
+        why = f"{path} is a folder, not a model file"
+    except PermissionError:
+        why = f"user {_user()} cannot read {path}"
+    except OSError as exc:
+        why = f"{path} cannot be read: {exc.strerror}"
+    raise OrchError(Kind.MODEL_MISSING, why)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "of this process"
+
+
+def sha256(path: Path) -> str:
+    """Return the hex digest of a file. Blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
