@@ -6,7 +6,7 @@ one step. Routes ask it; links report to it. How frames are written is in relay.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import Final, assert_never
 
 import trio
 
@@ -51,9 +51,6 @@ from orchd.wire.shapes import (
     TaskStatus,
     TaskStatuses,
 )
-
-if TYPE_CHECKING:
-    from trio import TaskStatus
 
 PULSE_S: Final = 0.25
 """How often core hears of progress and streams get what is due: often enough for a prediction."""
@@ -255,7 +252,7 @@ class App:
 
     # services
 
-    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the links up, wake core when it asked for it, and keep streams informed."""
         async with trio.open_nursery() as nursery:
             for link in self._links.values():

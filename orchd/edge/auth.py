@@ -67,7 +67,8 @@ def _bearer(header: str | None) -> str | None:
 
 def _is_loopback(peer: Peer) -> bool:
     try:
-        address = ipaddress.ip_address(peer.address.split("%")[0])
+        host = peer.address.rpartition(":")[0].strip("[]").partition("%")[0]
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)

@@ -6,13 +6,11 @@ cancel is decided in core; what a stream does with frames is in relay.py.
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-import h11
 import trio
 
 from orchd import __version__
@@ -27,6 +25,7 @@ from orchd.core.events import (
 )
 from orchd.edge.relay import WINDOW_BYTES, Stream
 from orchd.kit import log
+from orchd.kit.client import Client, PeerError, Target
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.wire import link as wire
 from orchd.wire.errors import TABLE, Kind, OrchError
@@ -39,6 +38,8 @@ RETRY_MAX_S: Final = 5.0
 UPGRADE_S: Final = 10.0  # systemd may have to start the poolmgr first; its socket answers early
 FREED_S: Final = 30.0
 """A pool that has not freed a cancelled job's slot by then is taken for broken."""
+MAX_PENDING: Final = 4 * wire.MAX_BODY
+"""Bytes that may wait for a poolmgr to read them: OPENs with long prompts for all its slots."""
 RECV_BYTES: Final = 64 << 10  # larger is slower (specs/benchmarks.md)
 
 Report = Callable[[Event], object]
@@ -49,7 +50,7 @@ class Link:
 
     def __init__(self, replica_id: ReplicaId, path: Path, report: Report) -> None:
         self.replica_id = replica_id
-        self._path = path
+        self._client = Client(Target.unix(path))
         self._report = report
         self._pipe: Pipe | None = None
         self._jobs: dict[int, Stream] = {}
@@ -122,8 +123,8 @@ class Link:
             try:
                 await self._session()
                 raise OrchError(Kind.POOL_UNREADY, "its poolmgr closed the link")
-            except (OrchError, OSError, PipeClosed, trio.TooSlowError) as exc:
-                was_up, fresh = self._pipe is not None, self._cause(exc)
+            except _BREAKS as exc:
+                was_up, fresh = self._pipe is not None, _cause(exc)
                 self._close()
                 if was_up:
                     delay = RETRY_FIRST_S
@@ -141,18 +142,6 @@ class Link:
                 await self._nudge.wait()
             delay = min(delay * 2, RETRY_MAX_S)
 
-    def _cause(self, exc: Exception) -> Cause:
-        if isinstance(exc, OrchError):
-            return Cause(kind=exc.kind, message=exc.message, advice=exc.row.advice)
-        words = {
-            FileNotFoundError: "its socket does not exist; is its unit started?",
-            ConnectionRefusedError: "nobody listens on its socket; is its unit failed?",
-            PermissionError: "orchd may not open its socket; is orchd in the group of the socket?",
-            trio.TooSlowError: f"it did not answer within {max(UPGRADE_S, FRESH_S):.0f} s",
-        }.get(type(exc), str(exc) or "the connection broke")
-        kind = Kind.POOL_UNREADY
-        return Cause(kind=kind, message=words, advice=TABLE[kind].advice)
-
     def _close(self) -> None:
         if self._pipe is not None:
             self._pipe.close()
@@ -162,8 +151,8 @@ class Link:
         self._cancelled.clear()
 
     async def _session(self) -> None:
-        with trio.fail_after(UPGRADE_S):
-            pipe, rest = await self._connect()
+        pipe, rest = await self._client.upgrade("/link", wire.PROTOCOL, deadline_s=UPGRADE_S)
+        pipe.max_pending = MAX_PENDING
         self._pipe = pipe
         broke: Exception | None = None
         async with trio.open_nursery() as nursery:
@@ -172,23 +161,11 @@ class Link:
             self._send(wire.encode_json(wire.Type.HELLO, 0, hello))
             try:
                 await self._receive(pipe, rest)
-            except (OrchError, OSError, PipeClosed, trio.TooSlowError) as exc:
+            except _BREAKS as exc:
                 broke = exc  # raised outside, where the nursery does not wrap it
             nursery.cancel_scope.cancel()
         if broke is not None:
             raise broke
-
-    async def _connect(self) -> tuple[Pipe, bytes]:
-        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connecting:
-            await connecting.connect(str(self._path))
-            sock = socket.socket(fileno=connecting.detach())
-        sock.setblocking(False)
-        pipe = Pipe(sock, max_pending=2 * wire.MAX_BODY)
-        try:
-            return pipe, await _upgrade(pipe)
-        except BaseException:
-            pipe.close()
-            raise
 
     async def _receive(self, pipe: Pipe, rest: bytes) -> None:
         """Until the peer is gone. The loop of the whole relay: nothing is parsed per token."""
@@ -247,9 +224,28 @@ class Link:
         self._report(event(stream.task_id))
 
 
-Links = Mapping[ReplicaId, Link]
-
+_BREAKS: Final = (OrchError, PeerError, PipeClosed, trio.TooSlowError)
+_CONNECT_WORDS: Final[dict[object, str]] = {
+    FileNotFoundError: "its socket does not exist; is its unit started?",
+    ConnectionRefusedError: "nobody listens on its socket; is its unit failed?",
+    PermissionError: "orchd may not open its socket; is orchd in the group of the socket?",
+}
 _INSTANCE = str(uuid4())
+
+
+def _cause(exc: Exception) -> Cause:
+    """Return why a link is down, in words for an operator."""
+    if isinstance(exc, OrchError):
+        return Cause(kind=exc.kind, message=exc.message, advice=exc.row.advice)
+    kind = Kind.POOL_UNREADY
+    words = str(exc) or "the connection broke"
+    if isinstance(exc, trio.TooSlowError):
+        words = f"it was silent for {FRESH_S:.0f} s"
+    elif isinstance(exc, PeerError):
+        words = _CONNECT_WORDS.get(type(exc.__cause__), f"its poolmgr {exc.why}")
+        if exc.phase == "receive":
+            kind = Kind.ENGINE_PROTOCOL
+    return Cause(kind=kind, message=words, advice=TABLE[kind].advice)
 
 
 async def _flush(pipe: Pipe) -> None:
@@ -257,30 +253,3 @@ async def _flush(pipe: Pipe) -> None:
         await pipe.keep_flushing()
     except PipeClosed:
         pass  # the receive loop sees it too, and says it
-
-
-async def _upgrade(pipe: Pipe) -> bytes:
-    """Ask for the link. Returns what came after the head of the answer."""
-    http = h11.Connection(h11.CLIENT)
-    request = http.send(
-        h11.Request(
-            method="GET",
-            target="/link",
-            headers=[("Host", "poolmgr"), ("Connection", "Upgrade"), ("Upgrade", wire.PROTOCOL)],
-        )
-    )
-    assert request is not None
-    pipe.send_nowait(request + (http.send(h11.EndOfMessage()) or b""))
-    await pipe.flush()
-    while True:
-        try:
-            event = http.next_event()
-        except h11.RemoteProtocolError as exc:
-            raise OrchError(Kind.ENGINE_PROTOCOL, f"it does not speak HTTP: {exc}") from exc
-        if event is h11.NEED_DATA:
-            http.receive_data(await pipe.recv())
-        elif isinstance(event, h11.InformationalResponse) and event.status_code == 101:
-            return http.trailing_data[0]
-        elif isinstance(event, h11.Response | h11.ConnectionClosed):
-            status = getattr(event, "status_code", "nothing")
-            raise OrchError(Kind.ENGINE_PROTOCOL, f"it answered {status} to GET /link")

@@ -27,13 +27,13 @@ class PipeClosed(Exception):  # noqa: N818 - names an event, as trio.EndOfChanne
 class Pipe:
     """Owns a connected stream socket. One task receives; sends come from anywhere in the loop."""
 
-    __slots__ = ("_closed", "_idle", "_lock", "_max_pending", "_pending", "_sock", "_turns")
+    __slots__ = ("_closed", "_idle", "_lock", "_pending", "_sock", "_turns", "max_pending")
 
     def __init__(self, sock: socket.socket, *, max_pending: int = MAX_PENDING) -> None:
         """Take over `sock`; `max_pending` bounds, in bytes, what send_nowait keeps."""
         sock.setblocking(False)
         self._sock = sock
-        self._max_pending = max_pending
+        self.max_pending = max_pending
         self._pending: bytes | bytearray = b""  # a bytearray only while there is a rest
         self._turns = 0
         self._closed = False
@@ -83,9 +83,9 @@ class Pipe:
         `max_pending` bytes and one message are held. Raises PipeClosed.
         """
         if self._pending:
-            if len(self._pending) > self._max_pending:
+            if len(self._pending) > self.max_pending:
                 self.abort()
-                raise PipeClosed(f"the peer left {self._max_pending} bytes unread")
+                raise PipeClosed(f"the peer left {self.max_pending} bytes unread")
             self._pending += data
             return False
         try:

@@ -1,0 +1,202 @@
+"""What orchd answers beside streams: routes, errors with the envelope, health, auth, the scrape."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from orchd import __version__
+from orchd.edge.auth import Guard, fingerprint
+from orchd.kit.http1 import Peer, Request
+from orchd.wire.errors import Kind, OrchError
+from tests.edge.conftest import Opener, read_json, task_body
+from tools.metrics_lint import lint
+
+REGISTRATION = {
+    "pool_id": "demo",
+    "replica_id": "demo:0",
+    "engine": "mock",
+    "engine_version": "mock-1",
+    "sampler_profile_version": "v1",
+    "slots_total": 1,
+}
+
+
+@pytest.mark.req("OC-CTRL-2004", "OC-CTRL-2062", "ORCH-3095")
+async def test_replicasets_is_not_served_and_capabilities_is(front: Opener) -> None:
+    async with front(slots=2) as it:
+        assert (await it.get("/v1/replicasets")).status == 404
+        answer = await it.get("/v1/capabilities")
+        said = read_json(answer)
+        assert said["api_version"] == "1.0.0"
+        assert said["engines"][0]["engine"] == "mock"
+        assert said["engines"][0]["engine_version"] == "mock-1"
+        assert said["engines"][0]["slots_total"] == 2
+        assert said["engines"][0]["pools"] == ["demo"]
+        again = await it.get("/v1/capabilities", **{"if-none-match": answer.headers["etag"]})
+        assert (again.status, again.body) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("GET", "/", 404, None),
+        ("GET", "/v1/tasks/not-a-uuid", 404, None),
+        ("GET", "/v1/tasks/6e7a1d0c-0000-4000-8000-000000000001", 404, None),
+        ("GET", "/v1/tasks/6e7a1d0c-0000-4000-8000-000000000001/stream", 404, None),
+        ("POST", "/v1/tasks/6e7a1d0c-0000-4000-8000-000000000001/cancel", 404, None),
+        ("GET", "/v1/pools/none/health", 404, None),
+        ("DELETE", "/v1/tasks", 405, "GET, POST"),
+        ("POST", "/metrics", 405, "GET"),
+        ("PUT", "/v1/tasks/6e7a1d0c-0000-4000-8000-000000000001/stream", 405, "GET"),
+        ("GET", "/v1/tasks?state=unknown", 400, None),
+        ("GET", "/v1/tasks?cursor=x", 400, None),
+    ],
+)
+async def test_what_is_not_there_is_said_in_the_envelope(
+    front: Opener, method: str, path: str, status: int, allow: str | None
+) -> None:
+    async with front(ready=False) as it:
+        answer = await it.client.request(method, path, deadline_s=5)
+        assert answer.status == status
+        assert answer.headers.get("allow") == allow
+        said = read_json(answer)
+        assert said["code"] == "INVALID_PARAMS"
+        assert said["message"]
+        assert said["hint"]
+        assert answer.headers["x-correlation-id"]
+
+
+@pytest.mark.req("OC-CTRL-2030", "ORCH-3331")
+@pytest.mark.parametrize(
+    ("changes", "status", "code", "words"),
+    [
+        ({"ctx": "12"}, 400, "INVALID_PARAMS", "$.ctx: must be an integer of at least 1"),
+        ({"max_tokens": True}, 400, "INVALID_PARAMS", "$.max_tokens: must be an integer"),
+        ({"colour": 1}, 400, "INVALID_PARAMS", "$.colour: is not a known key"),
+        ({"task_id": None}, 400, "INVALID_PARAMS", "$.task_id: is required"),
+        ({"ctx": 5000}, 400, "INVALID_PARAMS", "5000"),
+        ({"ctx": 100, "max_tokens": 101}, 400, "INVALID_PARAMS", "101"),
+        ({"prompt": None}, 400, "INVALID_PARAMS", "prompt"),
+        ({"model_ref": "mock:other"}, 503, "POOL_UNAVAILABLE", "mock:other"),
+        ({"engine": "vllm"}, 503, "POOL_UNAVAILABLE", "vllm"),
+    ],
+)
+async def test_a_task_that_cannot_be_served_is_refused_before_it_is_queued(
+    front: Opener, changes: dict[str, object], status: int, code: str, words: str
+) -> None:
+    async with front() as it:
+        answer = await it.post("/v1/tasks", task_body(**changes))
+        said = read_json(answer)
+        assert (answer.status, said["code"]) == (status, code)
+        assert words in said["message"]
+        assert read_json(await it.get("/v1/tasks"))["tasks"] == []
+
+
+async def test_an_unknown_output_mode_is_only_a_hint(front: Opener) -> None:
+    async with front() as it:
+        assert (await it.post("/v1/tasks", task_body(output_mode="sonnet"))).status == 202
+
+
+async def test_a_body_must_be_json_by_name_and_by_nature(front: Opener) -> None:
+    async with front() as it:
+        wrong_type = await it.post("/v1/tasks", task_body(), **{"content-type": "text/plain"})
+        assert wrong_type.status == 415
+        answer = await it.client.request(
+            "POST", "/v1/tasks", b"{", headers={"content-type": "application/json"}
+        )
+        assert answer.status == 400
+        assert "is not JSON" in read_json(answer)["message"]
+
+
+@pytest.mark.req("OC-CTRL-2001")
+async def test_a_pools_health_tells_what_is_ready_and_what_is_not(front: Opener) -> None:
+    async with front() as it:
+        said = read_json(await it.get("/v1/pools/demo/health"))
+        assert (said["live"], said["ready"], said["draining"]) == (True, True, False)
+        assert said["replicas"][0]["snapshot"]["gpu_proof"] == "simulated"
+        assert said["metrics"]["slots_total"] == 1
+        assert (await it.get("/readyz")).status == 200
+        it.peer.hang_up()
+    async with front(ready=False) as it:
+        await trio.sleep(0.02)
+        assert (await it.get("/health")).status == 200
+        unready = await it.get("/readyz")
+        assert unready.status == 503
+        assert "demo" in read_json(unready)["reasons"][0]
+        assert read_json(unready)["version"] == __version__
+        said = read_json(await it.get("/v1/pools/demo/health"))
+        assert said["live"] is False
+        assert "socket" in said["replicas"][0]["last_error"]["message"]
+        refused = await it.post("/v1/tasks", task_body())
+        assert refused.status == 503
+        assert read_json(refused)["code"] == "POOL_UNREADY"
+        assert int(refused.headers["retry-after"]) >= 1
+
+
+@pytest.mark.req("METRICS-LINT", "OC-METRICS-7101", "OC-METRICS-7102", "ORCH-3460")
+async def test_the_scrape_page_keeps_the_contract_before_and_after_a_task(front: Opener) -> None:
+    async with front() as it:
+        before = await it.get("/metrics")
+        assert lint(before.body.decode()) == []
+        await it.submit()
+        job = await it.peer.next_job()
+        job.tokens("a", "b")
+        job.end()
+        with trio.fail_after(2):
+            while it.peer.acks == []:
+                await trio.sleep(0.001)
+        page = (await it.get("/metrics")).body.decode()
+        assert lint(page) == []
+        ids = 'engine="mock",engine_version="mock-1",pool_id="demo",replica_id="demo:0"'
+        assert f"tokens_out_total{{{ids}}} 2.0" in page
+        assert 'latency_decode_ms_count{engine="mock"' in page
+        open_metrics = await it.get("/metrics", accept="application/openmetrics-text")
+        assert open_metrics.headers["content-type"].startswith("application/openmetrics-text")
+        assert open_metrics.body.endswith(b"# EOF\n")
+
+
+@pytest.mark.req("AUTH-1003")
+async def test_a_worker_registers_with_the_token_only(front: Opener) -> None:
+    async with front(token="s3cret-token") as it:
+        assert (await it.post("/v1/workers/register", REGISTRATION)).status == 200
+        unknown = REGISTRATION | {"replica_id": "demo:7"}
+        assert (await it.post("/v1/workers/register", unknown)).status == 404
+        wrong = await it.post(
+            "/v1/workers/register", REGISTRATION, authorization="Bearer not-the-token"
+        )
+        assert wrong.status == 401
+        assert read_json(wrong)["auth_code"] == 40102
+        assert b"not-the-token" not in wrong.body
+
+
+def request_from(kind: str, address: str, token: str | None = None, path: str = "/v1/pools"):
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    peer = Peer(kind, address, 1000 if kind == "unix" else None)  # type: ignore[arg-type]
+    return Request("GET", path, {}, headers, b"", peer, "c")
+
+
+@pytest.mark.req("AUTH-1001", "AUTH-1004", "AUTH-1008")
+@pytest.mark.parametrize(
+    ("guard", "request_", "answer"),
+    [
+        (Guard(None, False), request_from("tcp", "127.0.0.1:9"), "localhost"),
+        (Guard(None, False), request_from("tcp", "[::1]:9"), "localhost"),
+        (Guard(None, False), request_from("tcp", "[::ffff:127.0.0.1]:9"), "localhost"),
+        (Guard(None, False), request_from("unix", ""), "uid:1000"),
+        (Guard(None, False), request_from("tcp", "192.0.2.1:9"), Kind.NON_LOOPBACK_WITHOUT_TOKEN),
+        (Guard("t", False), request_from("tcp", "127.0.0.1:9"), Kind.MISSING_TOKEN),
+        (Guard("t", True), request_from("tcp", "127.0.0.1:9"), "localhost"),
+        (Guard("t", True), request_from("tcp", "192.0.2.1:9"), Kind.MISSING_TOKEN),
+        (Guard("t", False), request_from("tcp", "192.0.2.1:9", "t"), f"token:{fingerprint('t')}"),
+        (Guard("t", True), request_from("tcp", "127.0.0.1:9", "wrong"), Kind.BAD_TOKEN),
+        (Guard("t", False), request_from("tcp", "192.0.2.1:9", path="/healthz"), "anonymous"),
+    ],
+)
+def test_who_may_ask(guard: Guard, request_: Request, answer: str | Kind) -> None:
+    if isinstance(answer, Kind):
+        with pytest.raises(OrchError) as refused:
+            guard.identity(request_)
+        assert refused.value.kind is answer
+    else:
+        assert guard.identity(request_) == answer
