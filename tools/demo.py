@@ -267,7 +267,7 @@ def suite(folder: Path) -> Iterator[Api]:
     # A demo must not meet the configuration, the sockets or the token of a suite that is in use.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("ORCHD_")}
     environ = inherited | {"ORCHD_RUN_DIR": str(folder), "ORCHD_STATE_DIR": str(folder / "state")}
-    argv = [Path(sys.executable).with_name("orchctl"), "up", "--config", config]
+    argv = [str(Path(sys.executable).with_name("orchctl")), "up", "--config", str(config)]
     with log.open("wb") as sink:
         up = subprocess.Popen(
             argv, env=environ, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
