@@ -1,6 +1,7 @@
-"""A chunked body -> its bytes, sans-IO (RFC 9112, section 7.1). For answers, on the hot path.
+"""A chunked body -> its bytes, sans-IO (RFC 9112, section 7.1): of requests and of answers.
 
-h11 costs 6.2 us for each chunk; an engine sends one for each token, many in one read.
+h11 costs 6.2 us for each chunk; an engine sends one for each token, many in one read, and a client
+that sends a body in chunks of one byte would hold up everybody else.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class ChunkDecoder:
                     if size - at >= MAX_LINE:
                         raise BadChunk("a line in a chunked body is too long")
                     break
-                self._line(buffer[at:end].removesuffix(b"\r"))
+                if buffer[end - 1] != 13 or end == at:
+                    raise BadChunk("a line in a chunked body ends without CR")
+                self._line(buffer[at : end - 1])
                 at = end + 1
         if self.done:
             self.rest = buffer[at:]

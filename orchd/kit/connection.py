@@ -11,11 +11,11 @@ import socket
 import traceback
 from typing import Final, Protocol
 
-import h11
 import trio
 
 from orchd.kit import heads, log
-from orchd.kit.groups import only, orch_error
+from orchd.kit.chunks import BadChunk, ChunkDecoder
+from orchd.kit.groups import leaves, only, orch_error
 from orchd.kit.message import (
     Answer,
     Handler,
@@ -56,7 +56,16 @@ class Server(Protocol):
 class Connection:
     """Owns its pipe; `run` is its task."""
 
-    __slots__ = ("_correlation_id", "_head_only", "_peer", "_pipe", "_scope", "_server", "phase")
+    __slots__ = (
+        "_correlation_id",
+        "_head_only",
+        "_http10",
+        "_peer",
+        "_pipe",
+        "_scope",
+        "_server",
+        "phase",
+    )
 
     def __init__(self, server: Server, sock: socket.socket, peer: Peer) -> None:
         self._server = server
@@ -66,12 +75,13 @@ class Connection:
         self._scope = trio.CancelScope()
         self._correlation_id = ""
         self._head_only = False
+        self._http10 = False
         self.phase = Phase.IDLE
 
     def stop_if_idle(self) -> None:
-        """End it, unless it is in the middle of an exchange."""
-        if self.phase is Phase.IDLE:
-            self._scope.cancel()
+        """End it, unless it is in the middle of an exchange or a request is waiting to be read."""
+        if self.phase is Phase.IDLE and self._pipe.quiet():
+            self._pipe.close()
 
     async def run(self) -> None:
         """Serve until either side is done. Raises nothing but Cancelled."""
@@ -99,7 +109,7 @@ class Connection:
     async def _out_of_time(self) -> None:
         if self.phase is Phase.WRITE:
             self._pipe.abort()
-        elif self.phase is not Phase.IDLE:
+        elif self.phase in {Phase.HEAD, Phase.BODY}:
             part = self.phase.value
             await self._refuse(
                 OrchError(Kind.REQUEST_TIMEOUT, f"the {part} of the request took too long")
@@ -107,33 +117,40 @@ class Connection:
 
     async def _serve(self) -> None:
         rest = b""
-        first_s = self._server.limits.head_s
+        idle_s = self._server.limits.head_s
         keep = True
         while keep:
             self._correlation_id = ""
             self._head_only = False
             try:
-                got = await self._receive(rest, first_s)
+                got = await self._receive(rest, idle_s)
             except OrchError as error:
                 await self._refuse(error)
                 return
             if got is None:
                 return
-            head, request, rest = got
+            request, keep, rest = got
+            if self._scope.cancel_called:  # its last byte came as its time ran out
+                await trio.lowlevel.checkpoint()
             self._enter(Phase.HANDLER, math.inf)
             log.correlation.set(request.correlation_id)
             answer = await self._handled(request)
-            keep = head.keep_alive and not self._server.stopping
             if log.debugging():
                 self._access(request, answer)
+            del got, request  # a stream may be open for hours: only what it needs is kept
             if isinstance(answer, Response):
+                keep = keep and not self._server.stopping
                 await self._respond(answer, close=not keep)
             elif isinstance(answer, Streaming):
-                keep, rest = await self._stream(answer, head, rest, keep=keep)
+                keep, rest = await self._stream(answer, rest, keep=keep)
             else:
                 await self._upgrade(answer, rest)
                 return
-            first_s = self._server.limits.keep_alive_s
+            idle_s = self._server.limits.keep_alive_s
+            if rest:  # a client with a thousand requests in one packet is not alone here
+                await trio.lowlevel.checkpoint()
+        if not self._pipe.closed and (rest or not self._pipe.quiet()):
+            await self._linger()
 
     # receiving
 
@@ -141,10 +158,11 @@ class Connection:
         self.phase = phase
         self._scope.deadline = trio.current_time() + seconds
 
-    async def _receive(
-        self, rest: bytes, first_s: float
-    ) -> tuple[heads.Head, Request, bytes] | None:
-        """Return the next request, and what was read past it; None when the client is done."""
+    async def _receive(self, rest: bytes, idle_s: float) -> tuple[Request, bool, bytes] | None:
+        """Return the next request, whether another may follow, and what was read past it.
+
+        None when the client is done.
+        """
         limits = self._server.limits
         reader = heads.HeadReader(limits)
         head = reader.feed(rest) if rest else None
@@ -154,7 +172,7 @@ class Connection:
             elif self._server.stopping:
                 return None
             else:
-                self._enter(Phase.IDLE, first_s)
+                self._enter(Phase.IDLE, idle_s)
         while head is None:
             data = await self._pipe.recv()
             if not data:
@@ -164,6 +182,7 @@ class Connection:
                 self._enter(Phase.HEAD, limits.head_s)
         self._correlation_id = head.correlation_id
         self._head_only = head.method == "HEAD"
+        self._http10 = head.http10
         path, query = heads.split_target(head.method, head.target)
         if head.length > limits.body_bytes:
             raise _too_large(limits)
@@ -173,13 +192,13 @@ class Connection:
             if head.expects_continue and not rest:
                 self._pipe.send_nowait(heads.CONTINUE)
             if head.chunked:
-                body, rest = await self._chunked_body(reader.h11)
+                body, rest = await self._chunked_body(rest)
             else:
                 body, rest = await self._sized_body(rest, head.length)
         request = Request(
             head.method, path, query, head.headers, body, self._peer, head.correlation_id
         )
-        return head, request, rest
+        return request, head.keep_alive, rest
 
     async def _more_body(self) -> bytes:
         if self.phase is not Phase.BODY:
@@ -197,22 +216,23 @@ class Connection:
             rest = bytes(gathered)
         return rest[:length], rest[length:]
 
-    async def _chunked_body(self, conn: h11.Connection) -> tuple[bytes, bytes]:
+    async def _chunked_body(self, data: bytes) -> tuple[bytes, bytes]:
         limits = self._server.limits
+        decoder = ChunkDecoder()
         body = bytearray()
+        sent = 0
         while True:
             try:
-                event = conn.next_event()
-            except h11.RemoteProtocolError as exc:
-                raise heads.malformed(exc) from None
-            if isinstance(event, h11.Data):
-                body += event.data
-                if len(body) > limits.body_bytes:
-                    raise _too_large(limits)
-            elif isinstance(event, h11.EndOfMessage):
-                return bytes(body), conn.trailing_data[0]
-            else:
-                conn.receive_data(await self._more_body())
+                body += decoder.feed(data)
+            except BadChunk as exc:
+                raise OrchError(Kind.MALFORMED_HTTP, str(exc)) from None
+            sent += len(data)
+            # twice: so many bytes of framing for each byte of body are nobody's honest chunks
+            if len(body) > limits.body_bytes or sent > 2 * limits.body_bytes + RECV_BYTES:
+                raise _too_large(limits)
+            if decoder.done:
+                return bytes(body), decoder.rest
+            data = await self._more_body()
 
     # handling
 
@@ -229,7 +249,7 @@ class Connection:
     def _report(self, name: str, human: str, exc: BaseException) -> None:
         log.event(
             name,
-            f"{human}: {type(exc).__name__}",
+            f"{human}: {type(next(leaves(exc))).__name__}",
             level="error",
             peer=self._peer.address,
             traceback="".join(traceback.format_exception(exc)),
@@ -268,36 +288,36 @@ class Connection:
             self._enter(Phase.WRITE, self._server.limits.write_s)
             await self._pipe.flush_some()
 
-    async def _stream(
-        self, answer: Streaming, head: heads.Head, rest: bytes, *, keep: bool
-    ) -> tuple[bool, bytes]:
+    async def _stream(self, answer: Streaming, rest: bytes, *, keep: bool) -> tuple[bool, bytes]:
         """Run a Streaming answer; return whether the connection goes on, and what is read."""
-        chunked = not head.http10  # to HTTP/1.0 the end of the connection is the end of the body
-        data = heads.answer_head(
+        chunked = not self._http10  # to HTTP/1.0 the end of the connection is the end of the body
+        keep = keep and not self._server.stopping
+        head = heads.answer_head(
             answer.status,
-            head.correlation_id,
+            self._correlation_id,
             content_type=answer.content_type,
             headers=answer.headers,
             chunked=chunked,
             close=not keep,
         )
         if self._head_only:
-            if not self._pipe.send_nowait(data):
+            if not self._pipe.send_nowait(head):
                 await self._drain()
             return keep, rest
-        sink = Sink(self._pipe, data, rest, chunked=chunked)
+        sink = Sink(self._pipe, head, rest, chunked=chunked)
         trio.lowlevel.current_trio_token().run_sync_soon(_begin, sink)
         try:
             await answer.run(sink)
         except Exception as exc:  # noqa: BLE001 - the reset tells the client, the log the rest
             if not only(exc, PipeClosed):
                 self._report("stream_failed", "A stream broke on an unexpected error", exc)
-            self._pipe.abort()
+            sink.abort()
         if self._pipe.closed:
             return False, b""
+        left = sink.gone
         sink.finish()
         await self._drain()
-        return keep and not sink.gone and not self._server.stopping, sink.rest
+        return keep and not left and not self._server.stopping, sink.rest
 
     async def _upgrade(self, answer: Upgraded, rest: bytes) -> None:
         self._pipe.send_nowait(heads.switching_head(answer.protocol, self._correlation_id))
@@ -310,13 +330,18 @@ class Connection:
                 self._report("upgraded_failed", f"{answer.protocol} broke on an error", exc)
 
     async def _refuse(self, error: OrchError) -> None:
-        """Answer and close such that the client can read it: half-close, then discard."""
+        """Answer and close such that the client can read it."""
         self._scope.deadline = math.inf
         with trio.move_on_after(LINGER_S):
             await self._respond(error_response(error), close=True)
-            self._pipe.shutdown()
+            await self._linger()
+
+    async def _linger(self) -> None:
+        """Half-close, then discard what still comes: close() with bytes unread is a reset."""
+        self._pipe.shutdown()
+        with trio.move_on_after(LINGER_S):
             left = self._server.limits.body_bytes
-            while left > 0 and (data := await self._pipe.recv(RECV_BYTES)):
+            while left > 0 and (data := await self._pipe.recv()):
                 left -= len(data)
 
 

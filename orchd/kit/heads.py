@@ -49,13 +49,13 @@ class Head:
 class HeadReader:
     """Bytes in any pieces -> one Head, or an OrchError. A new one for every request."""
 
-    __slots__ = ("_fed", "_limits", "h11")
+    __slots__ = ("_fed", "_h11", "_limits")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._fed = 0
         # only ever told what the client sent; so there is no cycle to bring to its end
-        self.h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
 
     @property
     def begun(self) -> bool:
@@ -65,7 +65,7 @@ class HeadReader:
     @property
     def rest(self) -> bytes:
         """What was fed and not used yet."""
-        return self.h11.trailing_data[0]
+        return self._h11.trailing_data[0]
 
     def feed(self, data: bytes) -> Head | None:
         """Return the head once it is whole. Raises OrchError."""
@@ -75,8 +75,8 @@ class HeadReader:
             return None
         self._fed += len(data)
         try:
-            self.h11.receive_data(data)
-            event = self.h11.next_event()
+            self._h11.receive_data(data)
+            event = self._h11.next_event()
         except h11.RemoteProtocolError as exc:
             raise malformed(exc) from None
         if event is h11.NEED_DATA:

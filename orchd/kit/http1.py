@@ -57,6 +57,11 @@ _REFUSALS: Final = 64
 _BATCH: Final = 32  # accepts in a row before the connections get their turn
 _FULL_PAUSE_S: Final = 0.1
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PASSING: Final = frozenset(
+    {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH}
+    | {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
+)
+"""What accept() says about a connection that has ended already (accept(2), Error handling)."""
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid (unix(7), SO_PEERCRED)
 
 
@@ -108,6 +113,7 @@ class _Server:
         self._refusing = 0
         self._empty = trio.Event()
         self._full = False
+        self._no_room = False
 
     async def accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         """Accept for ever. A machine out of descriptors is waited for, not given up."""
@@ -117,21 +123,26 @@ class _Server:
             try:
                 for _ in range(_BATCH):
                     sock, address = listener.accept()
+                    self._no_room = False
                     self._admit(sock, address, nursery)
             except BlockingIOError:
                 continue
             except OSError as exc:
                 if exc.errno in _NO_ROOM:
-                    log.event(
-                        "accept_failed",
-                        f"No connection can be accepted ({exc.strerror}); trying again",
-                        level="error",
-                        retry_s=_FULL_PAUSE_S,
-                    )
-                    await trio.sleep(_FULL_PAUSE_S)
-                elif exc.errno == errno.EBADF:
+                    await self._pause(exc)
+                elif exc.errno not in _PASSING:
                     raise
-                # else a connection that ended before it was accepted (accept(2), Error handling)
+
+    async def _pause(self, exc: OSError) -> None:
+        if not self._no_room:
+            self._no_room = True
+            log.event(
+                "accept_failed",
+                f"No connection can be accepted: {exc.strerror}. Trying again until it can.",
+                level="error",
+                retry_s=_FULL_PAUSE_S,
+            )
+        await trio.sleep(_FULL_PAUSE_S)
 
     def _admit(self, sock: socket.socket, address: object, nursery: trio.Nursery) -> None:
         try:
@@ -180,7 +191,7 @@ class _Server:
         self.stopping = True
         if not self._open:
             return
-        for connection in self._open:
+        for connection in tuple(self._open):
             connection.stop_if_idle()
         await self._empty.wait()
 

@@ -5,8 +5,10 @@ What a daemon does until it is stopped, and how long its parts may take to stop,
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import resource
 import signal
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +17,7 @@ from typing import Final
 import trio
 
 from orchd.kit import log
-from orchd.kit.groups import orch_error
+from orchd.kit.groups import leaves, orch_error
 from orchd.kit.notify import Notifier
 from orchd.wire.errors import TABLE, Kind
 
@@ -29,6 +31,7 @@ def run(main: Callable[[trio.Event], Awaitable[None]], program: str) -> int:
     0. A second signal cancels it: 128 + the signal. A third ends the process on the spot.
     OrchError: one line, and the exit code of its row. Anything else: the traceback, and INTERNAL's.
     """
+    _raise_descriptor_limit()
     try:
         forced = trio.run(_supervise, main, program)
     except KeyboardInterrupt:
@@ -45,6 +48,13 @@ def started() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def _raise_descriptor_limit() -> None:
+    """Take what the hard limit allows: the soft one is 1024 for select(), unused here."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # refused: then fewer connections
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _supervise(main: Callable[[trio.Event], Awaitable[None]], program: str) -> int | None:
@@ -90,14 +100,14 @@ def _failed(exc: BaseException, program: str) -> int:
         log.event("failed", human, level="error", kind=error.kind.value, exit_code=row.exit_code)
         Notifier().status(human)
         return row.exit_code
-    row = TABLE[Kind.INTERNAL]
+    row, cause = TABLE[Kind.INTERNAL], next(leaves(exc))
     log.event(
         "failed",
-        f"{program} ended on an unexpected error: {type(exc).__name__}",
+        f"{program} ended on an unexpected error: {type(cause).__name__}",
         level="error",
         kind=Kind.INTERNAL.value,
         exit_code=row.exit_code,
         traceback="".join(traceback.format_exception(exc)),
     )
-    Notifier().status(f"ended on an unexpected error: {type(exc).__name__}")
+    Notifier().status(f"ended on an unexpected error: {type(cause).__name__}")
     return row.exit_code

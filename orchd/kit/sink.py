@@ -30,7 +30,7 @@ class Sink:
         self.rest = rest
         """What the client sent behind the request: the next requests."""
         self.gone = False
-        """The peer was seen to have hung up."""
+        """The peer was seen to have hung up, or the body is ended: nothing is written any more."""
 
     @property
     def pending(self) -> int:
@@ -39,6 +39,8 @@ class Sink:
 
     def send_nowait(self, data: bytes) -> bool:
         """Write one chunk. False: a rest is pending; await flush() before the next."""
+        if self.gone:
+            raise PipeClosed("the body is closed")
         if not data:
             return not self._pipe.pending  # an empty chunk would end the body
         if self._chunked:
@@ -50,12 +52,14 @@ class Sink:
 
     def begin(self) -> None:
         """Send the head if no chunk has taken it along."""
-        if self._head:
+        if self._head and not self.gone:
             head, self._head = self._head, b""
             self._pipe.send_nowait(head)
 
     async def flush(self) -> None:
         """Return when the kernel has taken everything."""
+        if self.gone:
+            raise PipeClosed("the body is closed")
         self.begin()
         await self._pipe.flush()
 
@@ -66,7 +70,8 @@ class Sink:
         arrive meanwhile are kept for later; more than MAX_REST of them reset the connection.
         """
         try:
-            self.begin()
+            if not self.gone:
+                self.begin()
             while not self.gone:
                 data = await self._pipe.recv(_REST_RECV)
                 if not data:
@@ -85,7 +90,8 @@ class Sink:
         self._pipe.abort()
 
     def finish(self) -> None:
-        """Write the end of the body: the server's call, after `run`."""
+        """Write the end of the body: the server's call, after `run`. Nothing may follow."""
+        self.gone = True
         end = self._head + (b"0\r\n\r\n" if self._chunked else b"")
         self._head = b""
         if end:
