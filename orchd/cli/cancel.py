@@ -1,0 +1,32 @@
+"""`orchctl cancel TASK`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import trio
+
+from orchd.cli import reach, say
+
+
+@click.command(name="cancel")
+@click.argument("task", type=click.UUID)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.options
+def command(task: object, as_json: bool, url: str | None, token_file: Path | None) -> None:
+    """Cancel TASK, queued or running. Canceling it twice is no error."""
+    where = reach.find(url, token_file)
+
+    async def cancel() -> None:
+        client = where.client()
+        try:
+            await reach.ask(client, "POST", f"/v1/tasks/{task}/cancel")
+        finally:
+            client.close()
+
+    trio.run(cancel)
+    if as_json:
+        say.json({"task_id": str(task), "canceled": True})
+    else:
+        say.note(f"{task} is canceled; no token follows.", "")

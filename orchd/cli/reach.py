@@ -1,0 +1,196 @@
+"""Finding orchd and asking it: which socket, which token, and its errors as ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+import orjson
+from attrs import frozen
+
+from orchd.config.load import load
+from orchd.config.schema import DEFAULT_BIND, Settings
+from orchd.kit.client import Answer, Client, PeerError, Target
+from orchd.wire import codec
+from orchd.wire.errors import TABLE, Kind, OrchError
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+SYSTEM_SOCKET: Final = Path("/run/orchd/orchd.sock")
+ANSWER_S: Final = 10.0
+MAX_TOKEN_BYTES: Final = 4096
+
+
+@frozen
+class Where:
+    """How to reach the daemon."""
+
+    target: Target
+    token: str | None
+
+    def client(self) -> Client:
+        """Return a client; the caller closes it."""
+        return Client(self.target, token=self.token)
+
+
+def options(command: F) -> F:
+    """Add --url and --token-file to a verb."""
+    for option in (
+        click.option(
+            "--token-file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="File with the bearer token. Else ORCHD_AUTH_TOKEN, else the configured one.",
+        ),
+        click.option(
+            "--url",
+            metavar="URL",
+            help="unix:/path.sock or http://HOST:PORT of orchd. Else ORCHD_URL, else found.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def find(
+    url: str | None, token_file: Path | None, environ: Mapping[str, str] = os.environ
+) -> Where:
+    """Return where orchd is: --url, ORCHD_URL, its unix sockets if there, else TCP.
+
+    Raises OrchError(INVALID_PARAMS) for a URL or a token that cannot be used.
+    """
+    named = url or environ.get("ORCHD_URL")
+    settings = None if named else _settings(environ)
+    token = _token(token_file, environ)
+    if named:
+        try:
+            return Where(Target.parse(named), token)
+        except ValueError as exc:
+            raise OrchError(Kind.INVALID_PARAMS, f"--url: {exc}") from None
+    if token is None and settings is not None and settings.auth_token is not None:
+        token = settings.auth_token.reveal()  # the configured daemon's own; never for a named URL
+    sockets = [settings.front_socket] if settings is not None else []
+    for path in (*sockets, SYSTEM_SOCKET):
+        if path.exists():
+            return Where(Target.unix(path), token)
+    bind = settings.bind_addr if settings is not None else DEFAULT_BIND
+    return Where(Target.parse(f"http://{_reachable(bind)}"), token)
+
+
+def _reachable(bind: str) -> str:
+    """Return the loopback address for a daemon that listens on every address."""
+    return re.sub(r"^(0\.0\.0\.0|\[::\]):", "127.0.0.1:", bind)
+
+
+def _settings(environ: Mapping[str, str]) -> Settings | None:
+    """Return the settings, if this user can read them: a client needs none."""
+    with contextlib.suppress(OrchError):
+        return load(environ=environ)
+    return None
+
+
+def _token(token_file: Path | None, environ: Mapping[str, str]) -> str | None:
+    if token_file is None:
+        return environ.get("ORCHD_AUTH_TOKEN") or None
+    try:
+        with token_file.open("rb") as stream:
+            token = stream.read(MAX_TOKEN_BYTES).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not ASCII"
+        raise OrchError(Kind.INVALID_PARAMS, f"--token-file {token_file}: {reason}") from None
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise OrchError(Kind.INVALID_PARAMS, f"--token-file {token_file}: holds no usable token")
+    return token
+
+
+class ToldError(OrchError):
+    """An error that orchd told us: its message and advice, and the row they belong to."""
+
+    def __init__(self, kind: Kind, message: str, advice: str | None, **fields: Any) -> None:
+        super().__init__(kind, message, **fields)
+        self.advice = advice
+
+
+def unreachable(error: PeerError) -> OrchError:
+    """Return a PeerError as what the operator is told."""
+    return OrchError(
+        Kind.DAEMON_UNREACHABLE, f"orchd cannot be reached at {error.target}: {error.why}"
+    )
+
+
+async def ask(
+    client: Client,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    *,
+    good: frozenset[int] = frozenset(),
+) -> Answer:
+    """Return the answer if its status is 2xx or in `good`. Raises OrchError."""
+    try:
+        answer = await client.request(method, path, body, deadline_s=ANSWER_S)
+    except PeerError as exc:
+        raise unreachable(exc) from exc
+    if not 200 <= answer.status < 300 and answer.status not in good:
+        raise refused(answer.status, answer.body)
+    return answer
+
+
+async def fetch(
+    client: Client, cls: type[T], path: str, *, good: frozenset[int] = frozenset()
+) -> T:
+    """GET `path` as a `cls`. Raises OrchError."""
+    answer = await ask(client, "GET", path, good=good)
+    return understood(cls, answer.body)
+
+
+def understood(cls: type[T], data: bytes) -> T:
+    """Return a body as its class. Raises OrchError(ENGINE_PROTOCOL) when it is none."""
+    try:
+        return codec.loads(cls, data)
+    except codec.ShapeError as exc:
+        raise ToldError(
+            Kind.ENGINE_PROTOCOL,
+            f"the daemon gave an answer that this orchctl does not understand: {exc}",
+            "Compare orchctl --version with the daemon's, shown by orchctl status.",
+        ) from exc
+
+
+def refused(status: int, body: bytes) -> ToldError:
+    """Return the error of an answer that is none of 2xx."""
+    try:
+        told = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        told = None
+    if not isinstance(told, dict) or not isinstance(told.get("code"), str):
+        return ToldError(
+            Kind.MALFORMED_HTTP,
+            f"answered {status} without an error of OrchQueue",
+            "Check that --url leads to orchd.",
+        )
+    return from_envelope(told, status)
+
+
+def from_envelope(told: Mapping[str, Any], status: int | None = None) -> ToldError:
+    """Return an envelope (an answer's body or an error frame's data) as an error.
+
+    Its row is the first with this code and, where known, this status.
+    """
+    code = told.get("code")
+    rows = [kind for kind, row in TABLE.items() if row.code == code]
+    exact = [kind for kind in rows if TABLE[kind].status == status]
+    kind = (exact or rows or [Kind.INTERNAL])[0]
+    hint, wait = told.get("hint"), told.get("retry_after_ms")
+    label = f" ({told['policy_label']})" if isinstance(told.get("policy_label"), str) else ""
+    return ToldError(
+        kind,
+        f"{code}{label}: {told.get('message', 'no message')}",
+        hint if isinstance(hint, str) else None,
+        retry_after_ms=wait if isinstance(wait, int) else None,
+    )
