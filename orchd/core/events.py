@@ -19,6 +19,7 @@ from orchd.wire.snapshot import Cause, Snapshot
 
 CancelReason = Literal["client", "disconnect", "shutdown"]
 Level = Literal["debug", "info", "warning", "error"]
+Histogram = Literal["latency_first_token_ms", "latency_decode_ms", "predicted_start_error_ms"]
 
 
 # Events
@@ -26,7 +27,7 @@ Level = Literal["debug", "info", "warning", "error"]
 
 @frozen
 class Submit:
-    """A client sent a task. Answered by Accepted or Refused, the first effect."""
+    """A client sent a task. Among the effects is one Accepted or one Refused."""
 
     request: TaskRequest
     digest: bytes
@@ -233,9 +234,13 @@ class Note:
 
 @frozen
 class Observe:
-    """One observation of a histogram, labels in the order of the metrics contract."""
+    """One observation of a histogram, labels in the order of the metrics contract.
 
-    metric: Literal["latency_first_token_ms", "latency_decode_ms", "predicted_start_error_ms"]
+    The first token counts from admission, decoding from OPEN, the error of the prediction is the
+    real start minus the predicted one.
+    """
+
+    metric: Histogram
     engine: str
     engine_version: str
     pool_id: str

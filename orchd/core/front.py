@@ -1,85 +1,330 @@
 """The one door of the core: `Front.handle(event, now) -> list[Effect]`, and read-only views.
 
-`now` is monotonic seconds. Signatures first; the body is being written.
+`now` is monotonic seconds and never goes back. One trio task owns a Front. Effects are carried out
+in their order; nothing here reads a clock, waits or logs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import assert_never
 
-from attrs import frozen
+from attrs import evolve
 
-from orchd.core.events import Effect, Event
-from orchd.core.pool import PoolSpec
+from orchd.core import admission, notes, runs, views
+from orchd.core.events import (
+    Accepted,
+    Cancel,
+    CancelJob,
+    DrainAll,
+    Effect,
+    Event,
+    Finish,
+    JobEnded,
+    JobFailed,
+    JobFreed,
+    Progress,
+    Refused,
+    ReplicaLost,
+    ReplicaSeen,
+    Seal,
+    Submit,
+    Tick,
+    WakeAt,
+)
+from orchd.core.pool import Pool, PoolSpec
+from orchd.core.task import LEASED, Life, Step, Task
+from orchd.core.world import Limits, World
 from orchd.wire.control import Capabilities, PoolHealth, QueueDepths
-from orchd.wire.ids import PoolId, TaskId
-from orchd.wire.shapes import MetricsFrame, TaskState, TaskStatus
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import Count, PoolId, ReplicaId, TaskId
+from orchd.wire.shapes import (
+    FinishReason,
+    MetricsFrame,
+    Started,
+    TaskAccepted,
+    TaskState,
+    TaskStatus,
+)
 
-
-@frozen(kw_only=True)
-class Limits:
-    """Bounds of the core that no pool has of its own."""
-
-    retain_s: float = 600.0
-    """An ended task is known for so long."""
-    retain_max: int = 1000
-    """And at most so many of them."""
-    attempts_max: int = 3
-    """Starts of one task that die before a token; then it fails."""
-    moved_cap: int = 64
-    """Queue positions that are told when they move."""
-    moved_period_s: float = 0.25
-    """A pool's queue is told at most this often."""
-    unready_retry_s: float = 5.0
-    """What a client of a pool that is not ready is told to wait."""
+__all__ = ["Front", "Limits", "PoolSpec"]
 
 
 class Front:
-    """The state of admission, queues, placement and tasks. One trio task owns it."""
+    """The state of admission, queues, placement and tasks."""
 
-    def __init__(self, specs: Sequence[PoolSpec], limits: Limits = Limits()) -> None:
-        raise NotImplementedError
+    def __init__(self, specs: Sequence[PoolSpec], limits: Limits | None = None) -> None:
+        """Raises ValueError when two pools share an id or a replica."""
+        self.world = World(specs, limits or Limits())
+        """For views, tests and invariants.check; changed by `handle` only."""
+        self._armed: float | None = None
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        """Take one event; return what is to be done, in order."""
-        raise NotImplementedError
+        """Take one event; return what is to be done, in order.
+
+        Raises KeyError for a replica that is not configured. Messages of a job that is over, which
+        may still be on their way, change nothing.
+        """
+        effects = self._due(now)
+        match event:
+            case Submit():
+                effects += self._submit(event, now)
+            case Cancel():
+                effects += self._cancel(event, now)
+            case ReplicaSeen():
+                effects += self._seen(event, now)
+            case ReplicaLost():
+                effects += self._lost(event, now)
+            case Progress() | JobEnded() | JobFailed() | JobFreed():
+                effects += self._job(event, now)
+            case DrainAll():
+                effects += self._drain()
+            case Tick():
+                pass  # what was due is done already
+            case _:
+                assert_never(event)
+        return effects + self._wake(now)
+
+    # events
+
+    def _submit(self, event: Submit, now: float) -> list[Effect]:
+        world, request = self.world, event.request
+        known = world.tasks.get(request.task_id)
+        try:
+            if known is not None:
+                return [_repeat(known, event)]
+            if world.draining:
+                raise OrchError(
+                    Kind.DRAINING,
+                    "orchd is stopping",
+                    retry_after_ms=round(world.limits.unready_retry_s * 1000),
+                )
+            admitted = admission.admit(world, request, event.prompt_tokens, now)
+        except OrchError as error:
+            engine = request.engine if request.engine in world.engines else "other"
+            world.tally.rejected(engine, error.kind, error.fields.policy_label)
+            return [Refused(error), notes.rejected(request, event.correlation_id, error)]
+        return self._enqueue(event, admitted, now)
+
+    def _enqueue(self, event: Submit, admitted: admission.Admission, now: float) -> list[Effect]:
+        world, pool, request = self.world, admitted.pool, event.request
+        position = pool.queue.until_tail(request.priority).jobs
+        start_s, p90_s = admitted.prediction.start_s, admitted.prediction.p90_s
+        world.admitted += 1
+        task = Task(
+            number=world.admitted,
+            request=request,
+            digest=event.digest,
+            correlation_id=event.correlation_id,
+            pool_id=pool.spec.pool_id,
+            admitted_at=now,
+            predicted_start_at=now + start_s,
+            told=(position, now + start_s),
+        )
+        world.tasks[task.task_id] = task
+        pool.queue.classes[request.priority].push(task.task_id, task.expected)
+        world.timers.set(("deadline", task.task_id), task.deadline_at)
+        world.tally.enqueued(task, pool.engine_version)
+        starts = runs.fill(world, pool, now)
+        if task.life is Life.QUEUED:
+            runs.consider(world, pool, task, now)
+        start_ms = round(start_s * 1000)
+        accepted = TaskAccepted(
+            task_id=task.task_id,
+            queue_position=Count(position),
+            predicted_start_ms=Count(start_ms),
+            predicted_start_p90_ms=Count(round(p90_s * 1000)),
+            backoff_ms=Count(admission.backoff_ms(pool, request.priority, now)),
+            pool_id=pool.spec.pool_id,
+            stream_url=f"/v1/tasks/{task.task_id}/stream",
+        )
+        started = Started(
+            queue_position=Count(position),
+            predicted_start_ms=Count(start_ms),
+            correlation_id=event.correlation_id,
+            pool_id=pool.spec.pool_id,
+            replica_id=task.replica_id,
+            engine_version=task.engine_version or pool.engine_version or None,
+        )
+        task.answer = Accepted(task.task_id, accepted, started, True)
+        note = notes.admitted(task, position, start_ms, event.identity)
+        return [task.answer, note, *starts]
+
+    def _cancel(self, event: Cancel, now: float) -> list[Effect]:
+        world = self.world
+        try:
+            task = world.task(event.task_id)
+        except OrchError as error:
+            return [Refused(error)]
+        before = task.life
+        task.take(Step.CANCEL)
+        if task.life is before:
+            return []  # canceled already, or over: nothing is left to cancel
+        task.cancel_reason, task.finish_reason = event.reason, FinishReason.CANCELED
+        task.ended_at = now
+        effects: list[Effect] = [Seal(task.task_id, event.reason)]
+        pool = world.pools[task.pool_id]
+        if before is Life.QUEUED:
+            pool.queue.classes[task.request.priority].remove(task.task_id)
+            world.timers.drop(("deadline", task.task_id))
+        else:
+            assert task.replica_id is not None
+            assert task.dispatched_at is not None
+            runs.count(world, task, event.tokens_out, now)
+            task.decode_ms = round((now - task.dispatched_at) * 1000)
+            effects.append(CancelJob(task.task_id, task.replica_id))
+        world.tally.canceled(task)
+        effects += [Finish(task.task_id, runs.cancel_end(task)), notes.canceled(task)]
+        if before is Life.QUEUED:
+            effects += runs.retire(world, task, now)
+        # The slot of a running task stays leased until it is freed; its place in line is free now.
+        return effects + runs.fill(world, pool, now) + runs.tell(world, pool, now)
+
+    def _job(self, event: Progress | JobEnded | JobFailed | JobFreed, now: float) -> list[Effect]:
+        world = self.world
+        task = world.tasks.get(event.task_id)
+        if task is None or task.life not in LEASED:
+            return []
+        match event:
+            case Progress(_, tokens_out):
+                return runs.progress(world, task, tokens_out, now)
+            case JobEnded(_, end):
+                effects = runs.end(world, task, end, now)
+            case JobFailed(_, fail):
+                effects = runs.fail(world, task, fail, now)
+            case JobFreed(_, tokens_out):
+                effects = runs.freed(world, task, tokens_out, now)
+        pool = world.pools[task.pool_id]
+        return effects + runs.fill(world, pool, now) + runs.tell(world, pool, now)
+
+    def _seen(self, event: ReplicaSeen, now: float) -> list[Effect]:
+        world, snapshot = self.world, event.snapshot
+        pool = world.home[snapshot.replica_id]
+        replica = pool.replicas[snapshot.replica_id]
+        world.tally.snapshot(replica.snapshot, snapshot)
+        replica.see(snapshot, now)
+        world.snapshot_version += 1
+        world.timers.set(("fresh", replica.replica_id), replica.fresh_until)
+        effects = self._readiness(pool, now)
+        return effects + runs.fill(world, pool, now) + runs.tell(world, pool, now)
+
+    def _lost(self, event: ReplicaLost, now: float) -> list[Effect]:
+        world = self.world
+        pool = world.home[event.replica_id]
+        replica = pool.replicas[event.replica_id]
+        if replica.live:
+            world.snapshot_version += 1
+        replica.lose(event.cause)
+        world.timers.drop(("fresh", replica.replica_id))
+        effects = runs.lost(world, replica, now) + self._readiness(pool, now)
+        return effects + runs.fill(world, pool, now) + runs.tell(world, pool, now)
+
+    def _drain(self) -> list[Effect]:
+        if self.world.draining:
+            return []
+        self.world.draining = True
+        pools = self.world.pools.values()
+        waiting = sum(len(pool.queue) for pool in pools)
+        running = sum(len(r.leases) for pool in pools for r in pool.replicas.values())
+        return [notes.draining(waiting, running)]
+
+    # time
+
+    def _due(self, now: float) -> list[Effect]:
+        """Do what time brought, before the event: nothing starts past its deadline."""
+        world = self.world
+        effects: list[Effect] = []
+        while (key := world.timers.pop_due(now)) is not None:
+            match key:
+                case ("deadline", task_id):
+                    task = world.tasks[TaskId(task_id)]
+                    effects += runs.expire(world, task, now)
+                    pool = world.pools[task.pool_id]
+                    effects += runs.fill(world, pool, now) + runs.tell(world, pool, now)
+                case ("fresh", replica_id):
+                    effects += self._readiness(world.home[ReplicaId(replica_id)], now)
+                case ("moved", pool_id):
+                    effects += runs.tell(world, world.pools[PoolId(pool_id)], now)
+                case ("retain", _):
+                    effects += runs.forget(world, now)
+        return effects
+
+    def _wake(self, now: float) -> list[Effect]:
+        """Ask for a Tick when something is due before the one that was asked for."""
+        if self._armed is not None and self._armed <= now:
+            self._armed = None
+        when = self.world.timers.next()
+        if when is None or (self._armed is not None and self._armed <= when):
+            return []
+        self._armed = when
+        return [WakeAt(when)]
+
+    # replicas
+
+    def _readiness(self, pool: Pool, now: float) -> list[Effect]:
+        """Note every replica of the pool that came or went for placement."""
+        pool.repin()
+        effects: list[Effect] = []
+        for replica in pool.replicas.values():
+            servable = replica.servable(now)
+            if servable != replica.was_ready:
+                replica.was_ready = servable
+                if servable:
+                    effects.append(notes.ready(pool, replica))
+                else:
+                    why = admission.why_replica(replica, now)
+                    effects.append(notes.unready(pool, replica, why))
+        return effects
 
     # read-only views: no effects, nothing changes
 
     def task_status(self, task_id: TaskId, now: float) -> TaskStatus:
         """Raises OrchError(UNKNOWN_ID)."""
-        raise NotImplementedError
+        return views.task_status(self.world, task_id, now)
 
     def metrics_frame(self, task_id: TaskId, now: float) -> MetricsFrame:
         """Return what a `metrics` frame of this task says now. Raises OrchError(UNKNOWN_ID)."""
-        raise NotImplementedError
+        return views.metrics_frame(self.world, task_id, now)
 
     def tasks(
         self, *, state: TaskState | None = None, after: int = 0, limit: int = 100
-    ) -> Iterable[tuple[int, TaskId]]:
-        """Return (cursor, id) by order of admission, past the cursor `after`, at most `limit`."""
-        raise NotImplementedError
+    ) -> list[tuple[int, TaskId]]:
+        """Return (cursor, id), newest first, at most `limit`.
+
+        `after` 0 begins with the newest, a cursor goes on behind its task.
+        """
+        return views.tasks(self.world, state, after, limit)
 
     def pool_health(self, pool_id: PoolId, now: float) -> PoolHealth:
         """Raises OrchError(UNKNOWN_ID)."""
-        raise NotImplementedError
+        return views.pool_health(self.world, self.world.pool(pool_id), now)
 
     def pools(self, now: float) -> tuple[PoolHealth, ...]:
         """Return the health of every pool, by id."""
-        raise NotImplementedError
+        return tuple(views.pool_health(self.world, p, now) for p in self.world.pools.values())
 
     def queue_depth(self, pool_id: PoolId) -> QueueDepths:
         """Raises OrchError(UNKNOWN_ID)."""
-        raise NotImplementedError
+        return views.queue_depths(self.world.pool(pool_id))
 
     def capabilities(self, now: float) -> Capabilities:
-        """Return what can be asked for, pools of one engine, model and version together."""
-        raise NotImplementedError
+        """Return what can be asked for: pools of one engine, model and version together."""
+        return views.capabilities(self.world, now)
 
     def counters(self) -> dict[str, dict[tuple[str, ...], float]]:
         """Return metric name -> label values (in the contract's order) -> count."""
-        raise NotImplementedError
+        return {name: dict(counts) for name, counts in self.world.tally.counts.items()}
 
     def gauges(self, now: float) -> dict[str, dict[tuple[str, ...], float]]:
         """Return the same for gauges, from the queues, the leases and the snapshots."""
-        raise NotImplementedError
+        return views.gauges(self.world, now)
+
+
+def _repeat(known: Task, event: Submit) -> Accepted:
+    """Answer a task id that is known already. Raises OrchError(TASK_ID_REUSED)."""
+    if known.digest != event.digest:
+        raise OrchError(
+            Kind.TASK_ID_REUSED, f"task {known.task_id} is known already, with another body"
+        )
+    assert known.answer is not None
+    return evolve(known.answer, fresh=False)

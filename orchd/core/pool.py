@@ -1,13 +1,21 @@
-"""One pool as orchd sees it: what was configured, and its replicas with their leases.
+"""One pool as orchd sees it: what was configured, its replicas, and the leases on their slots.
 
-Queues are in queue.py, the choice among replicas in placement.py.
+A lease is held from Dispatch until the job ended, failed, was freed or its replica was lost. Both
+daemons agree through this count and not through the snapshot's slots_active: that is a word about
+the past. Queues are in queue.py, the choice among replicas in placement.py.
 """
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import define, field, frozen
 
-from orchd.wire.ids import EngineId, PoolId, ReplicaId
+from orchd.core import predict
+from orchd.core.placement import ReplicaFacts
+from orchd.core.queue import PoolQueue
+from orchd.core.task import Life, Task
+from orchd.wire.errors import Kind
+from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
+from orchd.wire.snapshot import FRESH_S, Cause, Snapshot
 
 
 @frozen(kw_only=True)
@@ -27,3 +35,183 @@ class PoolSpec:
     """Tasks that may wait."""
     queue_batch: int
     sampler_profile_version: str
+
+
+@define(kw_only=True, eq=False)
+class Replica:
+    """One replica: its last snapshot, and who holds its slots."""
+
+    replica_id: ReplicaId
+    snapshot: Snapshot | None = None
+    """The last one, also after the link broke: for its history, not for placement."""
+    live: bool = False
+    """Its link is up."""
+    fresh_until: float = 0.0
+    was_ready: bool = False
+    """What was noted last."""
+    refusing: bool = False
+    pins_differ: bool = False
+    last_error: Cause | None = None
+    leases: dict[TaskId, Task] = field(factory=dict)
+    slots_high: int = 0
+    """The most slots it had while the present leases were given."""
+
+    @property
+    def slots(self) -> int:
+        """How many jobs it runs at a time."""
+        return self.snapshot.slots_total if self.snapshot else 0
+
+    @property
+    def free_slots(self) -> int:
+        """Slots that are not leased; 0 when the replica shrank below its leases."""
+        return max(0, self.slots - len(self.leases))
+
+    def fresh(self, now: float) -> bool:
+        """Return whether its last snapshot may be believed [ORCH-3971]."""
+        return self.live and now < self.fresh_until
+
+    def servable(self, now: float) -> bool:
+        """Return whether it can be placed on, were a slot free."""
+        snapshot = self.snapshot
+        return (
+            snapshot is not None
+            and snapshot.ready
+            and not snapshot.draining
+            and self.fresh(now)
+            and not self.pins_differ
+        )
+
+    def see(self, snapshot: Snapshot, now: float) -> None:
+        """Take a new snapshot."""
+        self.snapshot, self.live = snapshot, True
+        self.fresh_until = now + FRESH_S
+        self.refusing = False
+        if snapshot.last_error is not None or snapshot.ready:
+            self.last_error = snapshot.last_error
+
+    def lose(self, cause: Cause) -> None:
+        """Its link is down. A cause that only says so does not hide what the replica said last."""
+        self.live = False
+        if self.last_error is None or cause.kind is not Kind.POOL_UNREADY:
+            self.last_error = cause
+
+    def lease(self, task: Task) -> None:
+        """Give a slot to a task. Raises RuntimeError when none is free: placement was wrong."""
+        if len(self.leases) >= self.slots or task.task_id in self.leases:
+            raise RuntimeError(f"{self.replica_id} has no slot for {task.task_id}")
+        self.slots_high = max(self.slots_high if self.leases else 0, self.slots)
+        self.leases[task.task_id] = task
+
+    def release(self, task_id: TaskId) -> None:
+        """Take the slot back. A lease that is not held raises KeyError: none goes below 0."""
+        del self.leases[task_id]
+
+    def slots_outlook(self, now: float) -> list[predict.Slot]:
+        """Return each of its slots with the time at which it will be free."""
+        rate, first = self.rate(), self.first_token_s()
+        outlook = [
+            predict.Slot(self.free_in_s(task, now), 1 / rate, first)
+            for task in self.leases.values()
+        ]
+        return outlook + [predict.Slot(0.0, 1 / rate, first)] * self.free_slots
+
+    def rate(self) -> float:
+        """Return tokens per second of one slot: measured, or the prior. Above 0."""
+        return (self.snapshot and self.snapshot.tokens_per_s) or predict.PRIOR_TOKENS_PER_S
+
+    def first_token_s(self) -> float:
+        """Return the time from OPEN to the first token: measured, or the prior."""
+        if self.snapshot is None or self.snapshot.first_token_ms is None:
+            return predict.PRIOR_FIRST_TOKEN_S
+        return self.snapshot.first_token_ms / 1000
+
+    def free_in_s(self, task: Task, now: float) -> float:
+        """Return seconds until the slot of a running task is free. Above 0."""
+        if task.life is Life.RELEASING:
+            return predict.RELEASE_S
+        rate = self.rate()
+        if task.life is Life.STARTING:
+            waited = now - task.progress_at  # set at dispatch
+            return max(0.0, self.first_token_s() - waited) + task.expected / rate
+        # it ran on since it was last heard of
+        out = task.tokens_out + (now - task.progress_at) * rate
+        limit = task.request.max_tokens
+        return predict.remaining_tokens(task.expected, limit, out) / rate
+
+    def facts(self, pool: PoolSpec, now: float) -> ReplicaFacts:
+        """Return what placement may know of it."""
+        snapshot = self.snapshot
+        return ReplicaFacts(
+            replica_id=self.replica_id,
+            pool_id=pool.pool_id,
+            engine=snapshot.engine if snapshot else pool.engine,
+            model_ref=snapshot.model_ref if snapshot else pool.model_ref,
+            ready=snapshot is not None and snapshot.ready,
+            draining=snapshot is not None and snapshot.draining,
+            fresh=self.fresh(now),
+            refusing=self.refusing,
+            pins_differ=self.pins_differ,
+            ctx_max=snapshot.ctx_max if snapshot else pool.ctx,
+            workloads=snapshot.workloads if snapshot else (),
+            slots_total=self.slots,
+            leases=len(self.leases),
+            vram_free_bytes=snapshot.vram_free_bytes if snapshot else 0,
+        )
+
+
+@define(kw_only=True, eq=False)
+class Pool:
+    """One pool: a set of like replicas, and the tasks that wait for them."""
+
+    spec: PoolSpec
+    queue: PoolQueue = field(init=False)
+    replicas: dict[ReplicaId, Replica] = field(init=False)
+    engine_version: str = ""
+    """The version that the set is pinned to: of the first replica that was ready."""
+    moved_at: float | None = None
+    """When its waiting tasks were last told their numbers."""
+
+    def __attrs_post_init__(self) -> None:
+        self.queue = PoolQueue(self.spec.queue_interactive, self.spec.queue_batch)
+        ids = sorted(self.spec.replica_ids)
+        self.replicas = {replica_id: Replica(replica_id=replica_id) for replica_id in ids}
+
+    def servable(self, now: float) -> list[Replica]:
+        """Return the replicas that can be placed on, were a slot free."""
+        return [replica for replica in self.replicas.values() if replica.servable(now)]
+
+    def has_free_slot(self, now: float) -> bool:
+        """Return whether it is worth asking placement."""
+        return any(r.free_slots and not r.refusing for r in self.servable(now))
+
+    def outlook(self, now: float) -> list[predict.Slot]:
+        """Return the slots of all replicas that can be placed on."""
+        return [slot for replica in self.servable(now) for slot in replica.slots_outlook(now)]
+
+    def ctx(self, now: float) -> int:
+        """Return the context that a task can really get: the spec's, or less if engines say so."""
+        told = [r.snapshot.ctx_max for r in self.servable(now) if r.snapshot]
+        return min(self.spec.ctx, max(told, default=self.spec.ctx))
+
+    def last_error(self) -> Cause | None:
+        """Return the last error of a replica that is not ready, or else of any."""
+        wrong = [r for r in self.replicas.values() if r.last_error is not None]
+        wrong.sort(key=lambda r: r.was_ready)
+        return wrong[0].last_error if wrong else None
+
+    def repin(self) -> None:
+        """Hold the replicas to one engine version and the configured sampler profile [ORCH-3046].
+
+        The pin is the first ready replica's, and stays while a live replica has it.
+        """
+        live = [r for r in self.replicas.values() if r.live and r.snapshot and r.snapshot.ready]
+        versions = [r.snapshot.engine_version for r in live if r.snapshot]
+        if versions and self.engine_version not in versions:
+            self.engine_version = versions[0]
+        for replica in self.replicas.values():
+            snapshot = replica.snapshot
+            replica.pins_differ = snapshot is not None and (
+                (snapshot.engine, snapshot.model_ref) != (self.spec.engine, self.spec.model_ref)
+                or snapshot.sampler_profile_version != self.spec.sampler_profile_version
+                or (snapshot.ready and snapshot.engine_version != self.engine_version)
+            )

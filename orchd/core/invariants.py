@@ -1,0 +1,89 @@
+"""What is true of the core after every event. Tests call `check` at their end, and between events.
+
+It only reads. A breach raises AssertionError that names the rule.
+"""
+
+from __future__ import annotations
+
+from orchd.core.events import Dispatch, Effect
+from orchd.core.front import Front
+from orchd.core.queue import Fifo
+from orchd.core.task import FINAL, LEASED, Life
+from orchd.core.world import World
+
+
+def check(front: Front, now: float | None = None) -> None:
+    """Assert the rules of specs/02. With `now`, also those that depend on the time."""
+    world = front.world
+    for pool in world.pools.values():
+        for priority, fifo in pool.queue.classes.items():
+            _check_fifo(fifo)
+            for task_id in fifo:
+                task = world.tasks[task_id]
+                assert task.life is Life.QUEUED, "a task in a queue waits"
+                assert task.pool_id == pool.spec.pool_id, "a task waits in its own pool"
+                assert task.request.priority is priority, "a task waits in its own class"
+                assert ("deadline", task_id) in world.timers, "a waiting task's deadline is set"
+        for replica in pool.replicas.values():
+            held = len(replica.leases)
+            bound = max(replica.slots, replica.slots_high)
+            assert 0 <= held <= bound, "never more jobs than slots"
+            assert not held or replica.live, "a lost replica holds no lease"
+            for task_id, task in replica.leases.items():
+                assert world.tasks.get(task_id) is task, "a lease is of a known task"
+                assert task.life in LEASED, "a lease is of a running task"
+                assert task.replica_id == replica.replica_id, "a lease is on the task's replica"
+    if now is not None:
+        _check_idle(world, now)
+    _check_places(world)
+
+
+def check_effects(front: Front, effects: list[Effect], now: float) -> None:
+    """Assert that every Dispatch goes to a replica that may be placed on [ORCH-3010]."""
+    for effect in effects:
+        if isinstance(effect, Dispatch):
+            replica = front.world.replica(effect.replica_id)
+            assert replica.servable(now), "dispatch only to ready, fresh, not draining replicas"
+            assert len(replica.leases) <= replica.slots, "never more jobs than slots"
+
+
+def _check_fifo(fifo: Fifo) -> None:
+    tokens = 0
+    for position, task_id in enumerate(fifo):
+        assert fifo.before(task_id) == (position, tokens), "a position counts those before it"
+        tokens += fifo.tokens_of(task_id)
+    assert fifo.backlog == (len(fifo), tokens), "the backlog is the sum of its tasks"
+
+
+def _check_idle(world: World, now: float) -> None:
+    """A task that could run does run."""
+    for pool in world.pools.values():
+        head = pool.queue.head()
+        if head is None:
+            continue
+        for replica in pool.servable(now):
+            snapshot = replica.snapshot
+            request = world.tasks[head].request
+            assert (
+                not replica.free_slots
+                or replica.refusing
+                or snapshot is None
+                or snapshot.ctx_max < request.ctx
+                or request.workload not in snapshot.workloads
+            ), "no slot is free while a task waits that fits it"
+
+
+def _check_places(world: World) -> None:
+    """Each task is in exactly one place: a queue, a lease, or the retained."""
+    assert len(world.retained) <= world.limits.retain_max, "ended tasks are bounded"
+    for task_id, task in world.tasks.items():
+        pool = world.pools[task.pool_id]
+        queued = sum(task_id in fifo for fifo in pool.queue.classes.values())
+        leased = sum(task_id in replica.leases for replica in pool.replicas.values())
+        retained = int(task_id in world.retained)
+        assert queued + leased + retained == 1, "a task is in exactly one place"
+        assert bool(queued) == (task.life is Life.QUEUED), "waiting means queued"
+        assert bool(leased) == (task.life in LEASED), "running means leased"
+        assert bool(retained) == (task.life in FINAL), "over means retained"
+        assert not retained or task.request.prompt is None, "an ended task keeps no prompt"
+    assert not world.retained.keys() - world.tasks.keys(), "a forgotten task is forgotten"

@@ -1,0 +1,318 @@
+"""From the head of a queue to the end of a job: dispatch, progress, end, failure, requeue.
+
+Each function changes the world and returns the effects. Which one an event calls is front.py's;
+whether a task is let in is admission.py's.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from orchd.core import notes, predict
+from orchd.core.admission import placement_input
+from orchd.core.events import Break, Dispatch, Effect, Finish, Forget, Histogram, Moved, Observe
+from orchd.core.placement import decide
+from orchd.core.pool import Pool, Replica
+from orchd.core.queue import Backlog
+from orchd.core.task import Life, Step, Task
+from orchd.core.world import World
+from orchd.wire import link
+from orchd.wire.errors import TABLE, Kind, OrchError
+from orchd.wire.ids import Count, ReplicaId
+from orchd.wire.shapes import Ended, FinishReason
+
+TURNED_AWAY: Final = frozenset({Kind.REPLICA_EXHAUSTED, Kind.DRAINING})
+"""FAILs of a job that never began: it waits again, and the replica is asked no more until its next
+snapshot. Leases make them rare: a poolmgr that still clears the jobs of an earlier orchd."""
+
+MOVED_MS: Final = 50  # a prediction that changed by less is not told again
+
+
+# what happens to a pool
+
+
+def fill(world: World, pool: Pool, now: float) -> list[Effect]:
+    """Start waiting tasks in order, while a slot is free on a replica that can take them.
+
+    The order is strict: a head that fits no free replica holds back those behind it
+    [OC-CORE-1004].
+    """
+    effects: list[Effect] = []
+    while (head := pool.queue.head()) is not None and pool.has_free_slot(now):
+        task = world.tasks[head]
+        consider(world, pool, task, now)
+        assert task.decision is not None
+        selected = task.decision.selected
+        if selected is None:
+            break
+        effects += _start(world, pool, task, selected, now)
+    return effects
+
+
+def consider(world: World, pool: Pool, task: Task, now: float) -> None:
+    """Ask placement, and keep its log with the task."""
+    decision = decide(placement_input(world, task.request, [pool], now))
+    task.decision = decision.log
+    assigned = decision.selected is not None
+    world.tally.decided(assigned=assigned, candidates=len(decision.log.considered))
+
+
+def tell(world: World, pool: Pool, now: float) -> list[Effect]:
+    """Tell the first waiting tasks their new position and prediction, if it is time.
+
+    Bounded by Limits.moved_cap positions each Limits.moved_period_s: a pool that ends a thousand
+    jobs a second does not write a frame to every waiting stream for each of them.
+    """
+    if not len(pool.queue):
+        return []
+    due_at = (pool.moved_at or 0.0) + world.limits.moved_period_s
+    if pool.moved_at is not None and now < due_at:
+        world.timers.set(("moved", pool.spec.pool_id), due_at)
+        return []
+    outlook = pool.outlook(now)
+    if not outlook:
+        return []  # nothing can be said of a pool that is not ready
+    pool.moved_at = now
+    effects: list[Effect] = []
+    depth, tokens = len(pool.queue), 0
+    for position, task_id in enumerate(pool.queue.first(world.limits.moved_cap)):
+        task = world.tasks[task_id]
+        prediction = predict.predict(outlook, Backlog(position, tokens))
+        assert prediction is not None
+        tokens += task.expected
+        start_at = now + prediction.start_s
+        if task.told is not None:
+            told_position, told_at = task.told
+            if told_position == position and abs(told_at - start_at) * 1000 < MOVED_MS:
+                continue
+        task.told = (position, start_at)
+        start_ms = round(prediction.start_s * 1000)
+        chance = on_time(task, outlook, prediction.start_s, now)
+        effects.append(Moved(task_id, position, start_ms, depth, chance))
+    return effects
+
+
+def on_time(task: Task, outlook: list[predict.Slot], start_s: float, now: float) -> float:
+    """Return the probability that a waiting task ends by its deadline, to three digits."""
+    length = sum(slot.job_s(task.expected) for slot in outlook) / len(outlook)
+    return round(predict.on_time(start_s + length, length, task.deadline_at - now), 3)
+
+
+# what happens to a task
+
+
+def _start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: float) -> list[Effect]:
+    replica = pool.replicas[replica_id]
+    assert replica.snapshot is not None
+    replica.lease(task)
+    task.take(Step.DISPATCH)
+    pool.queue.classes[task.request.priority].remove(task.task_id)
+    world.timers.drop(("deadline", task.task_id))
+    task.replica_id = replica_id
+    task.engine_version = replica.snapshot.engine_version
+    task.attempts += 1
+    task.dispatched_at = task.progress_at = now
+    world.tally.started(task)
+    effects: list[Effect] = [
+        Dispatch(task.task_id, replica_id, task.request, task.correlation_id),
+        notes.placed(task),
+    ]
+    if task.predicted_start_at is not None:
+        error_ms = (now - task.predicted_start_at) * 1000
+        effects.append(_observe(task, "predicted_start_error_ms", error_ms))
+        task.predicted_start_at = None  # a second start is not what was promised
+    return effects
+
+
+def progress(world: World, task: Task, tokens_out: int, now: float) -> list[Effect]:
+    """Count tokens; the first one fixes the task to its replica."""
+    effects: list[Effect] = []
+    if task.life is Life.STARTING and tokens_out > 0:
+        task.take(Step.TOKEN)
+        effects = _first_token(task, now)
+    count(world, task, tokens_out, now)
+    return effects
+
+
+def _first_token(task: Task, at: float) -> list[Effect]:
+    task.first_token_at = at
+    ms = (at - task.admitted_at) * 1000
+    return [_observe(task, "latency_first_token_ms", ms), notes.started(task, round(ms))]
+
+
+def count(world: World, task: Task, tokens_out: int, now: float) -> None:
+    """Take in how many tokens the job has put out in all."""
+    if tokens_out > task.tokens_out:
+        world.tally.tokens(task, tokens_out=tokens_out - task.tokens_out)
+        task.tokens_out = tokens_out
+    task.progress_at = now
+
+
+def end(world: World, task: Task, said: link.End, now: float) -> list[Effect]:
+    """The job ran to its end; its slot is free."""
+    if task.life is Life.RELEASING:  # END and CANCEL crossed on the link: it stays canceled
+        return freed(world, task, said.tokens_out, now)
+    assert task.dispatched_at is not None
+    effects: list[Effect] = []
+    if task.first_token_at is None and said.first_token_ms is not None:
+        effects += _first_token(task, task.dispatched_at + said.first_token_ms / 1000)
+    _release(world, task)
+    task.take(Step.END)
+    count(world, task, said.tokens_out, now)
+    world.tally.tokens(task, tokens_in=said.tokens_in)
+    task.tokens_in, task.decode_ms = said.tokens_in, said.decode_ms
+    task.finish_reason = said.finish_reason
+    ended = Ended(
+        tokens_out=said.tokens_out,
+        decode_time_ms=said.decode_ms,
+        decode_ms=said.decode_ms,
+        finish_reason=said.finish_reason,
+        tokens_in=said.tokens_in,
+        result=said.result,
+    )
+    effects += [
+        Finish(task.task_id, ended),
+        _observe(task, "latency_decode_ms", said.decode_ms),
+        notes.ended(task),
+    ]
+    return effects + retire(world, task, now)
+
+
+def freed(world: World, task: Task, tokens_out: int, now: float) -> list[Effect]:
+    """The slot of a canceled task is free."""
+    if task.life is not Life.RELEASING:
+        said = link.Fail(kind=Kind.WORKER_RESET, message="the pool let go of the job by itself")
+        return fail(world, task, said, now)
+    _release(world, task)
+    task.take(Step.FREE)
+    count(world, task, tokens_out, now)
+    return retire(world, task, now)
+
+
+def fail(world: World, task: Task, said: link.Fail, now: float) -> list[Effect]:
+    """The job broke; its slot is free."""
+    if task.life is Life.RELEASING:
+        return freed(world, task, said.tokens_out, now)
+    replica = _release(world, task)
+    never_began = task.life is Life.STARTING and not said.tokens_out
+    if never_began and said.kind in TURNED_AWAY:
+        replica.refusing = True
+        task.attempts -= 1
+        return _requeue(
+            world, task, replica, f"{replica.replica_id} refused it: {said.message}", now
+        )
+    if never_began and said.kind is Kind.ENGINE_DIED:
+        replica.refusing = True
+        return _requeue(world, task, replica, f"its engine died: {said.message}", now)
+    count(world, task, said.tokens_out, now)
+    return _break(world, task, Step.FAIL, _for_client(said, task), now)
+
+
+def lost(world: World, replica: Replica, now: float) -> list[Effect]:
+    """None of this replica's jobs will be heard of again."""
+    effects: list[Effect] = []
+    # Each goes to the head, so the latest goes first and the order of dispatch is kept.
+    for task in reversed(list(replica.leases.values())):
+        if task.life is Life.RELEASING:
+            effects += freed(world, task, task.tokens_out, now)
+            continue
+        _release(world, task)
+        if task.life is Life.STARTING:
+            why = f"its replica {replica.replica_id} was lost before a token"
+            effects += _requeue(world, task, replica, why, now)
+        else:
+            said = link.Fail(
+                kind=Kind.WORKER_RESET, message=f"its replica {replica.replica_id} was lost"
+            )
+            effects += _break(world, task, Step.FAIL, _for_client(said, task), now)
+    return effects
+
+
+def expire(world: World, task: Task, now: float) -> list[Effect]:
+    """A waiting task's deadline passed."""
+    world.pools[task.pool_id].queue.classes[task.request.priority].remove(task.task_id)
+    return _break(world, task, Step.EXPIRE, _too_late(task), now)
+
+
+def retire(world: World, task: Task, now: float) -> list[Effect]:
+    """A task is over: keep its figures for a while, not its content."""
+    if task.ended_at is None:
+        task.ended_at = now
+    task.drop_content()
+    world.retained[task.task_id] = now + world.limits.retain_s
+    return forget(world, now)
+
+
+def forget(world: World, now: float) -> list[Effect]:
+    """Let go of tasks whose retention is over, or that are too many."""
+    effects: list[Effect] = []
+    while world.retained:
+        task_id, until = next(iter(world.retained.items()))
+        if until > now and len(world.retained) <= world.limits.retain_max:
+            world.timers.set(("retain", ""), until)
+            break
+        del world.retained[task_id], world.tasks[task_id]
+        effects.append(Forget(task_id))
+    return effects
+
+
+def _requeue(world: World, task: Task, replica: Replica, reason: str, now: float) -> list[Effect]:
+    if task.attempts >= world.limits.attempts_max:
+        message = f"it was started {task.attempts} times and died before a token; at last {reason}"
+        said = link.Fail(kind=Kind.WORKER_RESET, message=message)
+        return _break(world, task, Step.FAIL, _for_client(said, task), now)
+    if now >= task.deadline_at:
+        return _break(world, task, Step.FAIL, _too_late(task), now)
+    task.take(Step.REQUEUE)
+    pool = world.pools[task.pool_id]
+    pool.queue.classes[task.request.priority].push_head(task.task_id, task.expected)
+    world.timers.set(("deadline", task.task_id), task.deadline_at)
+    effects: list[Effect] = [notes.requeued(task, replica, reason)]
+    task.replica_id, task.dispatched_at, task.told = None, None, None
+    return effects
+
+
+def _break(world: World, task: Task, step: Step, error: OrchError, now: float) -> list[Effect]:
+    task.take(step)
+    task.error = error.row.code
+    effects: list[Effect] = [Break(task.task_id, error), notes.failed(task, error)]
+    return effects + retire(world, task, now)
+
+
+def cancel_end(task: Task) -> Ended:
+    """Return the data of a canceled task's `end` frame."""
+    return Ended(
+        tokens_out=Count(task.tokens_out),
+        decode_time_ms=Count(task.decode_ms or 0),
+        decode_ms=Count(task.decode_ms or 0),
+        finish_reason=FinishReason.CANCELED,
+    )
+
+
+def _release(world: World, task: Task) -> Replica:
+    assert task.replica_id is not None
+    replica = world.replica(task.replica_id)
+    replica.release(task.task_id)
+    return replica
+
+
+def _for_client(said: link.Fail, task: Task) -> OrchError:
+    """Return a job's failure as its client is told: a pool's inner trouble is WORKER_RESET."""
+    kind = Kind.WORKER_RESET if TABLE[said.kind].code == "POOL_UNREADY" else said.kind
+    return OrchError(kind, said.message, engine=task.request.engine, pool_id=task.pool_id)
+
+
+def _too_late(task: Task) -> OrchError:
+    return OrchError(
+        Kind.DEADLINE_UNMET,
+        f"its deadline of {task.request.deadline_ms} ms passed before it could run",
+        engine=task.request.engine,
+        pool_id=task.pool_id,
+    )
+
+
+def _observe(task: Task, metric: Histogram, value_ms: float) -> Observe:
+    request = task.request
+    return Observe(
+        metric, request.engine, task.engine_version, task.pool_id, request.priority, value_ms
+    )

@@ -1,0 +1,87 @@
+"""Counters of the metrics contract, by name and label values. Gauges are in views.py.
+
+Label values stand in the order of wire.metrics; "" is said where a value is not known yet.
+"""
+
+from __future__ import annotations
+
+from orchd.core.pool import Pool, Replica
+from orchd.core.task import Task
+from orchd.wire.errors import Kind
+from orchd.wire.metrics import BY_NAME
+from orchd.wire.snapshot import Phase, Snapshot
+
+
+class Tally:
+    """The counts since the daemon started."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, dict[tuple[str, ...], float]] = {}
+        self.candidates_considered = 0
+        """By the last placement decision."""
+
+    def add(self, name: str, *labels: str, by: float = 1) -> None:
+        """Count. `labels` are the values, as many as the contract names."""
+        if len(labels) != len(BY_NAME[name].labels):
+            raise ValueError(f"{name} has the labels {BY_NAME[name].labels}, not {labels}")
+        counts = self.counts.setdefault(name, {})
+        counts[labels] = counts.get(labels, 0) + by
+
+    def enqueued(self, task: Task, engine_version: str) -> None:
+        """A task was admitted. Which replica will run it is not known yet."""
+        engine, priority = task.request.engine, task.request.priority
+        self.add("tasks_enqueued_total", engine, engine_version, task.pool_id, "", priority)
+
+    def started(self, task: Task) -> None:
+        """A job was sent to a replica."""
+        self.add("tasks_started_total", *_of_task(task), task.request.priority)
+
+    def canceled(self, task: Task) -> None:
+        """A task was canceled, waiting or running."""
+        self.add("tasks_canceled_total", *_of_task(task), task.cancel_reason or "")
+
+    def rejected(self, engine: str, kind: Kind, policy: str | None) -> None:
+        """A task was refused. `engine` is one that is configured, or "other"."""
+        self.add("tasks_rejected_total", engine, kind)
+        if policy is not None:
+            self.add("admission_backpressure_events_total", engine, policy)
+
+    def tokens(self, task: Task, *, tokens_in: int = 0, tokens_out: int = 0) -> None:
+        """So many more tokens went in or came out."""
+        if tokens_in:
+            self.add("tokens_in_total", *_of_task(task), by=tokens_in)
+        if tokens_out:
+            self.add("tokens_out_total", *_of_task(task), by=tokens_out)
+
+    def decided(self, *, assigned: bool, candidates: int) -> None:
+        """Placement was asked. Pins and fallbacks come with placement overrides."""
+        outcome = "assigned" if assigned else "no_capacity"
+        self.add("placement_decisions_total", outcome, "false", "false")
+        self.candidates_considered = candidates
+
+    def snapshot(self, old: Snapshot | None, new: Snapshot) -> None:
+        """Count what changed from one snapshot of a replica to the next."""
+        labels = (new.engine, new.engine_version, new.pool_id, new.replica_id)
+        if old is not None and new.seq <= old.seq:  # seq begins anew with each life of a poolmgr
+            self.add("restarts_total", *labels)
+            old = None
+        if new.draining and not (old and old.draining):
+            self.add("drain_events_total", *labels)
+        before = old.phase if old else None
+        if new.phase is before:
+            return
+        if new.phase is Phase.READY and before is not Phase.DRAINING:
+            self.add("preload_outcomes_total", *labels, "ready", "")
+        elif new.phase is Phase.FAILED and before is not Phase.READY:
+            reason = new.last_error.kind if new.last_error else ""
+            self.add("preload_outcomes_total", *labels, "failed", reason)
+
+
+def of_replica(pool: Pool, replica: Replica) -> tuple[str, str, str, str]:
+    """Return the labels engine, engine_version, pool_id, replica_id."""
+    version = replica.snapshot.engine_version if replica.snapshot else ""
+    return pool.spec.engine, version, pool.spec.pool_id, replica.replica_id
+
+
+def _of_task(task: Task) -> tuple[str, str, str, str]:
+    return task.request.engine, task.engine_version, task.pool_id, task.replica_id or ""

@@ -1,0 +1,181 @@
+"""A task's life as a table (state x step -> state), and what the core keeps of one task.
+
+The table is drawn in specs/machines/task.md. Which step a given event is, front.py decides.
+"""
+
+from __future__ import annotations
+
+import enum
+from types import MappingProxyType
+from typing import Final
+
+from attrs import define, evolve, field
+
+from orchd.core.events import Accepted, CancelReason
+from orchd.wire.ids import PoolId, ReplicaId, TaskId
+from orchd.wire.shapes import (
+    DecisionLog,
+    FinishReason,
+    TaskRequest,
+    TaskState,
+    Workload,
+)
+
+
+class Life(enum.StrEnum):
+    """Where a task is, more finely than clients are told."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    """Sent to a replica, no token yet: it may still run elsewhere."""
+    STREAMING = "streaming"
+    """A token is out: it ends here or fails."""
+    RELEASING = "releasing"
+    """Canceled for the client; the replica has not said yet that its slot is free."""
+    ENDED = "ended"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class Step(enum.StrEnum):
+    """What can happen to a task."""
+
+    DISPATCH = "dispatch"
+    TOKEN = "token"  # noqa: S105  (a token of text)
+    END = "end"
+    FAIL = "fail"
+    REQUEUE = "requeue"
+    """Its replica was lost, or refused it, before a token."""
+    CANCEL = "cancel"
+    FREE = "free"
+    """Its slot is free after a cancel, however that came to be known."""
+    EXPIRE = "expire"
+    """Its deadline passed while it waited."""
+
+
+FINAL: Final = frozenset({Life.ENDED, Life.FAILED, Life.CANCELED})
+LEASED: Final = frozenset({Life.STARTING, Life.STREAMING, Life.RELEASING})
+"""States in which the task holds a slot."""
+
+TABLE: Final = MappingProxyType(
+    {
+        (Life.QUEUED, Step.DISPATCH): Life.STARTING,
+        (Life.QUEUED, Step.CANCEL): Life.CANCELED,
+        (Life.QUEUED, Step.EXPIRE): Life.FAILED,
+        (Life.STARTING, Step.TOKEN): Life.STREAMING,
+        (Life.STARTING, Step.END): Life.ENDED,
+        (Life.STARTING, Step.FAIL): Life.FAILED,
+        (Life.STARTING, Step.REQUEUE): Life.QUEUED,
+        (Life.STARTING, Step.CANCEL): Life.RELEASING,
+        (Life.STREAMING, Step.TOKEN): Life.STREAMING,
+        (Life.STREAMING, Step.END): Life.ENDED,
+        (Life.STREAMING, Step.FAIL): Life.FAILED,
+        (Life.STREAMING, Step.CANCEL): Life.RELEASING,
+        (Life.RELEASING, Step.TOKEN): Life.RELEASING,
+        (Life.RELEASING, Step.CANCEL): Life.RELEASING,
+        (Life.RELEASING, Step.FREE): Life.CANCELED,
+        (Life.ENDED, Step.CANCEL): Life.ENDED,
+        (Life.FAILED, Step.CANCEL): Life.FAILED,
+        (Life.CANCELED, Step.CANCEL): Life.CANCELED,
+    }
+)
+
+_PUBLIC: Final = {
+    Life.QUEUED: TaskState.QUEUED,
+    Life.STARTING: TaskState.RUNNING,
+    Life.STREAMING: TaskState.RUNNING,
+    Life.RELEASING: TaskState.CANCELED,
+    Life.ENDED: TaskState.ENDED,
+    Life.FAILED: TaskState.FAILED,
+    Life.CANCELED: TaskState.CANCELED,
+}
+
+
+class IllegalStepError(Exception):
+    """A step that the table does not have. Nothing was changed."""
+
+    def __init__(self, state: Life, step: Step) -> None:
+        super().__init__(f"a task that is {state} cannot take the step {step}")
+        self.state = state
+        self.step = step
+
+
+def step(state: Life, taken: Step) -> Life:
+    """Return the state after `taken`. Raises IllegalStepError."""
+    after = TABLE.get((state, taken))
+    if after is None:
+        raise IllegalStepError(state, taken)
+    return after
+
+
+def expected_tokens(request: TaskRequest) -> int:
+    """Return how many tokens the task will probably put out; at least 1.
+
+    The client's own estimate, or its limit. Embedding and rerank put out none: they count as one.
+    """
+    if request.workload is not Workload.COMPLETION:
+        return 1
+    return min(request.expected_tokens or request.max_tokens, request.max_tokens)
+
+
+@define(kw_only=True, eq=False)
+class Task:
+    """What the core keeps of one task. Times are of the clock of `now`, in seconds."""
+
+    number: int
+    """Order of admission, from 1; also the cursor of listings."""
+    request: TaskRequest
+    digest: bytes
+    correlation_id: str
+    pool_id: PoolId
+    answer: Accepted | None = None
+    """What its submitter was told: a repeat is told the same."""
+    admitted_at: float
+    life: Life = Life.QUEUED
+    expected: int = field(init=False)
+    replica_id: ReplicaId | None = None
+    """Where it runs, or ran last."""
+    engine_version: str = ""
+    decision: DecisionLog | None = None
+    predicted_start_at: float | None = None
+    """What was promised at admission."""
+    attempts: int = 0
+    dispatched_at: float | None = None
+    first_token_at: float | None = None
+    progress_at: float = 0.0
+    ended_at: float | None = None
+    tokens_in: int | None = None
+    tokens_out: int = 0
+    decode_ms: int | None = None
+    finish_reason: FinishReason | None = None
+    cancel_reason: CancelReason | None = None
+    error: str | None = None
+    """The code that its client was told."""
+    told: tuple[int, float] | None = None
+    """Position and predicted start (absolute) that its stream was told last."""
+
+    def __attrs_post_init__(self) -> None:
+        self.expected = expected_tokens(self.request)
+
+    @property
+    def task_id(self) -> TaskId:
+        """Its id, also the job's id [ORCH-3024]."""
+        return self.request.task_id
+
+    @property
+    def state(self) -> TaskState:
+        """Its state as clients are told."""
+        return _PUBLIC[self.life]
+
+    @property
+    def deadline_at(self) -> float:
+        """When its deadline passes."""
+        return self.admitted_at + self.request.deadline_ms / 1000
+
+    def take(self, taken: Step) -> None:
+        """Go to the next state. Raises IllegalStepError."""
+        self.life = step(self.life, taken)
+
+    def drop_content(self) -> None:
+        """Let go of prompt and inputs: an ended task is metadata only."""
+        self.request = evolve(self.request, prompt=None, inputs=None)

@@ -1,0 +1,258 @@
+"""What routes and the scrape page read of the core's state. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from orchd.core import predict, runs
+from orchd.core.pool import Pool, Replica
+from orchd.core.queue import Backlog
+from orchd.core.tally import of_replica
+from orchd.core.task import Life, Task
+from orchd.core.world import World
+from orchd.wire.control import (
+    API_VERSION,
+    Capabilities,
+    Capability,
+    PoolHealth,
+    PoolMetrics,
+    QueueDepths,
+    ReplicaHealth,
+)
+from orchd.wire.ids import Count, NonNegative, PoolId, Positive, TaskId
+from orchd.wire.shapes import (
+    MetricsFrame,
+    Priority,
+    TaskState,
+    TaskStatus,
+    Timings,
+    Workload,
+)
+
+FEATURES = ("cancel", "idempotent_tasks", "resume", "strict_determinism")
+
+Values = dict[tuple[str, ...], float]
+
+
+def task_status(world: World, task_id: TaskId, now: float) -> TaskStatus:
+    """Return what `GET /v1/tasks/{id}` says: never prompt or output. Raises OrchError."""
+    task = world.task(task_id)
+    request = task.request
+    position, start_ms = _outlook(world, task, now)
+    return TaskStatus(
+        task_id=task.task_id,
+        session_id=request.session_id,
+        state=task.state,
+        pool_id=task.pool_id,
+        priority=request.priority,
+        engine=request.engine,
+        model_ref=request.model_ref,
+        queue_position=position,
+        predicted_start_ms=start_ms,
+        replica_id=task.replica_id,
+        decision=task.decision,
+        timings=_timings(task, now),
+        tokens_in=None if task.tokens_in is None else Count(task.tokens_in),
+        tokens_out=Count(task.tokens_out),
+        finish_reason=task.finish_reason,
+        error=task.error,
+        correlation_id=task.correlation_id,
+    )
+
+
+def metrics_frame(world: World, task_id: TaskId, now: float) -> MetricsFrame:
+    """Return the figures of a task's stream at this moment. Raises OrchError(UNKNOWN_ID)."""
+    task = world.task(task_id)
+    pool = world.pools[task.pool_id]
+    replica = pool.replicas.get(task.replica_id) if task.replica_id else None
+    position, start_ms = _outlook(world, task, now)
+    if task.life is Life.QUEUED:
+        outlook = pool.outlook(now)
+        chance = runs.on_time(task, outlook, start_ms / 1000, now) if start_ms is not None else 0.0
+    elif replica is not None and task.ended_at is None:
+        left = replica.free_in_s(task, now)
+        length = task.expected / replica.rate()
+        chance = round(predict.on_time(left, length, task.deadline_at - now), 3)
+    else:
+        ended_at = now if task.ended_at is None else task.ended_at
+        chance = float(ended_at <= task.deadline_at)
+    rate = replica.snapshot.tokens_per_s if replica and replica.snapshot else None
+    return MetricsFrame(
+        queue_depth=Count(len(pool.queue)),
+        on_time_probability=chance,
+        queue_position=position,
+        predicted_start_ms=start_ms,
+        replica_id=task.replica_id,
+        tokens_per_s=rate,
+    )
+
+
+def _outlook(world: World, task: Task, now: float) -> tuple[Count | None, Count | None]:
+    """Return position and predicted start of a waiting task; (None, None) for another."""
+    if task.life is not Life.QUEUED:
+        return None, None
+    pool = world.pools[task.pool_id]
+    before = pool.queue.before(task.task_id, task.request.priority)
+    start_ms = _start_ms(pool, before, now)
+    return Count(before.jobs), start_ms
+
+
+def _start_ms(pool: Pool, before: Backlog, now: float) -> Count | None:
+    prediction = predict.predict(pool.outlook(now), before)
+    return None if prediction is None else Count(round(prediction.start_s * 1000))
+
+
+def _timings(task: Task, now: float) -> Timings:
+    marks = (task.dispatched_at, task.ended_at, now)
+    waited_until = next(mark for mark in marks if mark is not None)
+    first = task.first_token_at
+    return Timings(
+        queue_time_ms=_ms(task.admitted_at, waited_until),
+        first_token_ms=None if first is None else _ms(task.admitted_at, first),
+        decode_time_ms=None if task.decode_ms is None else Count(task.decode_ms),
+    )
+
+
+def _ms(start: float, end: float) -> Count:
+    return Count(max(0, round((end - start) * 1000)))
+
+
+def tasks(
+    world: World, state: TaskState | None, after: int, limit: int
+) -> list[tuple[int, TaskId]]:
+    """Return (cursor, id) of tasks, newest first, behind the cursor `after` (0: from the first)."""
+    found = (
+        (task.number, task.task_id)
+        for task in reversed(world.tasks.values())
+        if (not after or task.number < after) and (state is None or task.state is state)
+    )
+    return list(islice(found, limit))
+
+
+def queue_depths(pool: Pool) -> QueueDepths:
+    """Return how many wait."""
+    lengths = {priority: Count(len(fifo)) for priority, fifo in pool.queue.classes.items()}
+    return QueueDepths(interactive=lengths[Priority.INTERACTIVE], batch=lengths[Priority.BATCH])
+
+
+def pool_health(world: World, pool: Pool, now: float) -> PoolHealth:
+    """Return the health of a pool and its replicas [OC-CTRL-2001]."""
+    replicas = list(pool.replicas.values())
+    live = [replica for replica in replicas if replica.fresh(now)]
+    draining = [r for r in live if r.snapshot is not None and r.snapshot.draining]
+    return PoolHealth(
+        pool_id=pool.spec.pool_id,
+        engine=pool.spec.engine,
+        model_ref=pool.spec.model_ref,
+        live=bool(live),
+        ready=bool(pool.servable(now)) and not world.draining,
+        draining=world.draining or (bool(live) and len(draining) == len(live)),
+        metrics=_pool_metrics(pool, live, now),
+        last_error=pool.last_error(),
+        replicas=tuple(
+            ReplicaHealth(
+                replica_id=replica.replica_id,
+                live=replica.fresh(now),
+                snapshot=replica.snapshot,
+                last_error=replica.last_error,
+            )
+            for replica in replicas
+        ),
+    )
+
+
+def _pool_metrics(pool: Pool, live: list[Replica], now: float) -> PoolMetrics:
+    snapshots = [replica.snapshot for replica in live if replica.snapshot is not None]
+    predicted: dict[Priority, int] = {}
+    for priority in Priority:
+        start_ms = _start_ms(pool, pool.queue.until_tail(priority), now)
+        if start_ms is not None:
+            predicted[priority] = start_ms
+    return PoolMetrics(
+        queue_depth=queue_depths(pool),
+        queue_capacity=QueueDepths(
+            interactive=Count(pool.spec.queue_interactive), batch=Count(pool.spec.queue_batch)
+        ),
+        slots_total=Count(sum(snapshot.slots_total for snapshot in snapshots)),
+        slots_active=Count(sum(len(replica.leases) for replica in live)),
+        vram_total_bytes=Count(sum(snapshot.vram_total_bytes for snapshot in snapshots)),
+        vram_free_bytes=Count(sum(snapshot.vram_free_bytes for snapshot in snapshots)),
+        tokens_per_s=_mean([s.tokens_per_s for s in snapshots]),
+        first_token_ms=_mean([s.first_token_ms for s in snapshots]),
+        predicted_start_ms=predicted,
+    )
+
+
+def _mean(values: list[NonNegative | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def capabilities(world: World, now: float) -> Capabilities:
+    """Return what can be asked for [OC-CTRL-2060]: like pools are one entry, their slots added."""
+    alike: dict[tuple[str, ...], list[Pool]] = {}
+    for pool in world.pools.values():
+        spec = pool.spec
+        key = (spec.engine, spec.model_ref, pool.engine_version, spec.sampler_profile_version)
+        alike.setdefault(key, []).append(pool)
+    return Capabilities(
+        api_version=API_VERSION,
+        engines=tuple(_capability(alike[key], now) for key in sorted(alike)),
+    )
+
+
+def _capability(pools: list[Pool], now: float) -> Capability:
+    first = pools[0]
+    ready = [replica for pool in pools for replica in pool.servable(now)]
+    seen = [r.snapshot for pool in pools for r in pool.replicas.values() if r.snapshot]
+    workloads = {workload for snapshot in seen for workload in snapshot.workloads}
+    return Capability(
+        engine=first.spec.engine,
+        engine_version=first.engine_version,
+        sampler_profile_version=first.spec.sampler_profile_version,
+        model_ref=first.spec.model_ref,
+        ctx_max=Positive(max(pool.ctx(now) for pool in pools)),
+        max_tokens_out=Positive(max(pool.spec.max_tokens for pool in pools)),
+        supported_workloads=tuple(w for w in Workload if w in workloads),
+        concurrency=Count(sum(replica.slots for replica in ready)),
+        slots_total=Count(sum(pool.spec.slots * len(pool.spec.replica_ids) for pool in pools)),
+        rate_limits={},
+        features=FEATURES,
+        pools=tuple(PoolId(pool.spec.pool_id) for pool in pools),
+    )
+
+
+def gauges(world: World, now: float) -> dict[str, Values]:
+    """Return metric name -> label values -> value, for every gauge that the core knows."""
+    depth: Values = {}
+    ready: Values = {}
+    leases: Values = {}
+    kv_ratio: Values = {}
+    utilization: Values = {}
+    vram: Values = {}
+    for pool in world.pools.values():
+        spec = pool.spec
+        for priority, fifo in pool.queue.classes.items():
+            depth[spec.engine, pool.engine_version, spec.pool_id, priority] = len(fifo)
+        ready[spec.engine, pool.engine_version, spec.pool_id] = float(bool(pool.servable(now)))
+        for replica in pool.replicas.values():
+            labels = of_replica(pool, replica)
+            leases[labels] = len(replica.leases)
+            if replica.snapshot is None or not replica.fresh(now):
+                continue  # what was true of a GPU a while ago is not said of it now
+            if replica.snapshot.kv_cache_usage_ratio is not None:
+                kv_ratio[labels] = replica.snapshot.kv_cache_usage_ratio
+            for device in replica.snapshot.devices:
+                where = (*labels, str(device.index))
+                vram[where] = device.vram_used_bytes
+                if device.utilization_percent is not None:
+                    utilization[where] = device.utilization_percent
+    return {
+        "queue_depth": depth,
+        "pool_ready": ready,
+        "active_leases": leases,
+        "kv_cache_usage_ratio": kv_ratio,
+        "gpu_utilization": utilization,
+        "vram_used_bytes": vram,
+        "placement_candidates_considered": {(): world.tally.candidates_considered},
+    }

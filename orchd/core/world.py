@@ -1,0 +1,88 @@
+"""All state of the core in one place: pools, tasks, timers, counts.
+
+Nothing here decides: front.py changes it, the views read it, the invariants check it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal
+
+from attrs import frozen
+
+from orchd.core.pool import Pool, PoolSpec, Replica
+from orchd.core.tally import Tally
+from orchd.core.task import Task
+from orchd.core.timers import Timers
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
+
+TimerKind = Literal["deadline", "fresh", "moved", "retain"]
+
+
+@frozen(kw_only=True)
+class Limits:
+    """Bounds of the core that no pool has of its own."""
+
+    retain_s: float = 600.0
+    """An ended task is known for so long."""
+    retain_max: int = 1000
+    """And at most so many of them."""
+    attempts_max: int = 3
+    """Starts of one task that die before a token; then it fails: a prompt that kills engines
+    must not go round for ever."""
+    moved_cap: int = 64
+    """Queue positions that are told when they move."""
+    moved_period_s: float = 0.25
+    """A pool's queue is told at most this often."""
+    unready_retry_s: float = 5.0
+    """What a client of a pool that is not ready is told to wait: a poolmgr's usual restart."""
+
+
+class World:
+    """The state. One door changes it."""
+
+    def __init__(self, specs: Sequence[PoolSpec], limits: Limits) -> None:
+        self.limits = limits
+        self.pools: dict[PoolId, Pool] = {
+            spec.pool_id: Pool(spec=spec) for spec in sorted(specs, key=lambda s: s.pool_id)
+        }
+        if len(self.pools) != len(specs):
+            raise ValueError("two pools have the same id")
+        self.serving: dict[tuple[EngineId, str], list[Pool]] = {}
+        self.home: dict[ReplicaId, Pool] = {}
+        for pool in self.pools.values():
+            self.serving.setdefault((pool.spec.engine, pool.spec.model_ref), []).append(pool)
+            self.home.update(dict.fromkeys(pool.replicas, pool))
+        if len(self.home) != sum(len(spec.replica_ids) for spec in specs):
+            raise ValueError("two pools have the same replica")
+        self.engines = frozenset(pool.spec.engine for pool in self.pools.values())
+        self.tasks: dict[TaskId, Task] = {}
+        """All that are known, in the order of admission."""
+        self.retained: OrderedDict[TaskId, float] = OrderedDict()
+        """Tasks that are over, oldest first, and when each is forgotten."""
+        self.timers: Timers[tuple[TimerKind, str]] = Timers()
+        self.tally = Tally()
+        self.draining = False
+        self.admitted = 0
+        self.snapshot_version = 0
+
+    def task(self, task_id: TaskId) -> Task:
+        """Raises OrchError(UNKNOWN_ID)."""
+        task = self.tasks.get(task_id)
+        if task is None:
+            raise OrchError(Kind.UNKNOWN_ID, f"no task {task_id} is known")
+        return task
+
+    def pool(self, pool_id: PoolId) -> Pool:
+        """Raises OrchError(UNKNOWN_ID)."""
+        pool = self.pools.get(pool_id)
+        if pool is None:
+            known = ", ".join(self.pools) or "none"
+            raise OrchError(Kind.UNKNOWN_ID, f"no pool {pool_id} is configured (known: {known})")
+        return pool
+
+    def replica(self, replica_id: ReplicaId) -> Replica:
+        """Raises KeyError: nothing but configured replicas is linked."""
+        return self.home[replica_id].replicas[replica_id]
