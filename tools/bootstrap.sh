@@ -72,6 +72,6 @@ echo "setting up .venv with $python ($("$python" -V))"
 # A venv of another Python, or one that was cut short, is made anew. PYTHONPATH would hide faults.
 .venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
     "$python" -m venv --clear .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' ||
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 -e '.[dev]' ||
     fail "pip could not install the Python packages (see above): check the network, then try again."
 printf '%s\n' "$wanted" >"$stamp"
