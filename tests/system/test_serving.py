@@ -1,0 +1,248 @@
+"""The suite under a real systemd: activated, ready when it is ready, and serving what it should.
+
+Here: what works. Not here: what breaks (test_failures.py), the sandbox (test_sandbox.py).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.system.house import (
+    OTHER_ADDRESS,
+    SIMULATED,
+    TOKEN_FILE,
+    House,
+    mock_pool,
+    names_of,
+    pool,
+    task,
+    text_of,
+)
+
+pytest_plugins = ("tests.lab.fixtures",)
+pytestmark = [pytest.mark.system, pytest.mark.slow]
+
+TOKEN = "correct-horse-battery-staple"
+LOAD_MS = 1500
+
+
+@pytest.mark.req("HME-001")
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_the_first_request_starts_orchd(house: House, tcp: bool) -> None:
+    house.configure(SIMULATED, mock_pool())
+    house.start()
+    assert house.property("orchd.socket", "ActiveState") == "active"
+    assert house.property("orchd.service", "ActiveState") == "inactive"
+    answer = house.ask("GET", "/health", tcp=tcp)
+    assert (answer.status, answer.json["status"]) == (200, "ok")
+    assert house.property("orchd.service", "ActiveState") == "active"
+
+
+@pytest.mark.req("HME-001", "OC-POOL-3001")
+def test_a_task_goes_the_whole_way(house: House) -> None:
+    house.configure(SIMULATED, mock_pool(replicas="[[0], [1]]"))
+    house.start("demo:0", "demo:1")
+    house.wait_ready()
+    wish = task()
+    events = house.complete(wish)
+    assert names_of(events) == ["started", "token", "end"]
+    end = json.loads(events[-1].data)
+    assert (end["tokens_out"], end["finish_reason"]) == (wish["max_tokens"], "length")
+    again = house.complete(wish | {"task_id": task()["task_id"]})
+    assert text_of(again) == text_of(events) != ""
+
+
+@pytest.mark.req("ORCH-3002", "OC-POOL-3001", "OC-POOL-3003")
+def test_a_pool_is_ready_once_its_model_is_loaded(house: House) -> None:
+    """READY=1, the pool's health and what status shows are one fact, and it comes last."""
+    house.configure(SIMULATED, mock_pool(engine=f"faults = {{ load_ms = {LOAD_MS} }}"))
+    unit = pool("demo:0")
+    house.start()
+    began = time.monotonic()
+    house.machine.systemctl("start", "--no-block", unit)
+    house.wait(lambda: "Loading" in house.property(unit, "StatusText"), "status says: loading")
+    assert house.property(unit, "ActiveState") == "activating"
+    assert house.health()["ready"] is False
+    refused = house.ask("POST", "/v1/tasks", task())
+    assert (refused.status, refused.json["code"]) == (503, "POOL_UNREADY")
+    house.wait_ready()
+    assert time.monotonic() - began >= LOAD_MS / 1000
+    assert house.property(unit, "ActiveState") == "active"
+    shown = house.property(unit, "StatusText")
+    assert shown.startswith("Ready: 0 of 1 slots busy")
+    assert "Simulated 24 GB" in shown
+
+
+@pytest.mark.req("OC-POOL-3003")
+def test_status_and_journal_tell_people_and_programs(house: House) -> None:
+    house.configure(SIMULATED, mock_pool())
+    house.start("demo:0")
+    house.wait_ready()
+    wish = task()
+    house.complete(wish)
+    shown = house.machine.systemctl("status", "orchd.service", pool("demo:0")).stdout
+    assert 'Status: "Serving 1 pools on ' in shown
+    assert "unix:/run/orchd/orchd.sock" in shown
+    assert 'Status: "Ready: ' in shown
+    of_task = house.journal("orchd.service", f"TASK_ID={wish['task_id']}")
+    assert all(entry["MESSAGE"] for entry in of_task)
+    kinds = [entry["EVENT"] for entry in of_task]
+    assert kinds[0] == "admitted", kinds
+    assert {entry.get("POOL_ID") for entry in of_task} >= {"demo"}
+    assert all(entry["SYSLOG_IDENTIFIER"] == "orchd" for entry in of_task)
+    of_pool = house.journal(pool("demo:0"), "POOL_ID=demo")
+    assert any(entry["EVENT"] == "ready" for entry in of_pool), of_pool
+    everything = json.dumps(house.journal())
+    assert str(wish["prompt"]) not in everything
+
+
+@pytest.mark.req("AUTH-1001", "AUTH-1003")
+def test_the_token_is_a_credential(house: House) -> None:
+    """One file, readable by root alone, reaches both daemons and nobody else."""
+    house.configure(SIMULATED, mock_pool())
+    house.machine.put(TOKEN_FILE, TOKEN + "\n", 0o600)
+    house.start("demo:0")
+    house.wait(lambda: house.ask("GET", "/readyz", tcp=True).status == 200, "the pool registered")
+    wish = task()
+    missing = house.ask("POST", "/v1/tasks", wish, tcp=True)
+    assert (missing.status, missing.json["auth_code"]) == (401, 40101)
+    wrong = house.ask("POST", "/v1/tasks", wish, tcp=True, token="guess")
+    assert (wrong.status, wrong.json["auth_code"]) == (401, 40102)
+    assert house.ask("POST", "/v1/tasks", wish, tcp=True, token=TOKEN).status == 202
+    worker = {
+        "pool_id": "demo",
+        "replica_id": "demo:0",
+        "engine": "mock",
+        "engine_version": "1",
+        "sampler_profile_version": "v1",
+        "slots_total": 1,
+    }
+    # not even from the unix socket, which else lets its group in
+    assert house.ask("POST", "/v1/workers/register", worker).status == 401
+    registered = house.ask("POST", "/v1/workers/register", worker, token=TOKEN)
+    assert registered.status == 200
+    for unit in ("orchd.service", pool("demo:0")):
+        shown = house.machine.run(f"cat /proc/{house.main_pid(unit)}/environ").stdout
+        assert TOKEN not in shown
+    assert TOKEN not in json.dumps(house.journal())
+
+
+@pytest.mark.req("AUTH-1001")
+def test_without_a_token_file_the_units_start(house: House) -> None:
+    house.configure(SIMULATED, mock_pool())
+    house.start("demo:0")
+    house.wait_ready()
+    assert house.ask("POST", "/v1/tasks", task(), tcp=True).status == 202
+
+
+def test_a_stop_lets_the_running_task_end(house: House) -> None:
+    house.configure(SIMULATED, mock_pool(engine="tokens_per_s = 20"))
+    house.start("demo:0")
+    house.wait_ready()
+    wish = task(max_tokens=30)
+    assert house.ask("POST", "/v1/tasks", wish).status == 202
+    with house.stream(wish["task_id"]) as events:
+        next(event for event in events if event.name == "token")
+        house.machine.systemctl("stop", "--no-block", pool("demo:0"))
+        rest = list(events)
+    assert rest[-1].name == "end", rest[-1]
+    assert json.loads(rest[-1].data)["tokens_out"] == 30
+    house.wait(
+        lambda: house.property(pool("demo:0"), "ActiveState") == "inactive", "the pool stopped"
+    )
+    assert house.property(pool("demo:0"), "Result") == "success"
+
+
+def test_a_stop_of_the_suite_is_clean_and_takes_the_pools_along(house: House) -> None:
+    house.configure(SIMULATED, mock_pool())
+    house.start("demo:0")
+    house.wait_ready()
+    engine = house.engine_pids("demo:0")
+    assert len(engine) == 1
+    began = time.monotonic()
+    house.machine.systemctl("stop", "orchd.target")
+    units = ["orchd.service", "orchd.socket", pool("demo:0"), "poolmgr@demo:0.socket"]
+    house.wait(
+        lambda: {house.property(unit, "ActiveState") for unit in units} == {"inactive"},
+        "all units stopped",
+    )
+    assert time.monotonic() - began < 10.0
+    assert not house.alive(engine[0])
+    assert house.machine.run("ls /run/orchd /run/poolmgr").stdout.split() == [
+        "/run/orchd:",
+        "/run/poolmgr:",
+    ]
+    with pytest.raises(FileNotFoundError):
+        house.connect()
+
+
+def test_enabled_units_come_with_a_boot(house: House) -> None:
+    """The two commands of the README link everything that a boot needs."""
+    machine = house.machine
+    machine.systemctl("enable", "orchd.target", pool("demo:0"))
+    wanted = machine.run("ls /etc/systemd/system/orchd.target.wants").stdout.split()
+    assert wanted == ["poolmgr@demo:0.service", "poolmgr@demo:0.socket"]
+    assert machine.systemctl("is-enabled", "orchd.target").stdout == "enabled\n"
+    machine.systemctl("disable", "orchd.target", "poolmgr@.service", "poolmgr@.socket")
+    assert machine.run("find /etc/systemd -name 'poolmgr*'").stdout == ""
+
+
+def test_only_the_group_reaches_the_sockets(house: House) -> None:
+    house.configure(SIMULATED, mock_pool())
+    house.start("demo:0")
+    house.wait_ready()
+    program = (
+        "import socket, sys\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: socket.socket(socket.AF_UNIX).connect(path)\n"
+        "    except OSError as e: print(type(e).__name__)\n"
+        "    else: print('connected')\n"
+    )
+    paths = ["/run/orchd/orchd.sock", "/run/poolmgr/demo:0.sock", "/run/poolmgr/demo:0.engine.sock"]
+
+    def reach(user: str) -> list[str]:
+        return house.machine.run(["python3", "-c", program, *paths], user=user).stdout.split()
+
+    assert reach("nobody") == ["PermissionError"] * 3
+    # orchd reaches a pool's socket and not the engine behind it
+    assert reach("orchd") == ["connected", "connected", "PermissionError"]
+
+
+def test_a_request_waits_for_a_restart(house: House) -> None:
+    """systemd holds the listening sockets: nobody is refused while orchd is away."""
+    house.configure(SIMULATED, mock_pool())
+    house.start("demo:0")
+    house.wait_ready()
+    house.machine.systemctl("restart", "--no-block", "orchd.service")
+    for _ in range(20):
+        assert house.ask("GET", "/health").status == 200
+    house.wait_ready()
+    assert names_of(house.complete(task()))[-1] == "end"
+
+
+@pytest.mark.req("HME-002")
+def test_a_wider_address_alone_exposes_nothing(house: House) -> None:
+    """Exposure is opt-in twice: the address, and the kernel's filter on the socket."""
+    house.configure(SIMULATED)
+    house.drop_in("orchd.socket", "[Socket]\nListenStream=0.0.0.0:8485\n")
+    house.start()
+    house.add_address()
+    found = house.machine.run(["python3", "-c", REACH, "127.0.0.1", OTHER_ADDRESS]).stdout.split()
+    assert found == ["connected", "TimeoutError"]
+    allow = "[Socket]\nListenStream=0.0.0.0:8485\nIPAddressAllow=10.0.0.0/8\n"
+    house.drop_in("orchd.socket", allow)
+    house.machine.systemctl("restart", "orchd.socket")
+    found = house.machine.run(["python3", "-c", REACH, OTHER_ADDRESS]).stdout.split()
+    assert found == ["connected"]
+
+
+REACH = """
+import socket, sys
+for host in sys.argv[1:]:
+    try: socket.create_connection((host, 8485), 1.0)
+    except OSError as e: print(type(e).__name__)
+    else: print("connected")
+"""
