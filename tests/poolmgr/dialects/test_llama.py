@@ -166,7 +166,8 @@ def test_what_is_no_answer_of_this_engine_is_named(data, cut):
 
 def test_an_event_without_end_is_bounded():
     reader = llama.StreamReader(job())
-    fed, events = 0, []
+    fed = 0
+    events: list[Pieces | Finished | Broken] = []
     while not events and fed < 4 << 20:
         events = reader.feed(b"x" * 65536)
         fed += 65536

@@ -1,0 +1,180 @@
+"""The adapters as data: how they start an engine, what they refuse, what they make of its props."""
+
+from pathlib import Path
+
+import attrs
+import orjson
+import pytest
+
+from orchd.config.schema import Engine, Faults, Model, Pool
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import Count, DeviceMask, EngineId, PoolId, Positive, TaskId, Text
+from orchd.wire.shapes import Workload
+from poolmgr.engines.base import Job, Load, Props
+from poolmgr.engines.registry import adapter, refuse_strict
+from poolmgr.mockengine.options import Options, parse
+
+FOLDER = Path(__file__).resolve().parents[3] / "contracts/dialects/llama"
+TASK = TaskId("00000000-0000-4000-8000-000000000001")
+SOCKET = Path("/run/poolmgr/p:0.engine.sock")
+MODEL = Path("/models/m.gguf")
+LLAMA, MOCK = adapter(EngineId("llamacpp")), adapter(EngineId("mock"))
+
+
+def pool(engine="llamacpp", *, slots=1, tensor_split=None, ref="file:/models/m.gguf", **more):
+    return Pool(
+        id=PoolId("p"),
+        engine=Engine(id=EngineId(engine), **more),
+        model=Model(ref=Text(ref)),
+        replicas=(DeviceMask((0,)),),
+        ctx=Positive(4096),
+        slots=Positive(slots),
+        tensor_split=tensor_split,
+    )
+
+
+def job(**more):
+    return Job(**{"task_id": TASK, "prompt": "Hello", "max_tokens": 5, **more})
+
+
+def value_of(argv, option):
+    assert argv.count(option) == 1, f"{option} once"
+    return argv[argv.index(option) + 1]
+
+
+@pytest.mark.req("ORCH-3054", "OC-ADAPT-5010")
+def test_llamacpp_is_started_on_its_socket_with_all_layers_on_its_gpus():
+    launch = LLAMA.launch(pool(slots=4), MODEL, SOCKET, ("GPU-b", "GPU-a"))
+    argv = launch.argv
+    assert value_of(argv, "--model") == "/models/m.gguf"
+    assert value_of(argv, "--host") == str(SOCKET)
+    assert value_of(argv, "--ctx-size") == "16384", "4096 for each of 4 slots"
+    assert value_of(argv, "--parallel") == "4"
+    assert value_of(argv, "--n-gpu-layers") == "999"
+    assert int(value_of(argv, "--threads-http")) >= 4 + 8
+    assert launch.env == {"CUDA_VISIBLE_DEVICES": "GPU-b,GPU-a", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def test_the_operators_arguments_come_last_and_the_split_in_the_masks_order():
+    made = pool(args=("--flash-attn", "on"), tensor_split=(2.0, 1.5))
+    argv = LLAMA.launch(made, MODEL, SOCKET, ("GPU-a", "GPU-b")).argv
+    assert argv[-2:] == ("--flash-attn", "on")
+    assert value_of(argv, "--tensor-split") == "2,1.5"
+
+
+def test_llamacpp_needs_a_model_file():
+    with pytest.raises(OrchError) as caught:
+        LLAMA.launch(pool(), None, SOCKET, ("GPU-a",))
+    assert caught.value.kind is Kind.MODEL_MISSING
+
+
+@pytest.mark.parametrize("engine", ["llamacpp", "mock"])
+def test_an_unknown_sampler_profile_is_refused(engine):
+    made = pool(engine, sampler_profile_version=Text("v9"))
+    with pytest.raises(OrchError) as caught:
+        adapter(EngineId(engine)).launch(made, MODEL, SOCKET, ("GPU-a",))
+    assert caught.value.kind is Kind.CONFIG_INVALID
+    assert "'v9'" in caught.value.message
+
+
+@pytest.mark.req("ORCH-3058")
+def test_the_mock_engine_understands_every_argument_of_its_adapter():
+    faults = Faults(
+        refuse_load=True,
+        die_after_tokens=Positive(1),
+        hang_after_tokens=Positive(2),
+        garbage_after_tokens=Positive(3),
+        split_utf8=True,
+        load_ms=Count(4),
+        die_after_load_ms=Positive(5),
+    )
+    assert len(attrs.fields(Faults)) == 7, "a new fault belongs into this test"
+    made = pool(
+        "mock", slots=3, ref="mock:short", tokens_per_s=12.5, first_token_ms=20.0, faults=faults
+    )
+    assert parse(MOCK.launch(made, None, SOCKET, ("GPU-a",)).argv) == Options(
+        socket=str(SOCKET), model="mock:short", slots=3, ctx=4096, tokens_per_s=12.5,
+        first_token_ms=20.0, load_ms=4.0, refuse_load=True, die_after_tokens=1,
+        hang_after_tokens=2, garbage_after_tokens=3, split_utf8=True, die_after_load_ms=5.0,
+    )  # fmt: skip
+    plain = parse(MOCK.launch(pool("mock", tokens_per_s=0.0), None, SOCKET, ()).argv)
+    assert plain == Options(
+        socket=str(SOCKET), model="file:/models/m.gguf", ctx=4096, tokens_per_s=0
+    )
+
+
+@pytest.mark.req("ADAPT-API", "OC-ADAPT-5010")
+@pytest.mark.parametrize(("build", "version"), [("debian", r"b11669"), ("wheel", "b0")])
+def test_recorded_props_are_read(build, version):
+    props = LLAMA.read_props((FOLDER / f"props.{build}.txt").read_bytes())
+    assert props.engine_version.startswith(version)
+    assert props == Props(engine_version=props.engine_version, slots=1, ctx_max=256)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"build_info":""}', b'{"build_info":"b1"}'])
+def test_props_of_something_else_are_refused(body):
+    with pytest.raises(OrchError) as caught:
+        LLAMA.read_props(body)
+    assert caught.value.kind is Kind.ENGINE_PROTOCOL
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "load"),
+    [
+        (200, "", Load.SERVING),
+        (503, "unavailable_error", Load.LOADING),
+        (401, "authentication_error", Load.BROKEN),
+        (404, "not_found_error", Load.BROKEN),
+        (500, "server_error", Load.BROKEN),
+    ],
+)
+def test_health_tells_loading_from_broken(status, kind, load):
+    body = orjson.dumps({"error": {"code": status, "message": "why", "type": kind}})
+    state, sentence = LLAMA.load_state(status, body)
+    assert state is load
+    assert sentence
+
+
+@pytest.mark.req("ADAPT-API", "ORCH-3277")
+def test_a_submission_carries_the_job_and_nothing_of_the_client():
+    call = LLAMA.submit(job(seed=3))
+    assert (call.method, call.path) == ("POST", "/completion")
+    assert call.headers == (("content-type", "application/json"),)
+    body = orjson.loads(call.body)
+    assert (body["prompt"], body["n_predict"], body["seed"], body["stream"]) == (
+        "Hello",
+        5,
+        3,
+        True,
+    )
+    assert TASK not in call.body.decode()
+    assert "Hello" not in repr(call), "no prompt in a log"
+    assert "Hello" not in repr(job())
+
+
+@pytest.mark.parametrize("workload", [Workload.EMBEDDING, Workload.RERANK])
+def test_a_workload_that_is_not_served_is_refused(workload):
+    with pytest.raises(OrchError) as caught:
+        LLAMA.submit(job(workload=workload, inputs=("a",)))
+    assert caught.value.kind is Kind.INVALID_PARAMS
+    assert caught.value.fields.path == "$.workload"
+
+
+@pytest.mark.req("ORCH-3045", "OC-CORE-1030")
+def test_strict_on_slots_that_share_a_batch_is_refused_not_weakened():
+    error = refuse_strict(LLAMA, job(), slots=4)
+    assert error is not None
+    assert error.kind is Kind.INVALID_PARAMS
+    assert error.fields.path == "$.determinism"
+    assert "best_effort" in error.message
+    assert "slots = 1" in error.message
+    assert refuse_strict(LLAMA, job(), slots=1) is None
+    assert refuse_strict(LLAMA, job(strict=False), slots=4) is None
+    assert refuse_strict(MOCK, job(), slots=4) is None
+
+
+def test_an_unknown_engine_is_named_with_the_known():
+    with pytest.raises(OrchError) as caught:
+        adapter(EngineId("gguf"))
+    assert caught.value.kind is Kind.CONFIG_INVALID
+    assert "llamacpp, mock" in caught.value.message
