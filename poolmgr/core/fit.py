@@ -65,6 +65,7 @@ def shares(gpus: tuple[Gpu, ...], tensor_split: tuple[float, ...] | None) -> tup
 
 
 def check(
+    model: str,
     need: Need,
     gpus: tuple[Gpu, ...],
     tensor_split: tuple[float, ...] | None,
@@ -88,14 +89,15 @@ def check(
                 f"{_holders(gpu)}"
             )
     if short:
-        raise OrchError(Kind.VRAM_SHORT, "; ".join(short) + _cap(whole, gpus, parts, need))
+        words = f"{model} {'; '.join(short)}{_cap(whole, gpus, parts, need)}"
+        raise OrchError(Kind.VRAM_SHORT, words)
     if need.ram_bytes > ram_free_bytes:
         raise OrchError(
             Kind.RAM_SHORT,
-            f"the engine needs {gib(need.ram_bytes)} of host memory, "
+            f"the engine of {model} needs {gib(need.ram_bytes)} of host memory, "
             f"{gib(ram_free_bytes)} are available",
         )
-    return "needs " + ", ".join(said) + left_out
+    return f"{model} needs {', '.join(said)}{left_out}"
 
 
 def _holders(gpu: Gpu) -> str:

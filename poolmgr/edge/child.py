@@ -48,13 +48,18 @@ class Child:
         self._output = output
         self._cgroup = cgroup
 
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._popen.poll() is None
+
     def pids(self) -> frozenset[int]:
         """Return the engine's processes."""
         return self._cgroup.pids() if self._cgroup else procs.tree(self.pid)
 
     async def wait(self) -> str:
         """Return how it ended, in words, once it has: `exited with code 1`."""
-        while self._popen.poll() is None:
+        while self.running:
             pidfd = os.pidfd_open(self.pid)  # one for each waiter: trio allows one on a descriptor
             try:
                 await trio.lowlevel.wait_readable(pidfd)
@@ -88,7 +93,7 @@ class Child:
     async def stop(self) -> str:
         """SIGTERM, then the kill; return how it ended, in words. Takes at most some 10 s."""
         with trio.CancelScope(shield=True):
-            if self._popen.poll() is None:
+            if self.running:
                 self._popen.terminate()
                 with trio.move_on_after(TERM_GRACE_S):
                     await self.wait()

@@ -101,10 +101,12 @@ class Preload:
         socket = self._settings.engine_socket(self._replica_id)
         self._plan = plan(pool, self._adapter, model, socket, tuple(gpu.uuid for gpu in gpus))
         if self._plan.need is not None:
-            words = fit.check(self._plan.need, gpus, pool.tensor_split, procs.available_bytes())
+            words = fit.check(
+                model.name, self._plan.need, gpus, pool.tensor_split, procs.available_bytes()
+            )
             log.event(
                 "model_fits",
-                f"{model.name} {words}.",
+                f"{words}.",
                 replica_id=self._replica_id,
                 model_bytes=model.size_bytes,
             )
@@ -250,8 +252,13 @@ class Preload:
         child, self._child = self._child, None
         if child is None:
             return
+        was_running = child.running
         ending = await child.stop()
         self._board.engine_pid = None
+        if self._plan is not None and self._plan.socket is not None:
+            self._plan.socket.unlink(missing_ok=True)
+        if not was_running:
+            return  # watch_child has told it
         log.event(
             "engine_stopped",
             f"The engine {ending}.",
