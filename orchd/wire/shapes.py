@@ -205,7 +205,8 @@ class Candidate:
 class DecisionLog:
     """Why a task went where it went [ORCH-3906]."""
 
-    selected: ReplicaId | None
+    selected: ReplicaId | None = None
+    """None, and so left out: no replica could be taken."""
     considered: tuple[Candidate, ...]
     filters_applied: tuple[str, ...]
     tie_breakers_applied: tuple[str, ...]
@@ -240,7 +241,7 @@ class TaskStatus:
 
 @frozen(kw_only=True)
 class TaskStatuses:
-    """The body of `GET /v1/tasks`: newest first."""
+    """The body of `GET /v1/tasks`: in order of admission. `next_cursor`: there may be more."""
 
     tasks: tuple[TaskStatus, ...]
     next_cursor: str | None = None
