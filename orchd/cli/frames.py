@@ -43,8 +43,9 @@ class Text:
         elif event.name == "metrics" and not self._started:
             self._metrics(data)
         elif event.name == "narration" and isinstance(data.get("human"), str):
-            self._clear()
-            say.note(str(data["human"]))
+            if data.get("action") != "end":  # the figures of `end` say it better
+                self._line_end()
+                say.note(str(data["human"]))
         elif event.name == "end":
             self._end(data)
         elif event.name == "error":
@@ -52,7 +53,7 @@ class Text:
 
     def broken(self, why: str, again_s: float) -> None:
         """Say that the connection is made again."""
-        self._clear()
+        self._line_end()
         say.note(f"the stream broke ({why}); resuming in {say.seconds(again_s * 1000)}", "yellow")
 
     def canceled(self, task_id: str, confirmed: bool) -> None:
@@ -94,6 +95,7 @@ class Text:
         if self._started and self._last != "\n":
             sys.stdout.write("\n")
             sys.stdout.flush()
+            self._last = "\n"
 
     def _end(self, data: dict[str, object]) -> None:
         self._line_end()
