@@ -25,9 +25,9 @@ test: setup ## everything: also real engines, and a booted systemd where this ru
 setup: ## make .venv, when it is missing or pyproject.toml has changed
 	@tools/bootstrap.sh
 
-specs: setup ## write again what is generated: requirements/, COMPLIANCE.md, contracts/metrics.json
+specs: setup ## write again what is generated: requirements/, COMPLIANCE.md, contracts/*.json
 	@$(PY) -m tools.specs
-	@$(PY) -m tools.metrics_lint --write
+	@$(PY) -m tools.contracts
 
 clean: ## remove .venv and every cache of this folder
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

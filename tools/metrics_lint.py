@@ -1,40 +1,25 @@
 """Hold a scrape page against the metrics contract [METRICS-LINT].
 
 `lint(text)` returns every fault of a page in the Prometheus text format: names, types, labels,
-buckets, label budgets, families too many or missing. `--write` regenerates
-`contracts/metrics.json` from `orchd.wire.metrics`. Not here: counting, and the page itself.
+buckets, label budgets, families too many or missing. Not here: counting, and the page itself.
 
     python -m tools.metrics_lint < page.txt
-    python -m tools.metrics_lint --write
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 
-from attrs import asdict
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from orchd.wire.metrics import BUDGETS, METRICS, Metric, MetricType
 
-CONTRACT = Path(__file__).resolve().parents[1] / "contracts" / "metrics.json"
 RUNTIME = ("process_", "python_")
 """Families of these beginnings come from prometheus_client's own collectors and are allowed."""
-
-
-def contract() -> str:
-    """Return what contracts/metrics.json holds: the contract for readers that have no Python."""
-    families = [
-        {key: value for key, value in asdict(metric).items() if value or key == "labels"}
-        for metric in METRICS
-    ]
-    return json.dumps({"budgets": dict(BUDGETS), "families": families}, indent=1) + "\n"
 
 
 def lint(text: str, *, complete: bool = True) -> list[str]:
@@ -133,10 +118,7 @@ def _bucket_faults(samples: Iterable[Sample], metric: Metric) -> list[str]:
 
 
 def main() -> int:
-    """Lint the page on stdin, or `--write` the contract file."""
-    if sys.argv[1:] == ["--write"]:
-        CONTRACT.write_text(contract())
-        return 0
+    """Lint the page on stdin."""
     faults = lint(sys.stdin.read())
     print("\n".join(faults) or "the page keeps the contract")
     return 1 if faults else 0

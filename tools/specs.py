@@ -160,8 +160,9 @@ def anchors(markdown: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
 
-def dead_links(root: Path) -> list[str]:
-    """Return the links between our own pages that lead nowhere."""
+def dead_links(root: Path, made: Iterable[Path]) -> list[str]:
+    """Return the links between our own pages that lead nowhere; `made` are files to be written."""
+    coming = {path.resolve() for path in made}
     faults = []
     for path in sorted(root.rglob("*.md")):
         if SKIPPED & set(path.relative_to(root).parts):
@@ -172,9 +173,9 @@ def dead_links(root: Path) -> list[str]:
             file, _, anchor = target.partition("#")
             aim = (path.parent / file) if file else path
             name = path.relative_to(root)
-            if not aim.exists():
+            if not aim.exists() and aim.resolve() not in coming:
                 faults.append(f"{name}: the link {target} leads nowhere")
-            elif anchor and aim.suffix == ".md" and anchor not in anchors(aim.read_text()):
+            elif anchor and anchor not in anchors(aim.read_text()):
                 faults.append(f"{name}: {target}: there is no such heading")
     return faults
 
@@ -190,14 +191,13 @@ def build(root: Path) -> tuple[dict[Path, str], list[str]]:
         if one not in named
         for test in where
     ]
-    faults += dead_links(root)
     files = {
         root / "requirements" / f"{page.name}.yaml": requirements_yaml(page)
         for page in all_pages
         if page.statements
     }
     files[root / "COMPLIANCE.md"] = compliance(all_pages, tests)
-    return files, faults
+    return files, faults + dead_links(root, files)
 
 
 def out_of_date(root: Path, files: dict[Path, str]) -> list[str]:

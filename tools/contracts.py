@@ -1,0 +1,52 @@
+"""Write what the tables of orchd.wire say as JSON, for readers that have no Python.
+
+`contracts/metrics.json` from wire/metrics.py, `contracts/errors.json` from wire/errors.py. The
+golden frames beside them are written by hand and never by a program.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from attrs import asdict
+
+from orchd.wire.errors import TABLE
+from orchd.wire.metrics import BUDGETS, METRICS
+
+FOLDER = Path(__file__).resolve().parents[1] / "contracts"
+
+
+def metrics() -> object:
+    """Return the metrics contract."""
+    families = [
+        {key: value for key, value in asdict(metric).items() if value or key == "labels"}
+        for metric in METRICS
+    ]
+    return {"budgets": dict(BUDGETS), "families": families}
+
+
+def errors() -> object:
+    """Return the table of errors: kind -> row."""
+    return {
+        kind.value: {key: value for key, value in asdict(row).items() if value is not None}
+        for kind, row in TABLE.items()
+    }
+
+
+def files() -> dict[Path, str]:
+    """Return what the files should hold."""
+    said = {"metrics.json": metrics(), "errors.json": errors()}
+    return {FOLDER / name: json.dumps(value, indent=1) + "\n" for name, value in said.items()}
+
+
+def main() -> int:
+    """Write the files."""
+    for path, text in files().items():
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
