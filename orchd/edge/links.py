@@ -116,6 +116,13 @@ class Link:
 
     async def run(self) -> None:
         """Connect, serve, and connect again, for ever."""
+        try:
+            await self._keep_linked()
+        finally:
+            self._close()
+            self._client.close()
+
+    async def _keep_linked(self) -> None:
         delay = RETRY_FIRST_S
         cause: Cause | None = None
         while True:

@@ -23,7 +23,6 @@ from orchd.edge.auth import Guard
 from orchd.edge.routes import Routes
 from orchd.kit import fds, http1
 from orchd.kit.client import Answer, Client, Target
-from orchd.wire import codec
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, ReplicaId, Text
 from tests.edge.pool_peer import PoolPeer, snapshot_of
 
@@ -113,21 +112,23 @@ async def open_front(
         replica: PoolPeer(config.pool_socket(replica), snapshot_of(replica, slots=slots))
         for replica in (pool.replica_ids if ready else ())
     }
-    async with trio.open_nursery() as nursery:
-        for peer in peers.values():
-            await nursery.start(peer.run)
-        await nursery.start(app.run)
-        routes = Routes(app, Guard(token, config.auth_optional))
-        await nursery.start(partial(http1.serve, [listener], routes))
-        with trio.fail_after(5):
+    try:
+        async with trio.open_nursery() as nursery:
             for peer in peers.values():
-                await peer.linked.wait()
-            while ready and app.unready_reasons():
-                await trio.sleep(0.001)
-        yield Front(app, client, peers)
+                await nursery.start(peer.run)
+            await nursery.start(app.run)
+            routes = Routes(app, Guard(token, config.auth_optional))
+            await nursery.start(partial(http1.serve, [listener], routes))
+            with trio.fail_after(5):
+                for peer in peers.values():
+                    await peer.linked.wait()
+                while ready and app.unready_reasons():
+                    await trio.sleep(0.001)
+            yield Front(app, client, peers)
+            nursery.cancel_scope.cancel()
+    finally:
         client.close()
-        nursery.cancel_scope.cancel()
-    listener.close()
+        listener.close()
 
 
 @pytest.fixture
@@ -136,6 +137,6 @@ def front(folder: Path) -> Opener:
 
 
 def read_json(answer: Answer) -> dict[str, Any]:
-    value = codec.orjson.loads(answer.body)
+    value = orjson.loads(answer.body)
     assert isinstance(value, dict)
     return value

@@ -7,6 +7,7 @@ end of a real link is in tests/sockets.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import trio
 from attrs import evolve
@@ -107,7 +108,7 @@ class PoolPeer:
         assert self.pipe is not None, "no link"
         self.pipe.send_nowait(message)
 
-    def state(self, **changes: object) -> None:
+    def state(self, **changes: Any) -> None:
         self.snapshot = evolve(self.snapshot, seq=Count(self.snapshot.seq + 1), **changes)
         self.send(link.encode_json(link.Type.STATE, 0, self.snapshot))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import orjson
 import pytest
 import trio
 import trio.lowlevel
@@ -50,9 +51,9 @@ async def test_a_task_travels_to_a_pool_and_its_tokens_back(front: Opener) -> No
         job.end(FinishReason.LENGTH)
         events = await stream(it, task)
         assert names(events) == ["started", "narration", *["token"] * 3, "narration", "end"]
-        texts = [sse.orjson.loads(e.data) for e in events if e.name == "token"]
+        texts = [orjson.loads(e.data) for e in events if e.name == "token"]
         assert texts == [{"t": "Hé", "i": 0}, {"t": "llo", "i": 1}, {"t": "!", "i": 2}]
-        end = sse.orjson.loads(events[-1].data)
+        end = orjson.loads(events[-1].data)
         assert end["finish_reason"] == "length"
         assert end["tokens_out"] == 3
         assert end["decode_time_ms"] == end["decode_ms"]
@@ -121,7 +122,7 @@ async def test_a_queued_and_a_running_task_are_canceled_and_again(front: Opener)
         for task in (queued, running):
             events = await stream(it, task)
             assert "token" not in names(events)
-            assert sse.orjson.loads(events[-1].data)["finish_reason"] == "canceled"
+            assert orjson.loads(events[-1].data)["finish_reason"] == "canceled"
             assert read_json(await it.get(f"/v1/tasks/{task}"))["state"] == "canceled"
         await it.submit()
         await it.peer.next_job()
@@ -209,7 +210,7 @@ async def test_a_pool_that_dies_after_a_token_breaks_the_stream(front: Opener) -
         job.fail(Kind.WORKER_RESET, "the engine was killed by signal 9")
         events = await stream(it, task)
         assert events[-1].name == "error"
-        error = sse.orjson.loads(events[-1].data)
+        error = orjson.loads(events[-1].data)
         assert error["code"] == "WORKER_RESET"
         assert error["retriable"] is True
         assert error["pool_id"] == "demo"
@@ -237,7 +238,7 @@ async def test_a_lost_link_after_tokens_is_a_worker_reset(front: Opener) -> None
                 pass
             it.peer.hang_up()
             events = await read_events(incoming)
-        assert sse.orjson.loads(events[-1].data)["code"] == "WORKER_RESET"
+        assert orjson.loads(events[-1].data)["code"] == "WORKER_RESET"
 
 
 @pytest.mark.req("ORCH-3011", "OC-CORE-1011", "HME-010", "ORCH-1103")
