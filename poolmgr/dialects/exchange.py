@@ -51,6 +51,15 @@ class Props:
     model_digest: str | None = None
 
 
+@frozen(kw_only=True)
+class Usage:
+    """How full a serving engine is."""
+
+    slots_active: int
+    kv_cache_usage_ratio: float | None
+    """Of all slots' context, the share that running jobs hold, 0..1. None: it does not say."""
+
+
 class Load(enum.Enum):
     """What an engine's health says."""
 

@@ -14,7 +14,7 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
 from orchd.wire.shapes import Workload
 from poolmgr.dialects import llama, llama_errors
-from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader
+from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader, Usage
 
 _JSON = (("content-type", "application/json"),)
 
@@ -44,17 +44,39 @@ class LlamaServer:
 
     def read_props(self, body: bytes) -> Props:
         """Return build, slots and context. Raises OrchError(ENGINE_PROTOCOL)."""
-        value = _object(body)
-        build, settings = value.get("build_info"), value.get("default_generation_settings")
+        value = _json(body)
+        known = value if isinstance(value, dict) else {}
+        build, settings = known.get("build_info"), known.get("default_generation_settings")
         if not isinstance(build, str) or not build or not isinstance(settings, dict):
             raise OrchError(
                 Kind.ENGINE_PROTOCOL, "/props names no build_info: this is no llama-server we know"
             )
         return Props(
             engine_version=build,
-            slots=_positive(value.get("total_slots")),
+            slots=_positive(known.get("total_slots")),
             ctx_max=_positive(settings.get("n_ctx")),
         )
+
+    def usage(self) -> Call:
+        """Return `GET /slots`."""
+        return Call(method="GET", path="/slots")
+
+    def read_usage(self, body: bytes) -> Usage:
+        """Return the slots in use, and the share of the context that they hold.
+
+        Raises OrchError(ENGINE_PROTOCOL).
+        """
+        slots = _json(body)
+        if not isinstance(slots, list) or not all(isinstance(slot, dict) for slot in slots):
+            raise OrchError(Kind.ENGINE_PROTOCOL, "the engine's /slots is no list of slots")
+        active = [slot for slot in slots if slot.get("is_processing") is True]
+        room = [_positive(slot.get("n_ctx")) for slot in slots]
+        # "prompt" is what the slot holds by now: the prompt and all that was generated
+        held = [_positive(slot.get("n_prompt_tokens")) for slot in active]
+        ratio = None
+        if slots and None not in room and None not in held:
+            ratio = sum(filter(None, held)) / sum(filter(None, room))
+        return Usage(slots_active=len(active), kv_cache_usage_ratio=ratio)
 
     def submit(self, job: Job) -> Call:
         """Return `POST /completion`. Nothing of the client's headers goes along: X-Conversation-Id
@@ -74,14 +96,11 @@ class LlamaServer:
         return llama.StreamReader(job) if status == 200 else llama_errors.ErrorReader(status)
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _json(body: bytes) -> Any:
     try:
-        value = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise OrchError(Kind.ENGINE_PROTOCOL, "the engine's /props is no JSON object")
-    return value
+        return None
 
 
 def _positive(value: object) -> int | None:

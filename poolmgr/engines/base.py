@@ -26,6 +26,7 @@ from poolmgr.dialects.exchange import (
     Pieces,
     Props,
     Reader,
+    Usage,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ __all__ = [
     "Pieces",
     "Props",
     "Reader",
+    "Usage",
     "check_profile",
     "gpu_environment",
 ]
@@ -105,6 +107,14 @@ class Adapter(Protocol):
 
     def read_props(self, body: bytes) -> Props:
         """Return what the engine says of itself. Raises OrchError(ENGINE_PROTOCOL)."""
+        ...
+
+    def usage(self) -> Call:
+        """Return the request that `read_usage` reads the answer of."""
+        ...
+
+    def read_usage(self, body: bytes) -> Usage:
+        """Return how full the engine is. Raises OrchError(ENGINE_PROTOCOL)."""
         ...
 
     def submit(self, job: Job) -> Call:

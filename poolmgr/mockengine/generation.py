@@ -66,6 +66,11 @@ class Generation:
         else:
             self._fast(1, head)
 
+    @property
+    def tokens_held(self) -> int:
+        """The tokens of prompt and answer so far."""
+        return self._order.tokens_in + self._sent
+
     def cancel(self) -> None:
         """Stop: the client is gone."""
         self._over = True

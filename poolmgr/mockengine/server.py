@@ -32,6 +32,7 @@ class Server:
         self.loading = True
         self._free = list(range(options.slots - 1, -1, -1))
         self._waiting: deque[Connection] = deque()
+        self.running: dict[int, Generation] = {}
 
     def accept_from(self, listener: socket.socket) -> None:
         """Serve every connection that `listener` brings."""
@@ -39,7 +40,7 @@ class Server:
         def accept(_events: int) -> None:
             try:
                 sock, _ = listener.accept()
-            except BlockingIOError:
+            except OSError:  # it left again, or there are no descriptors left for it
                 return
             Connection(self, Wire(self.loop, sock, split=self.options.split_utf8))
 
@@ -55,6 +56,7 @@ class Server:
 
     def release(self, slot: int) -> None:
         """Pass a slot on to whoever waits for one."""
+        del self.running[slot]
         if self._waiting:
             # in a turn of its own: one-token answers would nest as deep as the queue is long
             self.loop.soon(lambda: self._pass_on(slot))
@@ -73,9 +75,15 @@ class Server:
 
     def slots(self) -> list[dict[str, Any]]:
         """Return what `GET /slots` says."""
-        free = set(self._free)
         return [
-            {"id": slot, "n_ctx": self.options.ctx, "is_processing": slot not in free}
+            {"id": slot, "n_ctx": self.options.ctx, "is_processing": False}
+            if (generation := self.running.get(slot)) is None
+            else {
+                "id": slot,
+                "n_ctx": self.options.ctx,
+                "is_processing": True,
+                "n_prompt_tokens": generation.tokens_held,
+            }
             for slot in range(self.options.slots)
         ]
 
@@ -100,6 +108,7 @@ class Connection:
         self._generation = Generation(
             server.loop, server.options, self._wire, order, self._generated
         )
+        server.running[slot] = self._generation
         self._generation.start(slot)
 
     def _generated(self) -> None:

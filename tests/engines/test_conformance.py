@@ -168,6 +168,22 @@ def test_two_slots_have_the_whole_context_each_and_run_together(name, tmp_path):
             connection.close()
 
 
+@pytest.mark.parametrize("name", servers.ALL)
+def test_usage_grows_with_the_tokens_held(name, tmp_path):
+    more: dict[str, Any] = {"tokens_per_s": 1000.0} if name == "mock" else {}
+    with running(name, tmp_path, model=SLOW, ctx=4096, slots=2, **more) as server:
+        usage = lambda: server.adapter.read_usage(server.ask("GET", "/slots")[1])  # noqa: E731
+        assert (usage().slots_active, usage().kv_cache_usage_ratio) == (0, 0.0)
+        connection, answer = server.open(server.adapter.submit(job(max_tokens=4000)).body)
+        assert answer.read1(10)
+        early = usage()
+        assert early.slots_active == 1
+        servers.until(lambda: (usage().kv_cache_usage_ratio or 0) > 0.1, within_s=5)
+        assert 0 < (early.kv_cache_usage_ratio or 0) < 0.5
+        answer.close()
+        connection.close()
+
+
 @pytest.mark.parametrize("name", servers.REAL)
 def test_while_it_loads_it_says_so(name, tmp_path):
     """Every answer before it serves is 503; the model is small, so some starts show none."""
@@ -233,6 +249,7 @@ def test_a_killed_server_breaks_the_stream_off(name, tmp_path):
         connection.close()
 
 
+@pytest.mark.req("OC-ADAPT-5002")
 def test_nothing_listens_anywhere_else(server):
     """No TCP port: the engine's own routes are reachable through the pool's socket only."""
     inodes = set()

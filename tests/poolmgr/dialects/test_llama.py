@@ -2,6 +2,7 @@
 
 import json
 import random
+import tracemalloc
 from pathlib import Path
 
 import orjson
@@ -252,6 +253,21 @@ def test_the_batch_is_read_as_the_single_frames_are():
         at += size
     assert seen(events)[:2] == (text, texts)
     assert texts == plainly_texts(data)
+
+
+@pytest.mark.req("ORCH-3275")
+def test_a_long_stream_costs_no_more_memory_than_a_short_one():
+    block = frames.token_frames(voice("m", "p", 3, ""), 0, 400, 1)
+    peaks = []
+    for batches in (2, 200):
+        reader = llama.StreamReader(job())
+        tracemalloc.start()
+        for _ in range(batches):
+            reader.feed(block)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < 8 * len(block)
 
 
 def plainly_texts(data):

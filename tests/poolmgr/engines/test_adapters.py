@@ -10,7 +10,7 @@ from orchd.config.schema import Engine, Faults, Model, Pool
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, DeviceMask, EngineId, PoolId, Positive, TaskId, Text
 from orchd.wire.shapes import Workload
-from poolmgr.engines.base import Job, Load, Props
+from poolmgr.engines.base import Job, Load, Props, Usage
 from poolmgr.engines.registry import adapter, refuse_strict
 from poolmgr.mockengine.options import Options, parse
 
@@ -116,6 +116,15 @@ def test_props_of_something_else_are_refused(body):
     with pytest.raises(OrchError) as caught:
         LLAMA.read_props(body)
     assert caught.value.kind is Kind.ENGINE_PROTOCOL
+
+
+def test_usage_of_an_engine_that_says_little_is_told_as_unknown():
+    usage = LLAMA.read_usage(b'[{"n_ctx":10,"is_processing":true},{"is_processing":false}]')
+    assert usage == Usage(slots_active=1, kv_cache_usage_ratio=None)
+    for body in (b"", b"{}", b"[1]"):
+        with pytest.raises(OrchError) as caught:
+            LLAMA.read_usage(body)
+        assert caught.value.kind is Kind.ENGINE_PROTOCOL
 
 
 @pytest.mark.parametrize(
