@@ -144,7 +144,7 @@ class Job:
 
     def _flush(self) -> None:
         if self._words:
-            say(self.agent, f"  {''.join(self._words).strip()}")
+            say(self.agent, "  " + " ".join("".join(self._words).split()))
             self._words.clear()
 
     def read(self, api: Api, until_tokens: int | None = None) -> None:
@@ -156,11 +156,11 @@ class Job:
                 if until_tokens is not None and self.tokens >= until_tokens and not self.finish:
                     until_tokens = None
                     api.cancel(self.task_id)
-                    # The 204 is here. What the kernel holds now left before it; all else is after.
-                    for before in stream.already_here():
+                    # What the kernel holds now left before the 204; all else is after it.
+                    here = stream.already_here()
+                    say(self.agent, f"{self.name}: cancel answered 204; no token may follow")
+                    for before in here:
                         last = self.take(before, last)
-                    seen = self.tokens
-                    say(self.agent, f"{self.name}: canceled, 204 after {seen} tokens")
                     for after in stream:
                         promise(after.name != "token", "no token follows the 204")
                         last = self.take(after, last)
