@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import orjson
 import pytest
 import trio
@@ -55,7 +57,8 @@ async def test_a_byte_every_second_is_cut_off(data: bytes, autojump_clock: objec
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trickle)
-            got = await peer.to_end()
+            with contextlib.suppress(PipeClosed):  # a byte that nobody read makes it a reset
+                got = await peer.to_end()
             nursery.cancel_scope.cancel()
         assert trio.current_time() - began <= 13
         if data[0] != 13:  # a client that sends only line ends has not begun a request
