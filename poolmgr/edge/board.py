@@ -46,6 +46,7 @@ class Board:
         self.proof = GpuProof.PENDING
         self.engine_pid: int | None = None
         self.ram_bytes = 0
+        self.kv_ratio: float | None = None
         self._pool = pool
         self._replica_id = replica_id
         self._mask = mask
@@ -94,6 +95,7 @@ class Board:
             vram_total_bytes=Count(sum(gpu.total_bytes for gpu in self.gpus)),
             vram_free_bytes=Count(sum(gpu.free_bytes for gpu in self.gpus)),
             ram_used_bytes=Count(self.ram_bytes),
+            kv_cache_usage_ratio=self.kv_ratio,  # type: ignore[arg-type]
             tokens_per_s=slots.tokens_per_s,  # type: ignore[arg-type]
             first_token_ms=slots.first_token_ms,  # type: ignore[arg-type]
             last_error=life.last_error,

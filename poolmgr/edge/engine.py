@@ -47,6 +47,16 @@ class Engine:
             )
         return self._adapter.read_props(answer.body)
 
+    async def kv_ratio(self) -> float | None:
+        """Return how full its KV cache is, 0..1; None where it does not say."""
+        try:
+            answer = await self._ask(self._adapter.usage())
+            if answer.status != 200:
+                return None
+            return self._adapter.read_usage(answer.body).kv_cache_usage_ratio
+        except (PeerError, OrchError):
+            return None  # a figure for people; the health probe judges
+
     async def one_token(self) -> None:
         """Generate a token. Raises OrchError(SELF_TEST_FAILED)."""
         job = Job(

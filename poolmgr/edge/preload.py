@@ -238,6 +238,7 @@ class Preload:
                     lost = HEALTH_LOST  # nobody listens any more
             lost = 0 if state is Load.SERVING else lost + 1
             if lost < HEALTH_LOST:
+                self._board.kv_ratio = await engine.kv_ratio() if not lost else None
                 continue
             error = OrchError(Kind.ENGINE_UNHEALTHY, f"the engine stopped serving: {words}")
             if not self._external:

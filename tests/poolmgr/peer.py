@@ -125,7 +125,7 @@ def last_of(got: Got, cls: type[codec.T]) -> codec.T:
     """Return the body of a job's last message; its type must fit."""
     assert got.last is not None
     kinds = {link.End: link.Type.END, link.Fail: link.Type.FAIL, link.Freed: link.Type.FREED}
-    assert got.last[0] == kinds[cls], (link.Type(got.last[0]).name, got.last[2])  # type: ignore[index]
+    assert got.last[0] == kinds[cls], (link.Type(got.last[0]).name, got.last[2])
     return link.body(cls, got.last[2])
 
 

@@ -1,0 +1,74 @@
+"""Where an engine runs, by NVML's lists."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import DeviceMask
+from orchd.wire.snapshot import GpuProof
+from poolmgr.core.gpus import Gpu, GpuProcess
+from poolmgr.core.proof import prove
+
+ENGINE = frozenset({100, 101})
+
+
+def gpus(*pids_of_each: tuple[int, ...] | None) -> tuple[Gpu, ...]:
+    return tuple(
+        Gpu(
+            index=index,
+            uuid=f"GPU-{index}",
+            name="RTX",
+            total_bytes=1,
+            used_bytes=0,
+            processes=None if pids is None else tuple(GpuProcess(pid, "x", 1) for pid in pids),
+        )
+        for index, pids in enumerate(pids_of_each)
+    )
+
+
+def mask(*indices: int) -> DeviceMask:
+    return DeviceMask(indices)
+
+
+@pytest.mark.req("OC-POOL-3012", "ORCH-1102")
+@pytest.mark.parametrize("listed", [((),), ((7, 8),)])
+def test_an_engine_on_no_gpu_fell_back_to_the_cpu(listed: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(OrchError) as caught:
+        prove(gpus(*listed), ENGINE, mask(0), attested=False)
+    assert caught.value.kind is Kind.CPU_FALLBACK
+    assert "GPU 0" in caught.value.message
+
+
+@pytest.mark.req("OC-POOL-3012")
+def test_exactly_the_mask_is_verified_by_any_process_of_the_tree() -> None:
+    seen = gpus((7, 101), (100,), (7,))
+    assert prove(seen, ENGINE, mask(0, 1), attested=False) is GpuProof.VERIFIED
+    assert prove(seen, ENGINE, mask(0, 1), attested=True) is GpuProof.VERIFIED
+
+
+@pytest.mark.req("ORCH-3052", "OC-POOL-3020")
+@pytest.mark.parametrize("attested", [True, False])
+def test_an_engine_beside_its_mask_is_refused_whatever_was_attested(attested: bool) -> None:
+    with pytest.raises(OrchError) as caught:
+        prove(gpus((100,), (101,)), ENGINE, mask(0), attested=attested)
+    assert caught.value.kind is Kind.GPU_MISMATCH
+    assert caught.value.message == "the engine holds memory of GPU 1, and the mask is 0"
+
+
+@pytest.mark.req("OC-POOL-3021")
+def test_a_gpu_of_the_mask_that_is_not_used_is_named() -> None:
+    with pytest.raises(OrchError) as caught:
+        prove(gpus((100,), ()), ENGINE, mask(0, 1), attested=False)
+    assert caught.value.kind is Kind.GPU_MISMATCH
+    assert "of GPU 0 and none of GPU 1" in caught.value.message
+
+
+@pytest.mark.parametrize(("listed", "pids"), [(((7,),), None), ((None,), ENGINE)])
+def test_what_cannot_be_seen_needs_the_operators_word(
+    listed: tuple[tuple[int, ...] | None, ...], pids: frozenset[int] | None
+) -> None:
+    assert prove(gpus(*listed), pids, mask(0), attested=True) is GpuProof.ATTESTED
+    with pytest.raises(OrchError) as caught:
+        prove(gpus(*listed), pids, mask(0), attested=False)
+    assert caught.value.kind is Kind.NOT_ATTESTED

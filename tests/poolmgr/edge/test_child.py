@@ -1,0 +1,178 @@
+"""The engine as a child: environment, output, exit words, and that nothing of it stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from orchd.kit import log
+from orchd.wire.errors import Kind, OrchError
+from poolmgr.edge import child as module
+from poolmgr.edge.cgroup import engine_cgroup
+from poolmgr.edge.child import Child, ending, start
+
+
+def sh(script: str, **env: str) -> Child:
+    return start(["/bin/sh", "-c", script], env)
+
+
+def gone(pid: int, deadline_s: float = 5.0) -> bool:
+    """Whether a process is gone (or a zombie that only waits for init)."""
+    until = time.monotonic() + deadline_s
+    while time.monotonic() < until:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+async def heard(child: Child) -> list[str]:
+    await child.listen()
+    return list(child.last_lines)
+
+
+async def test_its_output_is_logged_and_its_exit_is_told() -> None:
+    with log.capture() as events:
+        child = sh('echo one; echo "$X" >&2; exit 3', X="two")
+        with trio.fail_after(5):
+            assert await heard(child) == ["one", "two"]
+            assert await child.wait() == "exited with code 3"
+        await child.stop()
+    told = [event["human"] for event in events if event["event"] == "engine_output"]
+    assert told == ["one", "two"]
+
+
+async def test_what_is_ours_alone_is_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "ORCHD_AUTH_TOKEN", "CREDENTIALS_DIRECTORY"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/cuda")
+    child = start(["env"], {"CUDA_VISIBLE_DEVICES": "GPU-1"})
+    with trio.fail_after(5):
+        lines = await heard(child)
+        await child.stop()
+    assert not [line for line in lines if "secret" in line]
+    assert "CUDA_VISIBLE_DEVICES=GPU-1" in lines
+    assert "LD_LIBRARY_PATH=/opt/cuda" in lines
+
+
+async def test_output_is_bounded_in_length_and_in_rate() -> None:
+    many = module.BURST_LINES + 300
+    with log.capture() as events:
+        child = sh(f"head -c 50000 /dev/zero | tr '\\0' x; echo; seq {many}")
+        with trio.fail_after(5):
+            lines = await heard(child)
+            await child.stop()
+    told = [event for event in events if event["event"] == "engine_output"]
+    assert max(len(event["human"]) for event in told) <= module.LINE_BYTES
+    assert module.BURST_LINES <= len(told) < many
+    assert lines[-1] == str(many)
+    assert len(lines) == module.LINES_KEPT
+
+
+async def test_a_stop_is_sigterm_first() -> None:
+    child = sh('trap "echo bye; exit 0" TERM; echo up; while :; do sleep 0.01; done')
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child.listen)
+        with trio.fail_after(5):
+            while not child.last_lines:
+                await trio.sleep(0.005)
+            assert await child.stop() == "exited with code 0"
+    assert "bye" in child.last_lines
+
+
+@pytest.mark.req("ORCH-3001")
+async def test_one_that_will_not_go_is_killed_with_all_it_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "TERM_GRACE_S", 0.05)
+    child = sh('trap "" TERM; sleep 60 & echo $!; while :; do sleep 0.01; done')
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child.listen)
+        with trio.fail_after(5):
+            while not child.last_lines:
+                await trio.sleep(0.005)
+            assert "killed by SIGKILL" in await child.stop()
+        nursery.cancel_scope.cancel()
+    assert gone(int(child.last_lines[0]))
+
+
+@pytest.mark.slow
+@pytest.mark.req("ORCH-3001")
+def test_it_dies_with_us_even_on_kill_9() -> None:
+    script = (
+        "import time\n"
+        "from poolmgr.edge.child import start\n"
+        "print(start(['sleep', '60'], {}).pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    ours = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert ours.stdout is not None
+    engine = int(ours.stdout.readline())
+    time.sleep(0.1)  # setpriv becomes sleep
+    assert Path(f"/proc/{engine}").exists()
+    os.kill(ours.pid, signal.SIGKILL)
+    ours.wait(5)
+    ours.stdout.close()
+    assert gone(engine)
+
+
+async def test_without_setpriv_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(OrchError) as caught:
+        start(["x"], {})
+    assert caught.value.kind is Kind.ENGINE_MISSING
+    assert "util-linux" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "exited with code 0"),
+        (-11, "was killed by SIGSEGV"),
+        (-9, "was killed by SIGKILL (the kernel's out-of-memory killer, or a person)"),
+        (-40, "was killed by signal 40"),
+    ],
+)
+def test_exit_codes_and_signals_are_told_apart(code: int, words: str) -> None:
+    assert ending(code) == words
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "",
+        "1:name=systemd:/x\n",
+        "0::/\n",
+        "0::/system.slice/poolmgr@demo:0.service\n",
+        "0::/nowhere/poolmgr@demo:0.service/supervisor\n",
+    ],
+)
+def test_without_delegation_there_is_no_cgroup(own: str, tmp_path: Path) -> None:
+    assert engine_cgroup(own, tmp_path) is None
+
+
+def test_a_delegated_cgroup_is_made_beside_ours(tmp_path: Path) -> None:
+    unit = tmp_path / "pools.slice" / "poolmgr@demo:0.service"
+    (unit / "supervisor").mkdir(parents=True)
+    (unit / "cgroup.procs").touch()
+    engine = unit / "engine"
+    engine.mkdir()  # a real one has these files from the kernel
+    (engine / "cgroup.kill").touch()
+    (engine / "cgroup.procs").write_text("12\n13\n")
+    found = engine_cgroup("0::/pools.slice/poolmgr@demo:0.service/supervisor\n", tmp_path)
+    assert found is not None
+    assert found.path == engine
+    assert found.pids() == {12, 13}
+    found.kill()
+    assert (engine / "cgroup.kill").read_text() == "1"
