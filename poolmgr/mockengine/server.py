@@ -196,14 +196,16 @@ class Connection:
                 n_prompt_tokens=tokens_in,
                 n_ctx=options.ctx,
             )
+        seed = value.get("seed", RANDOM_SEED)
+        if type(seed) is not int:
+            return frames.error(400, "invalid_request_error", '"seed" must be an integer')
         room = options.ctx - tokens_in
         wanted = asked if isinstance(asked, int) and asked >= 0 else room + 1
-        seed = value.get("seed", RANDOM_SEED)
         if seed in (-1, RANDOM_SEED):
             seed = int.from_bytes(os.urandom(4), "big")
         parameters = repr([value.get(name) for name in _SAMPLING])
         self._order = Order(
-            voice=text.voice(options.model, prompt, int(seed), parameters),
+            voice=text.voice(options.model, prompt, seed, parameters),
             tokens_in=tokens_in,
             limit=min(wanted, room),
             truncated=wanted > room,
@@ -221,7 +223,7 @@ def _length(head: bytes) -> int | None:
     if at < 0:
         return 0
     digits = head[at + 17 :].split(b"\r\n", 1)[0].strip()
-    return int(digits) if digits.isdigit() else None
+    return int(digits) if digits.isdigit() and len(digits) < 19 else None
 
 
 def _props(options: Options) -> dict[str, Any]:

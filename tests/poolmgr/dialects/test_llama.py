@@ -285,6 +285,26 @@ def test_any_text_comes_through(texts, cut):
     assert read(data)[1] == [text for text in texts if text]
 
 
+PARTS = st.one_of(
+    st.binary(max_size=20),
+    st.sampled_from([
+        golden("limit.debian"), golden("progress.wheel"), b"\r\n", b"\n\n", b"data: ", b"data: {",
+        b'"\\ud800"',
+        b'data: {"index":0,"content":"', b'","tokens":[', b'],"stop":false,"', b"}\n\n",
+        b'data: {"error":[]}\n\n', b'data: {"content":"","stop":true,"stop_type":[]}\n\n',
+    ]),
+)  # fmt: skip
+
+
+@given(st.lists(PARTS, max_size=8))
+def test_whatever_comes_the_reader_answers_once_and_never_raises(parts):
+    reader = llama.StreamReader(job())
+    events = [event for part in parts for event in reader.feed(part)] + reader.eof()
+    end = seen(events)[2]
+    assert isinstance(end, Finished | Broken)
+    assert reader.feed(b"data: x\n\n") == reader.eof() == []
+
+
 def test_a_text_that_looks_like_a_frame_is_a_text():
     evil = 'data: {"index":0,"content":"x","tokens":[1],"stop":false,"i":0}\n\n","tokens":["stop":1'
     data = (
