@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from orchd.cli import say
+from orchd.wire.errors import OrchError
 from orchd.wire.shapes import TaskAccepted
 from orchd.wire.sse import Event
 
@@ -55,6 +56,10 @@ class Text:
         """Say that the connection is made again."""
         self._line_end()
         say.note(f"the stream broke ({why}); resuming in {say.seconds(again_s * 1000)}", "yellow")
+
+    def failed(self, error: OrchError) -> None:
+        """Leave the line; the error itself is said once, by main."""
+        self._line_end()
 
     def canceled(self, task_id: str, confirmed: bool) -> None:
         """Say that Ctrl-C has canceled the task."""
@@ -107,6 +112,10 @@ class Text:
 class Lines:
     """One JSON object a line: `{event, id, data}` for each frame, `accepted` before them."""
 
+    def __init__(self) -> None:
+        self._failed = False
+        """The last frame was an error."""
+
     def accepted(self, task: TaskAccepted, headers: Mapping[str, str]) -> None:
         """Write the 202 and the budgets that came with it."""
         told = {field: headers[name] for name, field, _ in _BUDGETS if name in headers}
@@ -114,11 +123,17 @@ class Lines:
 
     def frame(self, event: Event, data: dict[str, object]) -> None:
         """Write one frame."""
+        self._failed = event.name == "error"
         say.json({"event": event.name, "id": event.id, "data": data})
 
     def broken(self, why: str, again_s: float) -> None:
         """Write that the connection is made again."""
         say.json({"event": "broken", "data": {"why": why, "again_ms": round(again_s * 1000)}})
+
+    def failed(self, error: OrchError) -> None:
+        """Write an error that came in no frame; its message and advice go to stderr as well."""
+        if not self._failed:
+            say.json({"event": "failed", "data": error.envelope()})
 
     def canceled(self, task_id: str, confirmed: bool) -> None:
         """Write that Ctrl-C has canceled the task."""

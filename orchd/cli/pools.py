@@ -96,7 +96,7 @@ def _row(replica: ReplicaHealth) -> tuple[str, ...]:
         say.cell(names or snapshot.device_mask),
         vram,
         say.cell(snapshot.gpu_proof.value),
-        say.cell(snapshot.status),
+        say.cell(snapshot.status if replica.live else "no answer from its poolmgr"),
     )
 
 
@@ -111,10 +111,7 @@ def _causes(pool: PoolHealth) -> None:
             _cause(replica.replica_id, cause)
             told = True
         elif replica.snapshot is None:
-            say.show(
-                f"  [bold]Next:[/] systemctl status 'poolmgr@{say.cell(replica.replica_id)}' "
-                "(or read the terminal of orchctl up)"
-            )
+            say.show(f"  [bold]Next:[/] {_read_the_log(replica.replica_id)}")
             told = True
     if pool.last_error is not None and not told:
         _cause(pool.pool_id, pool.last_error)
@@ -123,4 +120,11 @@ def _causes(pool: PoolHealth) -> None:
 def _cause(who: str, cause: Cause) -> None:
     kind = Kind(cause.kind).value
     say.show(f"  [red]{say.cell(who)}: {kind}:[/] {say.cell(cause.message)}")
-    say.show(f"  [bold]Next:[/] {say.cell(cause.advice)}")
+    # the table's advice for this kind is the command that has just been typed
+    own = kind == Kind.POOL_UNREADY
+    say.show(f"  [bold]Next:[/] {_read_the_log(who) if own else say.cell(cause.advice)}")
+
+
+def _read_the_log(who: str) -> str:
+    name = who if ":" in who else f"{who}:*"
+    return f"systemctl status 'poolmgr@{say.cell(name)}', or the terminal of orchctl up"

@@ -126,7 +126,8 @@ async def _main(client: Client, draft: TaskRequest, wanted: Wanted, out: Text | 
             except (OrchError, BrokenPipeError) as exc:
                 failure = exc
             nursery.cancel_scope.cancel()
-        if failure is not None and not isinstance(failure, BrokenPipeError):
+        if isinstance(failure, OrchError):
+            out.failed(failure)
             raise failure
         if end is None:  # a signal, or nobody reads our output any more
             with contextlib.suppress(BrokenPipeError):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final, Literal
@@ -62,6 +63,7 @@ class _Suite:
         """Bind every socket; `stack` closes and removes them. Raises OrchError."""
         self._settings = settings
         self._was_ready = False
+        self._for_people = mode == "pretty" or (mode == "auto" and sys.stderr.isatty())
         self._stop = trio.Event()
         tail = ["--log", mode]
         if settings.source is not None:
@@ -137,6 +139,8 @@ class _Suite:
         pools = _counted(len(self._settings.pools), "pool")
         human = f"Everything is Ready: {replicas} of {pools} at {self._url}. Ctrl-C stops it."
         log.event("suite_ready", human, url=self._url)
+        if not self._for_people:
+            return
         with contextlib.suppress(OSError):
             say.note("Try:", "bold")
             say.note(f'  orchctl run --url {self._url} "Hello"', "")
