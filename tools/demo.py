@@ -27,23 +27,21 @@ from tools.demo_client import Api, Event, RefusedError
 READY_S = 20.0
 STOP_S = 10.0
 CONFIG = """\
-bind_addr = "127.0.0.1:0"
-
 [devices]
 backend = "simulated"
 simulated = [
-  {{ name = "Simulated 24 GB", vram_mb = 24576 }},
-  {{ name = "Simulated 12 GB", vram_mb = 12288 }},
+  { name = "Simulated 24 GB", vram_mb = 24576 },
+  { name = "Simulated 12 GB", vram_mb = 12288 },
 ]
 
 [[pools]]
 id = "demo"
-engine = {{ id = "mock", tokens_per_s = 60, first_token_ms = 20 }}
-model = {{ ref = "mock:lorem" }}
+engine = { id = "mock", tokens_per_s = 60, first_token_ms = 20 }
+model = { ref = "mock:lorem" }
 replicas = [[0], [1]]
 ctx = 8192
 slots = 1
-queue = {{ interactive = 2, batch = 2 }}
+queue = { interactive = 2, batch = 2 }
 """
 COLOURS = {"planner": "36", "coder": "32", "reviewer": "35", "demo": "1"}
 ON_A_GPU = """
@@ -260,13 +258,17 @@ class Turns:
 
 
 @contextmanager
-def suite(folder: Path) -> Iterator[Api]:
-    """`orchctl up` in the background; ended, with all it started, on the way out."""
+def suite(folder: Path, configuration: str) -> Iterator[Api]:
+    """`orchctl up` in the background, until pool demo is ready; ended, with all it started."""
     config, log = folder / "orchd.toml", folder / "up.log"
-    config.write_text(CONFIG.format())
+    config.write_text(configuration)
     # A demo must not meet the configuration, the sockets or the token of a suite that is in use.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("ORCHD_")}
-    environ = inherited | {"ORCHD_RUN_DIR": str(folder), "ORCHD_STATE_DIR": str(folder / "state")}
+    environ = inherited | {
+        "ORCHD_RUN_DIR": str(folder),
+        "ORCHD_STATE_DIR": str(folder / "state"),
+        "ORCHD_ADDR": "127.0.0.1:0",
+    }
     argv = [str(Path(sys.executable).with_name("orchctl")), "up", "--config", str(config)]
     with log.open("wb") as sink:
         up = subprocess.Popen(
@@ -289,14 +291,14 @@ def suite(folder: Path) -> Iterator[Api]:
 
 
 def wait_ready(api: Api, up: subprocess.Popen[bytes]) -> list[int]:
-    """Wait until both replicas are Ready. Returns the engines' process ids."""
+    """Wait until every replica of pool demo is Ready. Returns the engines' process ids."""
     deadline = time.monotonic() + READY_S
     while True:
         promise(up.poll() is None, f"orchctl up runs, but it ended with status {up.returncode}")
         replicas = api.replicas("demo")
-        if len(replicas) == 2 and all(replica.get("ready") for replica in replicas):
+        if replicas and all(replica.get("ready") for replica in replicas):
             break
-        promise(time.monotonic() < deadline, f"two replicas are Ready within {READY_S:.0f} s")
+        promise(time.monotonic() < deadline, f"all replicas are Ready within {READY_S:.0f} s")
         time.sleep(0.02)
     for replica in replicas:
         device = replica["devices"][0]
@@ -335,7 +337,7 @@ def main() -> int:
     """Exit status 0 when everything was as promised."""
     say("demo", "two simulated GPUs, 24 GB and 12 GB, one mock engine each: nothing here is real")
     try:
-        with tempfile.TemporaryDirectory(prefix="orchd-") as name, suite(Path(name)) as api:
+        with tempfile.TemporaryDirectory(prefix="orchd-") as name, suite(Path(name), CONFIG) as api:
             turn = Turns()
             with ThreadPoolExecutor(3) as agents:
                 running = [agents.submit(agent, api, turn) for agent in (planner, coder, reviewer)]

@@ -107,12 +107,12 @@ class Api:
         return self._call("GET", f"/v1/tasks/{task_id}")
 
     def replicas(self, pool_id: str) -> list[dict[str, Any]]:
-        """GET a pool's health; return its replicas' snapshots, none while nobody answers."""
+        """GET a pool's health; return each replica's snapshot, {} for one that has not spoken."""
         try:
             health = self._call("GET", f"/v1/pools/{pool_id}/health")
         except (OSError, http.client.HTTPException):
             return []
-        return [one["snapshot"] for one in health["replicas"] if "snapshot" in one]
+        return [one.get("snapshot", {}) for one in health["replicas"]]
 
     def stream(self, task_id: str) -> Stream:
         """GET a task's stream."""
