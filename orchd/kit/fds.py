@@ -6,6 +6,7 @@ What is served on them is not said here.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import stat
 from pathlib import Path
@@ -25,11 +26,13 @@ def passed() -> dict[str, list[socket.socket]]:
     LISTEN_PID is checked. The variables are removed, so that no child believes they are its own.
     """
     found: dict[str, list[socket.socket]] = {}
-    for fd, name in daemon.listen_fds_with_names(unset_environment=True).items():
+    for fd, name in daemon.listen_fds_with_names(unset_environment=False).items():
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
         sock.set_inheritable(False)
         found.setdefault(name or "unknown", []).append(sock)
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)  # the library removes them for C programs only
     return found
 
 

@@ -21,7 +21,8 @@ class Notifier:
     """Talks to $NOTIFY_SOCKET. A message that cannot be sent is dropped: sd_notify(3), Notes."""
 
     def __init__(self) -> None:
-        self._notifier = sdnotify.SystemdNotifier()
+        # without the variable sdnotify leaks the socket that it made before it looked
+        self._notifier = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
         self.watchdog_s = _watchdog_s()
         """Half of WatchdogSec=, in seconds: how often to beat; None without a watchdog."""
 
@@ -46,14 +47,24 @@ class Notifier:
             return
         while True:
             if alive():
-                self._notifier.notify("WATCHDOG=1")
+                self._notify("WATCHDOG=1")
             await trio.sleep(self.watchdog_s)
+
+    def close(self) -> None:
+        """Close the socket: for those that do not live as long as the process."""
+        if self._notifier is not None and self._notifier.socket is not None:
+            self._notifier.socket.close()
+        self._notifier = None
 
     def _send(self, state: str | None, status: str) -> None:
         line = " ".join(redact(status).split())[:MAX_STATUS]
         # sdnotify encodes latin-1 and drops what does not fit: give it the UTF-8 bytes one by one
         text = f"STATUS={line}".encode("utf-8", "replace").decode("latin-1")
-        self._notifier.notify(f"{state}\n{text}" if state else text)
+        self._notify(f"{state}\n{text}" if state else text)
+
+    def _notify(self, message: str) -> None:
+        if self._notifier is not None:
+            self._notifier.notify(message)
 
 
 def _watchdog_s() -> float | None:

@@ -63,8 +63,10 @@ async def _supervise(main: Callable[[trio.Event], Awaitable[None]], program: str
     forced: list[int] = []
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, signals, stop, forced, nursery.cancel_scope, program)
-            await main(stop)
+            scope = trio.CancelScope()
+            nursery.start_soon(_watch, signals, stop, forced, scope, program)
+            with scope:
+                await main(stop)
             nursery.cancel_scope.cancel()
     return forced[0] if forced else None
 
@@ -98,7 +100,7 @@ def _failed(exc: BaseException, program: str) -> int:
         row = error.row
         human = f"{program}: {error.message.rstrip('.')}. {row.advice}"
         log.event("failed", human, level="error", kind=error.kind.value, exit_code=row.exit_code)
-        Notifier().status(human)
+        _tell_systemd(human)
         return row.exit_code
     row, cause = TABLE[Kind.INTERNAL], next(leaves(exc))
     log.event(
@@ -109,5 +111,11 @@ def _failed(exc: BaseException, program: str) -> int:
         exit_code=row.exit_code,
         traceback="".join(traceback.format_exception(exc)),
     )
-    Notifier().status(f"ended on an unexpected error: {type(cause).__name__}")
+    _tell_systemd(f"ended on an unexpected error: {type(cause).__name__}")
     return row.exit_code
+
+
+def _tell_systemd(status: str) -> None:
+    notifier = Notifier()
+    notifier.status(status)
+    notifier.close()
