@@ -126,12 +126,12 @@ def _start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: flo
 
 def progress(world: World, task: Task, tokens_out: int, now: float) -> list[Effect]:
     """Count tokens; the first one fixes the task to its replica."""
-    effects: list[Effect] = []
-    if task.life is Life.STARTING and tokens_out > 0:
-        task.take(Step.TOKEN)
-        effects = _first_token(task, now)
+    if not tokens_out:
+        return []
+    first = task.life is Life.STARTING
+    task.take(Step.TOKEN)
     count(world, task, tokens_out, now)
-    return effects
+    return _first_token(task, now) if first else []
 
 
 def _first_token(task: Task, at: float) -> list[Effect]:

@@ -1,0 +1,44 @@
+"""Draw the state tables as Mermaid: `PYTHONPATH=. python specs/machines/generate.py`.
+
+tests/core/test_machines.py holds the pages against this: a second run changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from orchd.core import task
+
+HEAD = """# A task's life
+
+Generated from `orchd/core/task.py` by `specs/machines/generate.py`; do not edit.
+
+```mermaid
+stateDiagram-v2
+"""
+
+FOOT = """```
+
+Clients see `starting` and `streaming` as `running`, and `releasing` as `canceled`. A slot is leased
+in: {leased}. A step that is not drawn is refused and changes nothing.
+"""
+
+
+def draw_task() -> str:
+    """Return specs/machines/task.md."""
+    arrows: dict[tuple[task.Life, task.Life], list[str]] = defaultdict(list)
+    for (state, step), after in task.TABLE.items():
+        arrows[state, after].append(step)
+    lines = [f"    [*] --> {task.Life.QUEUED}"]
+    lines += [f"    {a} --> {b}: {', '.join(steps)}" for (a, b), steps in arrows.items()]
+    lines += [f"    {state} --> [*]" for state in task.Life if state in task.FINAL]
+    leased = ", ".join(f"`{state}`" for state in task.Life if state in task.LEASED)
+    return HEAD + "\n".join(lines) + "\n" + FOOT.format(leased=leased)
+
+
+PAGES = {"task.md": draw_task}
+
+if __name__ == "__main__":
+    for name, draw in PAGES.items():
+        (Path(__file__).parent / name).write_text(draw())

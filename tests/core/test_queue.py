@@ -1,0 +1,94 @@
+"""The queues of a pool: order, bounds, and positions that stay right after cancels."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchd.core.queue import NOTHING, Backlog, Fifo, PoolQueue
+from orchd.wire.ids import TaskId
+from orchd.wire.shapes import Priority
+from tests.core.making import uid
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["push", "push", "push", "pop", "remove", "back"]), st.integers(0, 10**6)
+    ),
+    max_size=400,
+)
+
+
+@pytest.mark.req("ORCH-3004", "OC-CORE-1001", "OC-CORE-1003", "ORCH-3250")
+@given(STEPS)
+def test_a_fifo_is_a_list(steps: list[tuple[str, int]]) -> None:
+    fifo, plain, next_id = Fifo(50), list[tuple[TaskId, int]](), 0
+    for what, number in steps:
+        if what == "push":
+            next_id += 1
+            if len(plain) >= 50:
+                assert fifo.full
+                with pytest.raises(ValueError):
+                    fifo.push(uid(next_id), number)
+            else:
+                fifo.push(uid(next_id), number)
+                plain.append((uid(next_id), number))
+        elif what == "back":
+            next_id += 1
+            fifo.push_head(uid(next_id), number)
+            plain.insert(0, (uid(next_id), number))
+        elif plain:
+            task_id, _ = plain.pop(0 if what == "pop" else number % len(plain))
+            fifo.remove(task_id)
+            assert task_id not in fifo
+        assert list(fifo) == [task_id for task_id, _ in plain]
+        assert fifo.backlog == (len(plain), sum(tokens for _, tokens in plain))
+    for position, (task_id, _) in enumerate(plain):
+        assert fifo.before(task_id) == (position, sum(tokens for _, tokens in plain[:position]))
+
+
+def test_positions_hold_over_many_blocks() -> None:
+    fifo = Fifo(20_000)
+    for number in range(10_000):
+        fifo.push(uid(number), 1)
+    for number in range(0, 10_000, 3):
+        fifo.remove(uid(number))
+    for number in range(10_000, 10_100):
+        fifo.push_head(uid(number), 1)
+    order = list(fifo)
+    for position in (0, 1, 99, 100, 101, 163, 164, 4_000, len(order) - 1):
+        assert fifo.before(order[position]) == Backlog(position, position)
+
+
+def test_nothing_is_left_of_what_was_removed() -> None:
+    fifo = Fifo(1000)
+    for number in range(1000):
+        fifo.push(uid(number), number)
+    for number in range(1000):
+        fifo.remove(uid(number))
+    assert fifo.backlog == NOTHING
+    assert not any(fifo._ranks._sizes)
+
+
+def test_a_task_is_in_a_queue_once() -> None:
+    fifo = Fifo(3)
+    fifo.push(uid(1), 1)
+    with pytest.raises(ValueError):
+        fifo.push(uid(1), 1)
+    with pytest.raises(ValueError):
+        fifo.push_head(uid(1), 1)
+    with pytest.raises(KeyError):
+        fifo.remove(uid(2))
+
+
+@pytest.mark.req("OC-CORE-1004")
+def test_interactive_goes_before_batch_and_each_in_order() -> None:
+    queue = PoolQueue(4, 4)
+    for number, priority in enumerate((Priority.BATCH, Priority.INTERACTIVE) * 2):
+        queue.classes[priority].push(uid(number), 10)
+    assert queue.first(10) == [uid(1), uid(3), uid(0), uid(2)]
+    assert queue.first(2) == [uid(1), uid(3)]
+    assert queue.head() == uid(1)
+    assert queue.before(uid(2), Priority.BATCH) == (3, 30)
+    assert queue.until_tail(Priority.INTERACTIVE) == (2, 20)
+    assert queue.until_tail(Priority.BATCH) == (4, 40)
+    assert queue.ahead(Priority.INTERACTIVE) == NOTHING
+    assert queue.ahead(Priority.BATCH) == (2, 20)

@@ -1,0 +1,162 @@
+"""Any order of any events: the invariants hold, and every stream ends exactly once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from orchd.core import invariants
+from orchd.core.events import (
+    Accepted,
+    Break,
+    CancelJob,
+    Dispatch,
+    DrainAll,
+    Effect,
+    Finish,
+    Forget,
+    Moved,
+    Seal,
+    WakeAt,
+)
+from orchd.core.task import FINAL, Life
+from orchd.wire.errors import Kind
+from orchd.wire.ids import ReplicaId, TaskId
+from orchd.wire.shapes import Priority
+from tests.core.making import House, pool, snapshot, unready
+
+pytestmark = [pytest.mark.req("ORCH-3250", "ORCH-3971", "OC-CORE-1005", "ORCH-3010", "ORCH-3004")]
+
+REPLICAS = st.sampled_from(["demo:0", "demo:1", "big:0"])
+TASKS = st.integers(0, 25)
+KINDS = st.sampled_from([Kind.ENGINE_DIED, Kind.REPLICA_EXHAUSTED, Kind.DECODE_TIMEOUT])
+
+
+OF_A_STREAM = (Accepted, Dispatch, CancelJob, Seal, Finish, Break, Moved)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Events as a hostile edge would send them, and what their effects said so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.house = House.of(
+            pool("demo", 2, queue_interactive=3, queue_batch=3, ctx=4096),
+            pool("big", 1, queue_interactive=3, queue_batch=3),
+            retain_s=20,
+            retain_max=5,
+        )
+        self.said: dict[TaskId, list[type]] = defaultdict(list)
+        self.alarm: float | None = None
+
+    def told(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, WakeAt):
+                self.alarm = effect.when
+            if isinstance(effect, Forget):
+                del self.said[effect.task_id]
+            elif isinstance(effect, OF_A_STREAM) and getattr(effect, "fresh", True):
+                self.said[effect.task_id].append(type(effect))
+
+    @rule(
+        number=TASKS,
+        priority=st.sampled_from(Priority),
+        tokens=st.sampled_from([1, 100, 900]),
+        deadline_ms=st.sampled_from([500, 5_000, 600_000]),
+        ctx=st.sampled_from([1000, 8192]),
+    )
+    def submit(
+        self, number: int, priority: Priority, tokens: int, deadline_ms: int, ctx: int
+    ) -> None:
+        self.told(self.house.submit(
+            number, priority=priority, max_tokens=tokens, deadline_ms=deadline_ms, ctx=ctx
+        ))  # fmt: skip
+
+    @rule(number=TASKS, tokens=st.integers(0, 50))
+    def cancel(self, number: int, tokens: int) -> None:
+        self.told(self.house.cancel(number, "client", tokens))
+        again = self.house.cancel(number, "client", tokens)
+        assert not any(isinstance(e, Seal | Finish | CancelJob) for e in again)
+
+    @rule(replica=REPLICAS, slots=st.integers(1, 3), active=st.integers(0, 3),
+          rate=st.sampled_from([None, 10.0, 200.0]))  # fmt: skip
+    def see_ready(self, replica: str, slots: int, active: int, rate: float | None) -> None:
+        self.told(self.house.see(
+            snapshot(replica, slots_total=slots, slots_active=active, tokens_per_s=rate)
+        ))  # fmt: skip
+
+    @rule(replica=REPLICAS, draining=st.booleans(), version=st.sampled_from(["1.0", "2.0"]))
+    def see_other(self, replica: str, draining: bool, version: str) -> None:
+        seen = snapshot(replica, draining=True, engine_version=version)
+        self.told(self.house.see(seen if draining else unready(replica)))
+
+    @rule(replica=REPLICAS)
+    def lose(self, replica: str) -> None:
+        self.told(self.house.lose(replica))
+        assert not self.house.front.world.replica(ReplicaId(replica)).leases
+
+    @rule(number=TASKS, tokens=st.integers(0, 50))
+    def progress(self, number: int, tokens: int) -> None:
+        self.told(self.house.progress(number, tokens))
+
+    @rule(number=TASKS, tokens=st.integers(0, 50))
+    def finish(self, number: int, tokens: int) -> None:
+        self.told(self.house.finish(number, tokens))
+
+    @rule(number=TASKS, kind=KINDS, tokens=st.sampled_from([0, 3]))
+    def fail(self, number: int, kind: Kind, tokens: int) -> None:
+        self.told(self.house.fail(number, kind, tokens))
+
+    @rule(number=TASKS)
+    def free(self, number: int) -> None:
+        self.told(self.house.free(number))
+
+    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 6.0]))
+    def wait(self, seconds: float) -> None:
+        self.told(self.house.wait(seconds))
+
+    @precondition(lambda self: self.house.steps > 40)
+    @rule()
+    def drain(self) -> None:
+        self.told(self.house.send(DrainAll()))
+
+    @invariant()
+    def the_house_stands(self) -> None:
+        invariants.check(self.house.front, self.house.now)
+
+    @invariant()
+    def streams_begin_once_and_end_once(self) -> None:
+        tasks = self.house.front.world.tasks
+        assert self.said.keys() == tasks.keys()
+        for task_id, said in self.said.items():
+            assert said[0] is Accepted
+            assert said.count(Accepted) == 1
+            over = tasks[task_id].life in FINAL | {Life.RELEASING}
+            assert said.count(Finish) + said.count(Break) == over
+            if over:  # nothing of a stream follows its end
+                assert said[-1] in (Finish, Break)
+            assert said.count(Seal) == (Seal in said) == bool(tasks[task_id].cancel_reason)
+
+    @invariant()
+    def something_due_has_an_alarm(self) -> None:
+        due = self.house.front.world.timers.next()
+        if due is not None:
+            assert self.alarm is not None
+            assert self.alarm <= due
+
+    def teardown(self) -> None:
+        """Whatever happened: lose all, and every stream comes to its end."""
+        for replica in ("demo:0", "demo:1", "big:0"):
+            self.told(self.house.lose(replica))
+        for task_id in list(self.house.front.world.tasks):
+            self.told(self.house.cancel(int(task_id[-12:])))
+        assert all(t.life in FINAL for t in self.house.front.world.tasks.values())
+        self.streams_begin_once_and_end_once()
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=50, stateful_step_count=50)
