@@ -10,33 +10,22 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 import h11
 import trio
 from attrs import frozen
 
-from orchd.kit.chunks import BadChunk, ChunkDecoder
+from orchd.kit.incoming import Incoming, PeerError, headers_of
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.kit.redact import redact
 from orchd.kit.target import Target
 
 __all__ = ["Answer", "Client", "Incoming", "PeerError", "Target"]
 
-Phase = Literal["connect", "send", "receive", "deadline"]
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 MAX_HEAD: Final = 64 << 10
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # RFC 9110, 9.2.2
-
-
-class PeerError(Exception):
-    """The peer could not be reached, broke off, spoke no HTTP, or took too long."""
-
-    def __init__(self, target: Target, phase: Phase, why: str) -> None:
-        super().__init__(f"{target}: {why}")
-        self.target = target
-        self.phase = phase
-        self.why = why
 
 
 @frozen
@@ -51,92 +40,6 @@ class Answer:
 
 class _DeadConnectionError(Exception):
     """A kept-alive connection ended before any byte of the answer."""
-
-
-class Incoming:
-    """An answer whose body is read as it comes."""
-
-    __slots__ = ("_chunks", "_idle_s", "_left", "_pipe", "_rest", "_target", "headers", "status")
-
-    def __init__(
-        self,
-        target: Target,
-        pipe: Pipe,
-        head: h11.Response,
-        rest: bytes,
-        *,
-        bodiless: bool,
-        idle_s: float | None,
-    ) -> None:
-        self.status = head.status_code
-        self.headers = _headers(head)
-        self._target = target
-        self._pipe = pipe
-        self._rest = rest
-        self._idle_s = idle_s
-        self._chunks: ChunkDecoder | None = None
-        self._left: int | None = None
-        """Bytes of the body still to come; None: until the connection ends, or by chunks."""
-        if bodiless or self.status in {204, 304}:
-            self._left = 0
-        elif "transfer-encoding" in self.headers:
-            self._chunks = ChunkDecoder()
-        elif "content-length" in self.headers:
-            self._left = int(self.headers["content-length"])  # h11 saw that it is one number
-
-    @property
-    def whole(self) -> bool:
-        """True once the body was read to its end and the end was marked as such."""
-        return self._chunks.done if self._chunks is not None else self._left == 0
-
-    @property
-    def reusable(self) -> bool:
-        """True if the connection can carry another request."""
-        return self.whole and not self._rest and "close" not in self.headers.get("connection", "")
-
-    async def read_some(self) -> bytes:
-        """Return what is there of the body, or wait for some; b"" at its end.
-
-        Raises PeerError when the body is cut off, and after `idle_s` seconds without a byte.
-        """
-        while not self.whole:
-            data, self._rest = self._rest, b""
-            if not data:
-                data = await self._recv()
-            if not data:
-                if self._chunks is None and self._left is None:
-                    self._left = 0
-                    self._pipe.close()
-                    return b""
-                raise PeerError(self._target, "receive", "the answer was cut off")
-            data = self._decode(data)
-            if data:
-                return data
-        return b""
-
-    async def _recv(self) -> bytes:
-        try:
-            if self._idle_s is None:
-                return await self._pipe.recv()
-            with trio.fail_after(self._idle_s):
-                return await self._pipe.recv()
-        except PipeClosed as exc:
-            raise PeerError(self._target, "receive", f"the answer was cut off: {exc}") from exc
-        except trio.TooSlowError:
-            why = f"nothing came for {self._idle_s:g} s"
-            raise PeerError(self._target, "deadline", why) from None
-
-    def _decode(self, data: bytes) -> bytes:
-        if self._chunks is not None:
-            try:
-                data = self._chunks.feed(data)
-            except BadChunk as exc:
-                raise PeerError(self._target, "receive", str(exc)) from exc
-            self._rest = self._chunks.rest
-        elif self._left is not None:
-            data, self._rest = data[: self._left], data[self._left :]
-            self._left -= len(data)
-        return data
 
 
 class Client:
@@ -215,7 +118,7 @@ class Client:
             pipe = await self._connect()
             try:
                 head, rest = await self._talk(pipe, "GET", path, None, asked)
-                if head.status_code == 101 and _headers(head).get("upgrade") == protocol:
+                if head.status_code == 101 and headers_of(head).get("upgrade") == protocol:
                     return pipe, rest
                 why = f"answered {head.status_code} to a request for {protocol}"
                 raise PeerError(self.target, "receive", why)
@@ -367,11 +270,3 @@ class Client:
             self._idle.append(pipe)
         else:
             pipe.close()
-
-
-def _headers(head: h11.Response | h11.InformationalResponse) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for raw_name, raw_value in head.headers:
-        name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
-        found[name] = f"{found[name]}, {value}" if name in found else value
-    return found

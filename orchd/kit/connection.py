@@ -1,12 +1,10 @@
-"""One HTTP/1.1 connection: requests in, answers out in the same order, deadlines, the way it ends.
+"""One HTTP/1.1 connection: a request in, its answer out, and so on; and the way it ends.
 
-Accepting, the count of connections and stopping are http1.py's.
+Reading requests is receiver.py's, accepting, counting and stopping connections http1.py's.
 """
 
 from __future__ import annotations
 
-import enum
-import math
 import socket
 import traceback
 from typing import Final, Protocol
@@ -14,7 +12,6 @@ from typing import Final, Protocol
 import trio
 
 from orchd.kit import heads, log
-from orchd.kit.chunks import BadChunk, ChunkDecoder
 from orchd.kit.groups import leaves, only, orch_error
 from orchd.kit.message import (
     Answer,
@@ -27,22 +24,13 @@ from orchd.kit.message import (
     Upgraded,
     error_response,
 )
-from orchd.kit.pipe import RECV_BYTES, Pipe, PipeClosed
+from orchd.kit.pipe import Pipe, PipeClosed
+from orchd.kit.receiver import Phase, Receiver, Watch
 from orchd.kit.sink import Sink
 from orchd.wire.errors import Kind, OrchError
 
 LINGER_S: Final = 2.0
 """How long a refused client may go on sending, so that it reads the answer and not a reset."""
-
-
-class Phase(enum.Enum):
-    """What the connection waits for: a deadline that passes means another thing in each."""
-
-    IDLE = "idle"
-    HEAD = "head"
-    BODY = "body"
-    HANDLER = "handler"
-    WRITE = "write"
 
 
 class Server(Protocol):
@@ -56,39 +44,26 @@ class Server(Protocol):
 class Connection:
     """Owns its pipe; `run` is its task."""
 
-    __slots__ = (
-        "_correlation_id",
-        "_head_only",
-        "_http10",
-        "_peer",
-        "_pipe",
-        "_scope",
-        "_server",
-        "phase",
-    )
+    __slots__ = ("_peer", "_pipe", "_receiver", "_server", "_watch")
 
     def __init__(self, server: Server, sock: socket.socket, peer: Peer) -> None:
         self._server = server
-        self._pipe = Pipe(sock)
         self._peer = peer
-        # one scope for the connection's life, its deadline moved: a scope for each wait costs more
-        self._scope = trio.CancelScope()
-        self._correlation_id = ""
-        self._head_only = False
-        self._http10 = False
-        self.phase = Phase.IDLE
+        self._pipe = Pipe(sock)
+        self._watch = Watch()
+        self._receiver = Receiver(self._pipe, peer, self._watch, server.limits)
 
     def stop_if_idle(self) -> None:
         """End it, unless it is in the middle of an exchange or a request is waiting to be read."""
-        if self.phase is Phase.IDLE and self._pipe.quiet():
+        if self._watch.phase is Phase.IDLE and self._pipe.quiet():
             self._pipe.close()
 
     async def run(self) -> None:
         """Serve until either side is done. Raises nothing but Cancelled."""
         try:
-            with self._scope:
+            with self._watch.scope:
                 await self._serve()
-            if self._scope.cancelled_caught:
+            if self._watch.scope.cancelled_caught:
                 await self._out_of_time()
         except PipeClosed:
             pass  # the client left; what was being done for it knows from the same exception
@@ -107,10 +82,10 @@ class Connection:
             self._pipe.close()
 
     async def _out_of_time(self) -> None:
-        if self.phase is Phase.WRITE:
+        if self._watch.phase is Phase.WRITE:
             self._pipe.abort()
-        elif self.phase in {Phase.HEAD, Phase.BODY}:
-            part = self.phase.value
+        elif self._watch.phase in {Phase.HEAD, Phase.BODY}:
+            part = self._watch.phase.value
             await self._refuse(
                 OrchError(Kind.REQUEST_TIMEOUT, f"the {part} of the request took too long")
             )
@@ -120,19 +95,17 @@ class Connection:
         idle_s = self._server.limits.head_s
         keep = True
         while keep:
-            self._correlation_id = ""
-            self._head_only = False
+            if self._server.stopping and not rest and self._pipe.quiet():
+                return
             try:
-                got = await self._receive(rest, idle_s)
+                got = await self._receiver.receive(rest, idle_s)
             except OrchError as error:
                 await self._refuse(error)
                 return
             if got is None:
                 return
             request, keep, rest = got
-            if self._scope.cancel_called:  # its last byte came as its time ran out
-                await trio.lowlevel.checkpoint()
-            self._enter(Phase.HANDLER, math.inf)
+            self._watch.enter(Phase.HANDLER)
             log.correlation.set(request.correlation_id)
             answer = await self._handled(request)
             if log.debugging():
@@ -151,88 +124,6 @@ class Connection:
                 await trio.lowlevel.checkpoint()
         if not self._pipe.closed and (rest or not self._pipe.quiet()):
             await self._linger()
-
-    # receiving
-
-    def _enter(self, phase: Phase, seconds: float) -> None:
-        self.phase = phase
-        self._scope.deadline = trio.current_time() + seconds
-
-    async def _receive(self, rest: bytes, idle_s: float) -> tuple[Request, bool, bytes] | None:
-        """Return the next request, whether another may follow, and what was read past it.
-
-        None when the client is done.
-        """
-        limits = self._server.limits
-        reader = heads.HeadReader(limits)
-        head = reader.feed(rest) if rest else None
-        if head is None:
-            if reader.begun:
-                self._enter(Phase.HEAD, limits.head_s)
-            elif self._server.stopping:
-                return None
-            else:
-                self._enter(Phase.IDLE, idle_s)
-        while head is None:
-            data = await self._pipe.recv()
-            if not data:
-                return None
-            head = reader.feed(data)
-            if head is None and self.phase is Phase.IDLE and reader.begun:
-                self._enter(Phase.HEAD, limits.head_s)
-        self._correlation_id = head.correlation_id
-        self._head_only = head.method == "HEAD"
-        self._http10 = head.http10
-        path, query = heads.split_target(head.method, head.target)
-        if head.length > limits.body_bytes:
-            raise _too_large(limits)
-        rest = reader.rest
-        body = b""
-        if head.length or head.chunked:
-            if head.expects_continue and not rest:
-                self._pipe.send_nowait(heads.CONTINUE)
-            if head.chunked:
-                body, rest = await self._chunked_body(rest)
-            else:
-                body, rest = await self._sized_body(rest, head.length)
-        request = Request(
-            head.method, path, query, head.headers, body, self._peer, head.correlation_id
-        )
-        return request, head.keep_alive, rest
-
-    async def _more_body(self) -> bytes:
-        if self.phase is not Phase.BODY:
-            self._enter(Phase.BODY, self._server.limits.body_s)
-        data = await self._pipe.recv()
-        if not data:
-            raise PipeClosed("the client left in the middle of a request")
-        return data
-
-    async def _sized_body(self, rest: bytes, length: int) -> tuple[bytes, bytes]:
-        if len(rest) < length:
-            gathered = bytearray(rest)
-            while len(gathered) < length:
-                gathered += await self._more_body()
-            rest = bytes(gathered)
-        return rest[:length], rest[length:]
-
-    async def _chunked_body(self, data: bytes) -> tuple[bytes, bytes]:
-        limits = self._server.limits
-        decoder = ChunkDecoder()
-        body = bytearray()
-        sent = 0
-        while True:
-            try:
-                body += decoder.feed(data)
-            except BadChunk as exc:
-                raise OrchError(Kind.MALFORMED_HTTP, str(exc)) from None
-            sent += len(data)
-            # twice: so many bytes of framing for each byte of body are nobody's honest chunks
-            if len(body) > limits.body_bytes or sent > 2 * limits.body_bytes + RECV_BYTES:
-                raise _too_large(limits)
-            if decoder.done:
-                return bytes(body), decoder.rest
-            data = await self._more_body()
 
     # handling
 
@@ -269,7 +160,7 @@ class Connection:
     # answering
 
     async def _respond(self, answer: Response, *, close: bool) -> None:
-        correlation_id = self._correlation_id or heads.new_correlation_id()
+        correlation_id = self._receiver.correlation_id or heads.new_correlation_id()
         head = heads.answer_head(
             answer.status,
             correlation_id,
@@ -278,29 +169,31 @@ class Connection:
             length=len(answer.body),
             close=close,
         )
-        bodiless = self._head_only or answer.status in {204, 304}
+        bodiless = self._receiver.head_only or answer.status in {204, 304}
         if not self._pipe.send_nowait(head if bodiless else head + answer.body):
             await self._drain()
 
     async def _drain(self) -> None:
         """Wait until the kernel has taken the answer; a peer that reads nothing is reset."""
         while self._pipe.pending:
-            self._enter(Phase.WRITE, self._server.limits.write_s)
+            self._watch.enter(Phase.WRITE, self._server.limits.write_s)
             await self._pipe.flush_some()
 
     async def _stream(self, answer: Streaming, rest: bytes, *, keep: bool) -> tuple[bool, bytes]:
         """Run a Streaming answer; return whether the connection goes on, and what is read."""
-        chunked = not self._http10  # to HTTP/1.0 the end of the connection is the end of the body
+        chunked = (
+            not self._receiver.http10
+        )  # to HTTP/1.0 the end of the connection is the end of the body
         keep = keep and not self._server.stopping
         head = heads.answer_head(
             answer.status,
-            self._correlation_id,
+            self._receiver.correlation_id,
             content_type=answer.content_type,
             headers=answer.headers,
             chunked=chunked,
             close=not keep,
         )
-        if self._head_only:
+        if self._receiver.head_only:
             if not self._pipe.send_nowait(head):
                 await self._drain()
             return keep, rest
@@ -320,9 +213,9 @@ class Connection:
         return keep and not left and not self._server.stopping, sink.rest
 
     async def _upgrade(self, answer: Upgraded, rest: bytes) -> None:
-        self._pipe.send_nowait(heads.switching_head(answer.protocol, self._correlation_id))
+        self._pipe.send_nowait(heads.switching_head(answer.protocol, self._receiver.correlation_id))
         await self._drain()
-        self._enter(Phase.HANDLER, math.inf)
+        self._watch.enter(Phase.HANDLER)
         try:
             await answer.run(self._pipe, rest)
         except Exception as exc:  # noqa: BLE001 - as above
@@ -331,7 +224,7 @@ class Connection:
 
     async def _refuse(self, error: OrchError) -> None:
         """Answer and close such that the client can read it."""
-        self._scope.deadline = math.inf
+        self._watch.enter(self._watch.phase)
         with trio.move_on_after(LINGER_S):
             await self._respond(error_response(error), close=True)
             await self._linger()
@@ -350,7 +243,3 @@ def _begin(sink: Sink) -> None:
         sink.begin()
     except PipeClosed:
         sink.gone = True
-
-
-def _too_large(limits: Limits) -> OrchError:
-    return OrchError(Kind.BODY_TOO_LARGE, f"the body is over {limits.body_bytes} bytes")
