@@ -6,7 +6,7 @@ then orchd is new, or has lost us.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -27,11 +27,13 @@ DEADLINE_S: Final = 10.0
 async def keep_registered(
     client: Client,
     registration: Callable[[], WorkerRegistration | None],
+    ready: Callable[[], Awaitable[None]],
     linked: Callable[[], bool],
 ) -> None:
     """Register as long as there is something to register; for ever.
 
-    `registration()` is None while the replica is not Ready; `linked()` says whether a link stands.
+    `registration()` is None while the replica is not Ready, `ready()` waits for that; `linked()`
+    says whether a link stands.
     """
     told = ""
     pause = RETRY_FIRST_S
@@ -40,7 +42,9 @@ async def keep_registered(
         body = registration()
         if body is None:
             registered, pause = False, RETRY_FIRST_S
-        elif not (registered and linked()):
+            await ready()
+            continue
+        if not (registered and linked()):
             trouble = await _register(client, body)
             registered = trouble is None
             if registered:
@@ -62,8 +66,7 @@ async def keep_registered(
             await trio.sleep(LINKLESS_S)
         else:
             await trio.sleep(pause)
-            if body is not None:
-                pause = min(pause * 2, RETRY_MAX_S)
+            pause = min(pause * 2, RETRY_MAX_S)
 
 
 async def _register(client: Client, body: WorkerRegistration) -> str | None:

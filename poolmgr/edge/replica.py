@@ -59,6 +59,7 @@ class Replica:
         self._work: trio.Nursery
         self._services: trio.Nursery
         self._exit = trio.Event()
+        self._became_ready = trio.Event()
         self._error: OrchError | None = None
         self._turn_at = trio.current_time()
 
@@ -172,6 +173,7 @@ class Replica:
             engine_version=self._board.engine_version,
             gpu_proof=self._board.proof,
         )
+        self._became_ready.set()
         started()
         self._step(self._steps.watch_health)
 
@@ -224,7 +226,14 @@ class Replica:
             Target.unix(self._settings.front_socket),
             token=token.reveal() if token is not None else None,
         )
-        await keep_registered(client, self._registration, lambda: bool(self._board.links))
+        await keep_registered(
+            client, self._registration, self._wait_ready, lambda: bool(self._board.links)
+        )
+
+    async def _wait_ready(self) -> None:
+        while not self._life.ready:
+            self._became_ready = trio.Event()
+            await self._became_ready.wait()
 
     def _registration(self) -> WorkerRegistration | None:
         if not self._life.ready:

@@ -1,0 +1,94 @@
+"""A model's file: there, readable, the right one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchd.config.schema import Engine, Mode, Model, Pool, Provisioning, Settings
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, Text
+from poolmgr.provision.models import stage
+
+
+def pool(ref: str, engine: str = "llamacpp", digest: str | None = None, **more: Any) -> Pool:
+    return Pool(
+        id=PoolId("p"),
+        engine=Engine(id=EngineId(engine)),
+        model=Model(ref=Text(ref), digest=None if digest is None else Text(digest)),
+        replicas=(DeviceMask((0,)),),
+        ctx=Positive(1024),
+        **more,
+    )
+
+
+def settings(folder: Path) -> Settings:
+    return Settings(state_dir=folder, run_dir=folder, source=folder / "orchd.toml")
+
+
+async def refused(folder: Path, pool: Pool) -> str:
+    with pytest.raises(OrchError) as caught:
+        await stage(settings(folder), pool)
+    assert caught.value.kind is Kind.MODEL_MISSING
+    return caught.value.message
+
+
+@pytest.mark.req("ORCH-3421")
+@pytest.mark.parametrize("form", ["file:{0}/m.gguf", "{0}/m.gguf", "m.gguf", "file:m.gguf"])
+async def test_a_file_is_found_also_relative_to_the_configuration(
+    tmp_path: Path, form: str
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"12345")
+    staged = await stage(settings(tmp_path), pool(form.format(tmp_path)))
+    assert (staged.name, staged.size_bytes) == ("m.gguf", 5)
+    assert staged.path is not None
+    assert staged.path.samefile(tmp_path / "m.gguf")
+
+
+async def test_all_parts_of_a_model_count(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"m-0000{number}-of-00002.gguf").write_bytes(b"x" * number)
+    whole = pool(f"{tmp_path}/m-00001-of-00002.gguf")
+    assert (await stage(settings(tmp_path), whole)).size_bytes == 3
+    (tmp_path / "m-00002-of-00002.gguf").unlink()
+    assert "m-00002-of-00002.gguf" in await refused(tmp_path, whole)
+
+
+@pytest.mark.req("ORCH-3421", "OC-POOL-3003")
+async def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
+    assert "there is no model file" in await refused(tmp_path, pool("none.gguf"))
+    assert "is a folder" in await refused(tmp_path, pool(str(tmp_path)))
+    assert "later version" in await refused(tmp_path, pool("hf:org/repo/x.gguf"))
+
+
+async def test_who_cannot_read_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_arguments: object, **_more: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "m.gguf").touch()
+    monkeypatch.setattr(Path, "open", closed)  # root reads everything
+    monkeypatch.setenv("LOGNAME", "poolmgr")
+    message = await refused(tmp_path, pool("m.gguf"))
+    assert message == f"user poolmgr cannot read {tmp_path}/m.gguf"
+    assert os.geteuid() >= 0
+
+
+@pytest.mark.req("ORCH-3421")
+async def test_a_digest_is_verified(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"right")
+    right = "sha256:" + hashlib.sha256(b"right").hexdigest()
+    assert await stage(settings(tmp_path), pool("m.gguf", digest=right))
+    (tmp_path / "m.gguf").write_bytes(b"wrong")
+    message = await refused(tmp_path, pool("m.gguf", digest=right))
+    assert hashlib.sha256(b"wrong").hexdigest() in message
+
+
+async def test_mock_and_external_engines_need_no_file(tmp_path: Path) -> None:
+    assert (await stage(settings(tmp_path), pool("mock:lorem", "mock"))).path is None
+    external = Provisioning(mode=Mode.EXTERNAL, url="unix:/x.sock")
+    staged = await stage(settings(tmp_path), pool("org/name", provisioning=external))
+    assert (staged.name, staged.path) == ("name", None)

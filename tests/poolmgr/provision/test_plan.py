@@ -1,0 +1,81 @@
+"""What to start, or whom to attach to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchd.config.schema import Mode, Provisioning
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import EngineId
+from poolmgr.engines.registry import adapter
+from poolmgr.provision.models import Staged
+from poolmgr.provision.plan import MOCK_COMMAND, plan
+from tests.poolmgr.provision.test_models import pool
+
+SOCKET = Path("/run/poolmgr/p:0.engine.sock")
+UUIDS = ("GPU-1", "GPU-2")
+
+
+def test_mock_is_our_own_program_and_needs_what_it_says() -> None:
+    made = plan(pool("mock:x", "mock"), adapter(EngineId("mock")), Staged("x"), SOCKET, UUIDS)
+    assert made.argv is not None
+    assert made.argv[:3] == MOCK_COMMAND
+    assert made.need is not None
+    assert made.need.weights_bytes == 1024 << 20
+    assert made.need.unknown == ()
+
+
+@pytest.mark.req("OC-POOL-3020")
+def test_an_engine_gets_its_gpus_by_uuid(tmp_path: Path) -> None:
+    program = tmp_path / "server"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    model = Staged("m.gguf", Path("/m.gguf"), 5 << 30)
+    how = Provisioning(command=(str(program), "--first"))
+    made = plan(
+        pool("/m.gguf", provisioning=how), adapter(EngineId("llamacpp")), model, SOCKET, UUIDS
+    )
+    assert made.env["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+    assert made.argv is not None
+    assert made.argv[:2] == (str(program), "--first")
+    assert str(SOCKET) in made.argv
+    assert made.need is not None
+    assert made.need.weights_bytes == 5 << 30
+    assert made.need.unknown == ("KV cache",)
+
+
+@pytest.mark.req("ORCH-3421")
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (None, "install llama.cpp with CUDA"),
+        (("/opt/llama/llama-server",), "install llama.cpp with CUDA"),
+        (("my-engine",), "install my-engine"),
+    ],
+)
+def test_a_missing_program_says_what_to_install(
+    command: tuple[str, ...] | None, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    how = Provisioning(command=command)
+    with pytest.raises(OrchError) as caught:
+        plan(
+            pool("/m.gguf", provisioning=how),
+            adapter(EngineId("llamacpp")),
+            Staged("m.gguf", Path("/m.gguf"), 1),
+            SOCKET,
+            UUIDS,
+        )
+    assert caught.value.kind is Kind.ENGINE_MISSING
+    assert what in caught.value.message
+
+
+def test_an_external_engine_is_only_found() -> None:
+    how = Provisioning(mode=Mode.EXTERNAL, url="http://127.0.0.1:8080")
+    made = plan(
+        pool("m", provisioning=how), adapter(EngineId("llamacpp")), Staged("m"), SOCKET, UUIDS
+    )
+    assert (made.argv, made.socket, made.need) == (None, None, None)
+    assert str(made.target) == "http://127.0.0.1:8080"

@@ -1,0 +1,135 @@
+"""poolmgr as a process of its own, with a NOTIFY_SOCKET that is listened to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import define, field
+
+from orchd.kit.client import Client, PeerError, Target
+
+HEAD = """
+run_dir = "{0}"
+state_dir = "{0}/state"
+[devices]
+backend = "simulated"
+simulated = [{{ name = "Simulated 24 GB", vram_mb = 24576 }}, {{ name = "Simulated 12 GB", vram_mb = 12288 }}]
+"""
+
+
+@define
+class Run:
+    """One poolmgr."""
+
+    folder: Path
+    name: str
+    process: subprocess.Popen[bytes]
+    _notify: socket.socket
+    said: list[str] = field(factory=list)
+    """Datagrams to systemd, in order."""
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "poolmgr" / f"{self.name}.sock"
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """What it logged so far."""
+        lines = (self.folder / "log").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def hear(self) -> list[str]:
+        """Return all datagrams until now."""
+        while True:
+            try:
+                self.said.append(self._notify.recv(4096).decode())
+            except BlockingIOError:
+                return self.said
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        """Ask its socket."""
+        client = Client(Target.unix(self.socket))
+        try:
+            answer = await client.request("GET", path)
+        finally:
+            client.close()
+        is_json = "json" in answer.headers["content-type"]
+        return answer.status, json.loads(answer.body) if is_json else answer.body.decode()
+
+    async def until(self, wanted: int, deadline_s: float = 15.0) -> Any:
+        """Wait until /health answers with this status; return its body."""
+        with trio.fail_after(deadline_s):
+            while True:
+                try:
+                    status, body = await self.get("/health")
+                    if status == wanted:
+                        return body
+                except PeerError:
+                    assert self.process.poll() is None, self.log
+                await trio.sleep(0.01)
+
+    async def exit_code(self, deadline_s: float = 15.0) -> int:
+        """Wait for its end."""
+        with trio.fail_after(deadline_s):
+            while self.process.poll() is None:
+                await trio.sleep(0.01)
+        code = self.process.returncode
+        self.hear()
+        return code
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+
+@asynccontextmanager
+async def poolmgr(
+    folder: Path,
+    name: str,
+    pools: str,
+    *,
+    head: str = HEAD,
+    env: Mapping[str, str] | None = None,
+    listener: socket.socket | None = None,
+) -> AsyncIterator[Run]:
+    """Run `poolmgr NAME` with this configuration; it is ended at the end."""
+    config = folder / "orchd.toml"
+    config.write_text(head.format(folder) + pools)
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.setblocking(False)
+    notify.bind(str(folder / "notify"))
+    command = [sys.executable, "-m", "poolmgr", name, "--config", str(config), "--log", "json"]
+    if listener is not None:  # what systemd does: fd 3, and the pid of the program itself
+        fd = listener.fileno()
+        command = [
+            "/bin/sh",
+            "-c",
+            f'exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=pool exec "$@"',
+            "sh",
+            *command,
+        ]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **(env or {}), "NOTIFY_SOCKET": str(folder / "notify")},
+            stdout=log,
+            stderr=log,
+            pass_fds=[listener.fileno()] if listener is not None else [],
+        )
+    run = Run(folder, name, process, notify)
+    try:
+        yield run
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        notify.close()
