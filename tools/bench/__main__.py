@@ -1,0 +1,97 @@
+"""`python -m tools.bench [MEASURE...]`: measure, print tables, optionally write them down."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from orchd.wire import codec
+from tools.bench import cancel, relay, standing
+from tools.bench.figures import Figure, markdown
+
+MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
+    "first-token": relay.first_token,
+    "paced": relay.paced,
+    "flat": relay.flat,
+    "tasks": standing.whole_tasks,
+    "admission": standing.admission,
+    "idle": standing.idle_streams,
+    "start": standing.start,
+    "cancel": cancel.freed,
+}
+BEGIN: Final = "<!-- python -m tools.bench --write: begin -->"
+END: Final = "<!-- end -->"
+
+
+def main() -> int:
+    """Run the measures that were asked for. Returns 0 also when a goal was missed."""
+    options = _options()
+    print(_machine(), file=sys.stderr)
+    figures: list[Figure] = []
+    for name in options.measures or MEASURES:
+        began = time.monotonic()
+        fresh = MEASURES[name](options.runs)
+        print(f"\n{markdown(fresh)}", flush=True)
+        print(f"({name}: {time.monotonic() - began:.0f} s)", file=sys.stderr)
+        figures += fresh
+    if options.json is not None:
+        options.json.write_bytes(codec.dumps({"machine": _machine(), "figures": figures}))
+    if options.write is not None:
+        _write(options.write, f"{_machine()}\n\n{markdown(figures)}")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
+    parser.add_argument(
+        "measures", nargs="*", metavar="MEASURE", help=f"of {', '.join(MEASURES)} (default: all)"
+    )
+    parser.add_argument(
+        "--runs", type=int, default=3, help="repeat what is noisy so often (default: 3)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here too")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="replace the tables between the marks of FILE"
+    )
+    options = parser.parse_args()
+    unknown = [name for name in options.measures if name not in MEASURES]
+    if unknown:
+        parser.error(f"no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}")
+    return options
+
+
+def _machine() -> str:
+    """Return what the figures depend on beside the code."""
+    today = dt.datetime.now(dt.UTC).date()
+    load_1, _, load_15 = os.getloadavg()
+    return (
+        f"{today}, {os.cpu_count()} cores ({_cpu()}), Linux {platform.release()}, "
+        f"Python {platform.python_version()}; load average {load_1:.1f} (15 min: {load_15:.1f})."
+    )
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _write(path: Path, tables: str) -> None:
+    text = path.read_text()
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{path} lacks the lines {BEGIN} and {END}")
+    path.write_text(f"{head}{BEGIN}\n{tables}\n{END}{tail}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""The real suite for a measurement: orchd, one poolmgr and its mock engine, in a temporary folder.
+
+The two programs are started as `orchctl up` and systemd do, with passed listening sockets for
+orchd; so their pids are known. What is measured is in measures.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+from orchd.kit import fds
+from tools.bench import proc
+from tools.bench.orders import Api, Target
+from tools.bench.requests import CTX, MODEL, POOL
+
+READY_S: Final = 60.0
+_TOML: Final = """\
+bind_addr = "127.0.0.1:0"
+state_dir = "{folder}/state"
+run_dir = "{folder}/run"
+[devices]
+backend = "simulated"
+simulated = [{{ name = "Simulated 24 GB", vram_mb = 24576 }}]
+[[pools]]
+id = "{pool}"
+engine = {{ id = "mock", tokens_per_s = {tokens_per_s:g}, vram_mb = 1024, faults = {faults} }}
+model = {{ ref = "{model}" }}
+devices = [0]
+ctx = {ctx}
+slots = {slots}
+queue = {{ interactive = {queue}, batch = 1 }}
+"""
+
+
+@frozen(kw_only=True)
+class Shape:
+    """How the one pool is built."""
+
+    tokens_per_s: float = 0.0
+    """Of one slot; 0: as fast as possible."""
+    slots: int = 64
+    queue: int = 1024
+    hang: bool = False
+    """The engine says one token and then nothing more."""
+
+
+@frozen(kw_only=True)
+class House:
+    """A running suite."""
+
+    folder: Path
+    port: int
+    orchd: int
+    poolmgr: int
+    engine: int
+
+    @property
+    def tasks(self) -> Target:
+        """The suite's public API."""
+        return Target(name="orchd + poolmgr", api=Api.TASKS, address=f"127.0.0.1:{self.port}")
+
+    @property
+    def bare(self) -> Target:
+        """The same mock engine, asked directly."""
+        return Target(name="bare engine", api=Api.COMPLETION, address=self.engine_socket)
+
+    @property
+    def engine_socket(self) -> str:
+        """The engine's unix socket."""
+        return str(self.folder / f"run/poolmgr/{POOL}:0.engine.sock")
+
+    @property
+    def daemons(self) -> tuple[int, int]:
+        """The pids that are measured: orchd, poolmgr."""
+        return self.orchd, self.poolmgr
+
+
+@contextmanager
+def house(shape: Shape) -> Iterator[House]:
+    """Run a suite, ready to serve; daemons on one core, engine on the other."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orchd-bench-")))
+        config = write_config(folder, shape)
+        tcp = stack.enter_context(fds.bind_tcp("127.0.0.1", 0))
+        unix = stack.enter_context(fds.bind_unix(folder / "run/orchd/orchd.sock"))
+        log = folder / "log"
+        orchd = stack.enter_context(
+            proc.running(orchd_argv(config), log=log, listeners=(tcp, unix), env=_env())
+        )
+        poolmgr = stack.enter_context(
+            proc.running(
+                [sys.executable, "-m", "poolmgr", f"{POOL}:0", "--config", str(config)],
+                log=log,
+                env=_env(),
+            )
+        )
+        port = int(tcp.getsockname()[1])
+        _wait_ready(f"127.0.0.1:{port}", (orchd, poolmgr), log)
+        engine = _engine_of(poolmgr)
+        measured, load = proc.cores()
+        proc.pin(orchd, measured)
+        proc.pin(poolmgr, measured)
+        proc.pin(engine, load)
+        yield House(folder=folder, port=port, orchd=orchd, poolmgr=poolmgr, engine=engine)
+
+
+def orchd_argv(config: Path) -> list[str]:
+    """Return the command line of orchd."""
+    return [sys.executable, "-m", "orchd", "--config", str(config)]
+
+
+def _env() -> dict[str, str]:
+    return {"ORCHD_LOG": "json", "LISTEN_FDNAMES": "orchd.tcp:orchd.unix"}
+
+
+def write_config(folder: Path, shape: Shape) -> Path:
+    """Write the configuration of a suite that lives in `folder`; return its path."""
+    config = folder / "orchd.toml"
+    text = _TOML.format(
+        folder=folder,
+        pool=POOL,
+        model=MODEL,
+        ctx=CTX,
+        tokens_per_s=shape.tokens_per_s,
+        slots=shape.slots,
+        queue=shape.queue,
+        faults="{ hang_after_tokens = 1 }" if shape.hang else "{}",
+    )
+    config.write_text(text)
+    return config
+
+
+def _wait_ready(address: str, pids: tuple[int, ...], log: Path) -> None:
+    deadline = time.monotonic() + READY_S
+    answer = b""
+    while time.monotonic() < deadline:
+        answer = get(address, "/readyz")
+        if answer.startswith(b"HTTP/1.1 200"):
+            return
+        for pid in pids:
+            proc.check_alive(pid, log)
+        time.sleep(0.05)
+    said = answer.partition(b"\r\n\r\n")[2].decode(errors="replace")
+    raise RuntimeError(f"the suite is not ready after {READY_S:.0f} s: {said}\n{proc.tail(log)}")
+
+
+def get(address: str, path: str) -> bytes:
+    """Return the whole answer to a GET."""
+    with proc.connect(address) as sock:
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: orchd\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        while data := sock.recv(65536):
+            answer += data
+    return answer
+
+
+def get_json(address: str, path: str) -> object:
+    """Return the JSON of an answer of known length to a GET."""
+    return json.loads(get(address, path).partition(b"\r\n\r\n")[2])
+
+
+def _engine_of(poolmgr: int) -> int:
+    found = proc.children(poolmgr)
+    if len(found) != 1:
+        raise RuntimeError(f"poolmgr has {len(found)} children, not its engine alone")
+    return found[0]
