@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import trio
 
 from orchd.cli import reach, say
 
@@ -17,15 +16,7 @@ from orchd.cli import reach, say
 def command(task: object, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Cancel TASK, queued or running. Canceling it twice is no error."""
     where = reach.find(url, token_file)
-
-    async def cancel() -> None:
-        client = where.client()
-        try:
-            await reach.ask(client, "POST", f"/v1/tasks/{task}/cancel")
-        finally:
-            client.close()
-
-    trio.run(cancel)
+    reach.run(where, reach.ask, "POST", f"/v1/tasks/{task}/cancel")
     if as_json:
         say.json({"task_id": str(task), "canceled": True})
     else:

@@ -57,7 +57,7 @@ class Text:
         self._line_end()
         say.note(f"the stream broke ({why}); resuming in {say.seconds(again_s * 1000)}", "yellow")
 
-    def failed(self, error: OrchError) -> None:
+    def failed(self, _error: OrchError) -> None:
         """Leave the line; the error itself is said once, by main."""
         self._line_end()
 

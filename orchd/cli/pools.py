@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import trio
 from rich.table import Table
 
 from orchd.cli import reach, say
+from orchd.kit.client import Client
 from orchd.wire.control import PoolHealth, Pools, ReplicaHealth
 from orchd.wire.errors import Kind
 from orchd.wire.ids import POOL_ID
@@ -23,7 +23,8 @@ def command(pool: str | None, as_json: bool, url: str | None, token_file: Path |
     """Show POOL, or all pools: state, GPU proof, VRAM, queue, slots, and the last error."""
     if pool is not None and not POOL_ID.fullmatch(pool):
         raise click.BadParameter("a pool id is a-z, 0-9 and -, at most 63", param_hint="POOL")
-    found = trio.run(_fetch, reach.find(url, token_file), pool)
+    where = reach.find(url, token_file)
+    found = reach.run(where, _fetch, pool)
     if as_json:
         say.json(found.pools[0] if pool is not None else found)
         return
@@ -37,14 +38,10 @@ def command(pool: str | None, as_json: bool, url: str | None, token_file: Path |
         _causes(each)
 
 
-async def _fetch(where: reach.Where, pool: str | None) -> Pools:
-    client = where.client()
-    try:
-        if pool is None:
-            return await reach.fetch(client, Pools, "/v1/pools")
-        return Pools(pools=(await reach.fetch(client, PoolHealth, f"/v1/pools/{pool}/health"),))
-    finally:
-        client.close()
+async def _fetch(client: Client, pool: str | None) -> Pools:
+    if pool is None:
+        return await reach.fetch(client, Pools, "/v1/pools")
+    return Pools(pools=(await reach.fetch(client, PoolHealth, f"/v1/pools/{pool}/health"),))
 
 
 def overview(pools: tuple[PoolHealth, ...]) -> Table:

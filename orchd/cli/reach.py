@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 import click
 import orjson
+import trio
 from attrs import frozen
 
 from orchd.config.load import load
@@ -20,6 +21,7 @@ from orchd.wire import codec
 from orchd.wire.errors import TABLE, Kind, OrchError
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 F = TypeVar("F", bound=Callable[..., Any])
 
 SYSTEM_SOCKET: Final = Path("/run/orchd/orchd.sock")
@@ -34,9 +36,18 @@ class Where:
     target: Target
     token: str | None
 
-    def client(self) -> Client:
-        """Return a client; the caller closes it."""
-        return Client(self.target, token=self.token)
+
+def run(where: Where, function: Callable[[Client, *Ts], Awaitable[T]], *args: *Ts) -> T:
+    """Run `function(client, *args)` in trio and return what it returns; the client is closed."""
+
+    async def main() -> T:
+        client = Client(where.target, token=where.token)
+        try:
+            return await function(client, *args)
+        finally:
+            client.close()
+
+    return trio.run(main)
 
 
 def options(command: F) -> F:

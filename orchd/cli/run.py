@@ -104,7 +104,7 @@ def command(
     )
     wanted = Wanted(engine=engine, model=model, ctx=ctx, max_tokens=max_tokens)
     where = reach.find(url, token_file)
-    return trio.run(_main, where.client(), draft, wanted, Lines() if as_json else Text())
+    return reach.run(where, _main, draft, wanted, Lines() if as_json else Text())
 
 
 async def _main(client: Client, draft: TaskRequest, wanted: Wanted, out: Text | Lines) -> int:
@@ -132,7 +132,6 @@ async def _main(client: Client, draft: TaskRequest, wanted: Wanted, out: Text | 
         if end is None:  # a signal, or nobody reads our output any more
             with contextlib.suppress(BrokenPipeError):
                 out.canceled(draft.task_id, await _cancel(client, draft.task_id))
-    client.close()
     if end is None or end.get("finish_reason") == "canceled":
         return CANCELED
     return 0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import trio
 from attrs import frozen
 from rich.table import Table
 
 from orchd.cli import reach, say
 from orchd.cli.pools import overview
+from orchd.kit.client import Client
 from orchd.wire.control import Health, Pools
 from orchd.wire.shapes import TaskStatus, TaskStatuses
 
@@ -35,38 +35,20 @@ def command(task: object, as_json: bool, url: str | None, token_file: Path | Non
     """Show the daemon, its pools and its tasks; or TASK: state, place, prediction, timings."""
     where = reach.find(url, token_file)
     if task is not None:
-        found = trio.run(_task, where, str(task))
-        if as_json:
-            say.json(found)
-        else:
-            _show_task(found)
-        return
-    whole = trio.run(_overview, where)
-    if as_json:
-        say.json(whole)
+        found = reach.run(where, reach.fetch, TaskStatus, f"/v1/tasks/{task}")
+        say.json(found) if as_json else _show_task(found)
     else:
-        _show(whole)
+        whole = reach.run(where, _overview)
+        say.json(whole) if as_json else _show(whole)
 
 
-async def _task(where: reach.Where, task: str) -> TaskStatus:
-    client = where.client()
-    try:
-        return await reach.fetch(client, TaskStatus, f"/v1/tasks/{task}")
-    finally:
-        client.close()
-
-
-async def _overview(where: reach.Where) -> Overview:
-    client = where.client()
-    try:
-        return Overview(
-            str(where.target),
-            await reach.fetch(client, Health, "/readyz", good=UNREADY),
-            await reach.fetch(client, Pools, "/v1/pools"),
-            await reach.fetch(client, TaskStatuses, "/v1/tasks"),
-        )
-    finally:
-        client.close()
+async def _overview(client: Client) -> Overview:
+    return Overview(
+        str(client.target),
+        await reach.fetch(client, Health, "/readyz", good=UNREADY),
+        await reach.fetch(client, Pools, "/v1/pools"),
+        await reach.fetch(client, TaskStatuses, "/v1/tasks"),
+    )
 
 
 def _show(whole: Overview) -> None:
