@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchd.kit.chunks import MAX_LINE, BadChunk, ChunkDecoder
@@ -31,6 +31,7 @@ def test_whole_byte_by_byte_and_with_bytes_behind(data: bytes, body: bytes) -> N
     assert (got, single.done, single.rest) == (body, True, b"")
 
 
+@settings(max_examples=40)
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.data())
 def test_any_cuts_give_the_same(pieces: list[bytes], data: st.DataObject) -> None:
     wire = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
@@ -44,6 +45,7 @@ def test_any_cuts_give_the_same(pieces: list[bytes], data: st.DataObject) -> Non
     assert got == b"".join(pieces)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=8))
 def test_it_reads_h11(pieces: list[bytes]) -> None:
     conn = h11.Connection(h11.CLIENT)
