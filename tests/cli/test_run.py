@@ -73,7 +73,8 @@ def test_position_prediction_and_budgets_are_shown(peer, orchctl):
     assert len(lines) == 4  # the position that did not change is not repeated, nor one at work
 
 
-def test_a_broken_stream_is_resumed_and_nothing_is_lost_or_seen_twice(peer, orchctl):
+def test_a_broken_stream_is_resumed_and_nothing_is_lost_or_seen_twice(peer, orchctl, monkeypatch):
+    monkeypatch.setattr(follow, "FIRST_DELAY_S", 0.001)
     peer.say(
         "GET",
         "stream",
