@@ -1,0 +1,125 @@
+"""The main job with the real llama.cpp server (on the CPU, so attested by the test, not proven)."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from orchd.kit.client import Client, Target
+from tests.lab.llama import Command
+from tests.lab.nvml import FakeNvml
+from tests.sockets.suite import Suite
+from tests.sockets.talk import events_of, get, last, post, stream, submit, text_of, until
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+SuiteOf = Callable[..., Suite]
+
+
+def llama_pool(command: Command, model: Path, *, slots: int = 1, ctx: int = 512) -> str:
+    argv, _env = command
+    return f"""
+[[pools]]
+id = "llama"
+engine = {{ id = "llamacpp" }}
+model = {{ ref = "file:{model}" }}
+devices = [0]
+ctx = {ctx}
+slots = {slots}
+provisioning = {{ mode = "binary", command = {json.dumps(list(argv))} }}
+"""
+
+
+async def ready_llama(suite: Suite, nvml: FakeNvml) -> int:
+    """Show the engine's process on the fake GPU, as a CUDA build does; return its pid."""
+    started = await trio.to_thread.run_sync(lambda: suite.wait_event("engine_started"))
+    pid = int(started["engine_pid"])
+    nvml.add_process(0, pid, 300)
+    await trio.to_thread.run_sync(suite.wait_ready)
+    return pid
+
+
+def ask(model: Path, **changes: object) -> dict[str, object]:
+    wanted = {"engine": "llamacpp", "model_ref": f"file:{model}", "ctx": 256, "max_tokens": 32}
+    return wanted | changes
+
+
+@pytest.mark.req("OC-POOL-3012", "ORCH-3054", "OC-ADAPT-5010", "ORCH-1102")
+async def test_a_prompt_travels_through_the_real_engine_and_back(
+    suite_of: SuiteOf, llama_command: Command, tiny_gguf: Path, fake_nvml: FakeNvml
+) -> None:
+    env = fake_nvml.env | dict(llama_command[1])
+    suite = suite_of(llama_pool(llama_command, tiny_gguf), env=env, wait=False)
+    await ready_llama(suite, fake_nvml)
+    client = suite.client()
+    health = await get(client, "/v1/pools/llama/health")
+    assert health["replicas"][0]["snapshot"]["gpu_proof"] == "verified"
+    texts = []
+    for _ in range(2):
+        task = await submit(client, **ask(tiny_gguf, seed=11, prompt="The quick brown fox"))
+        events = await events_of(client, task["task_id"])
+        assert last(events)["tokens_out"] <= 32
+        assert last(events)["tokens_in"] > 0
+        texts.append(text_of(events))
+    assert texts[0] == texts[1] != ""
+    client.close()
+
+
+@pytest.mark.req("ORCH-1102", "OC-POOL-3012")
+async def test_an_engine_that_holds_no_vram_never_becomes_ready(
+    suite_of: SuiteOf, llama_command: Command, tiny_gguf: Path, fake_nvml: FakeNvml
+) -> None:
+    env = fake_nvml.env | dict(llama_command[1])
+    suite = suite_of(llama_pool(llama_command, tiny_gguf), env=env, wait=False)
+    failed = await trio.to_thread.run_sync(lambda: suite.wait_event("failed", kind="cpu_fallback"))
+    assert "GPU 0" in failed["human"]
+    client = suite.client()
+    refused = await post(client, "/v1/tasks", {})
+    assert refused.status == 400
+    health = await get(client, "/v1/pools/llama/health")
+    assert health["ready"] is False
+    client.close()
+
+
+@pytest.mark.req("SSE-1003", "OC-ADAPT-5011")
+async def test_a_client_that_leaves_frees_the_engines_slot_within_100_ms(
+    suite_of: SuiteOf, llama_command: Command, slow_gguf: Path, fake_nvml: FakeNvml
+) -> None:
+    env = fake_nvml.env | dict(llama_command[1])
+    config = llama_pool(llama_command, slow_gguf, ctx=32768)
+    suite = suite_of(config, env=env, wait=False)
+    await ready_llama(suite, fake_nvml)
+    client = suite.client()
+    engine = Client(Target.unix(suite.folder / "run" / "poolmgr" / "llama:0.engine.sock"))
+    took: list[float] = []
+    for _ in range(5):
+        task = await submit(client, **ask(slow_gguf, ctx=32768, max_tokens=30_000))
+        async with stream(client, task["task_id"]) as incoming:
+            await until(incoming, b"event: token")
+            left = time.monotonic()
+        with trio.fail_after(5):
+            while (await get(engine, "/slots"))[0]["is_processing"]:
+                await trio.sleep(0.005)
+        took.append(time.monotonic() - left)
+    assert statistics.median(took) < 0.1, took
+    engine.close()
+    client.close()
+
+
+async def test_a_prompt_that_is_too_long_is_the_clients_error(
+    suite_of: SuiteOf, llama_command: Command, tiny_gguf: Path, fake_nvml: FakeNvml
+) -> None:
+    env = fake_nvml.env | dict(llama_command[1])
+    suite = suite_of(llama_pool(llama_command, tiny_gguf), env=env, wait=False)
+    await ready_llama(suite, fake_nvml)
+    client = suite.client()
+    task = await submit(client, **ask(tiny_gguf, ctx=512, prompt="word " * 2000))
+    events = await events_of(client, task["task_id"])
+    assert last(events)["code"] == "INVALID_PARAMS"
+    assert "512" in last(events)["message"]
+    client.close()
