@@ -120,25 +120,31 @@ class _Server:
         listener.setblocking(False)
         while True:
             await trio.lowlevel.wait_readable(listener.fileno())
-            try:
-                for _ in range(_BATCH):
-                    sock, address = listener.accept()
-                    self._no_room = False
-                    self._admit(sock, address, nursery)
-            except BlockingIOError:
-                continue
-            except OSError as exc:
-                if exc.errno in _NO_ROOM:
-                    await self._pause(exc)
-                elif exc.errno not in _PASSING:
-                    raise
+            if (why := self._accept_batch(listener, nursery)) is not None:
+                await self._pause(why)
 
-    async def _pause(self, exc: OSError) -> None:
+    def _accept_batch(self, listener: socket.socket, nursery: trio.Nursery) -> str | None:
+        """Accept what is there; return why the machine has no room for more, if so."""
+        try:
+            for _ in range(_BATCH):
+                sock, address = listener.accept()
+                self._no_room = False
+                self._admit(sock, address, nursery)
+        except BlockingIOError:
+            pass
+        except OSError as exc:
+            if exc.errno in _NO_ROOM:
+                return exc.strerror
+            if exc.errno not in _PASSING:
+                raise
+        return None
+
+    async def _pause(self, why: str) -> None:
         if not self._no_room:
             self._no_room = True
             log.event(
                 "accept_failed",
-                f"No connection can be accepted: {exc.strerror}. Trying again until it can.",
+                f"No connection can be accepted: {why}. Trying again until it can.",
                 level="error",
                 retry_s=_FULL_PAUSE_S,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 
 import orjson
 import pytest
@@ -12,7 +13,7 @@ import trio.testing
 from orchd.kit import http1, log
 from orchd.kit.pipe import PipeClosed
 from orchd.kit.sink import Sink
-from tests.fakes.peers import serving
+from tests.fakes.peers import RawPeer, serving
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
@@ -212,3 +213,25 @@ async def test_the_listener_is_left_open_for_the_next_start() -> None:
         await served.ended.wait()
         peer = await served.connect()  # in the backlog: refused would raise
         peer.pipe.send_nowait(GET)
+
+
+async def test_out_of_descriptors_is_waited_out(
+    autojump_clock: object,
+) -> None:
+    with log.capture() as events:
+        async with serving(empty) as served:
+            peer = await served.connect()
+            assert (await peer.ask()).status == 204
+            _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            late = [await served.target.connect() for _ in range(2)]
+            # the server's next accept() finds the table full
+            resource.setrlimit(resource.RLIMIT_NOFILE, (late[-1].sock.fileno() + 1, hard))
+            try:
+                await trio.sleep(1)
+                assert (await peer.ask()).status == 204  # those who are in are served
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (_soft, hard))
+            for pipe in late:
+                assert (await RawPeer(pipe).ask()).status == 204
+                pipe.close()
+    assert [event["event"] for event in events].count("accept_failed") == 1
