@@ -120,7 +120,10 @@ class Suite:
                 self._changed.wait(left)
 
     def wait_ready(self) -> None:
+        """Every poolmgr has said READY=1, and orchd has heard of every replica."""
         self.wait_event("suite_ready")
+        for pool in [e for e in self.events if e["event"] == "pool_ready"]:
+            self.wait_event("replica_ready", replica_id=pool["replica_id"])
 
     @property
     def front_socket(self) -> Path:
