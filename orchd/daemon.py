@@ -28,6 +28,7 @@ from orchd.wire.errors import OrchError
 DRAIN_S: Final = 15.0
 """For running tasks after SIGTERM; orchd.service allows TimeoutStopSec=30 for this and the rest."""
 HANG_UP_S: Final = 5.0
+LIMITS: Final = http1.Limits(connections=8192)  # 5,000 waiting readers and what else there is
 
 
 def main() -> int:
@@ -64,7 +65,14 @@ async def serve(settings: Settings, stop: trio.Event) -> None:
         services.start_soon(partial(notifier.keep_beating, lambda: True))
         async with trio.open_nursery() as serving:
             await serving.start(
-                partial(http1.serve, listeners, routes, stop=hang_up, drain_s=HANG_UP_S)
+                partial(
+                    http1.serve,
+                    listeners,
+                    routes,
+                    limits=LIMITS,
+                    stop=hang_up,
+                    drain_s=HANG_UP_S,
+                )
             )
             where = ", ".join(_name(listener) for listener in listeners)
             status = f"Serving {len(settings.pools)} pools on {where}"
