@@ -15,7 +15,7 @@ from orchd.config.schema import Pool
 from orchd.kit.notify import Notifier
 from orchd.wire import link as wire
 from orchd.wire.ids import Count, DeviceMask, Positive, ReplicaId
-from orchd.wire.snapshot import HEARTBEAT_S, Device, GpuProof, Snapshot
+from orchd.wire.snapshot import HEARTBEAT_S, Device, GpuProof, Phase, Snapshot
 from poolmgr.core.gpus import Gpu
 from poolmgr.core.life import Life
 from poolmgr.core.slots import Slots
@@ -24,6 +24,8 @@ from poolmgr.engines.base import Adapter, Props
 
 SETTLE_S: Final = 0.05
 """orchd counts its own leases; for it this is news only about other links' jobs."""
+STATUS_S: Final = 1.0
+"""Every STATUS= is work for PID 1 and a signal on its bus; slots change many times a second."""
 
 
 class Board:
@@ -56,6 +58,8 @@ class Board:
         self._notifier = notifier
         self._seq = 0
         self._said = ""
+        self._said_phase: Phase | None = None
+        self._said_at = 0.0
         self._changed = trio.Event()
 
     @property
@@ -108,14 +112,19 @@ class Board:
 
     def announce(self) -> None:
         """Tell systemd and every link, now."""
-        status = self.status
-        if status != self._said:
-            self._said = status
-            self._notifier.status(status)
+        self._tell_systemd()
         if self.links:
             message = self.state()
             for link in list(self.links):
                 link.send(message)
+
+    def _tell_systemd(self) -> None:
+        """STATUS=, if it is another; within a phase at most every STATUS_S."""
+        status, phase, now = self.status, self._life.phase, trio.current_time()
+        if status == self._said or (phase is self._said_phase and now - self._said_at < STATUS_S):
+            return
+        self._said, self._said_phase, self._said_at = status, phase, now
+        self._notifier.status(status)
 
     def changed(self) -> None:
         """Tell soon: slots or figures changed."""

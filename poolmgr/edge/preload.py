@@ -209,13 +209,13 @@ class Preload:
 
     async def _proof(self, engine: Engine) -> GpuProof:
         """Where the engine runs. Raises CPU_FALLBACK, GPU_MISMATCH, NOT_ATTESTED."""
+        gpus = await self.devices.read()
+        self._board.gpus = masked(gpus, self._mask)
         if self.devices.simulated:
             return GpuProof.SIMULATED
         if self._child is None:
             self._external_pid = await trio.to_thread.run_sync(procs.server_pid, engine.target)
             self._board.engine_pid = self._external_pid
-        gpus = await self.devices.read()
-        self._board.gpus = masked(gpus, self._mask)
         return prove(
             gpus,
             self.engine_pids() or None,

@@ -23,8 +23,21 @@ run_dir = "{0}"
 state_dir = "{0}/state"
 [devices]
 backend = "simulated"
-simulated = [{{ name = "Simulated 24 GB", vram_mb = 24576 }}, {{ name = "Simulated 12 GB", vram_mb = 12288 }}]
+[[devices.simulated]]
+name = "Simulated 24 GB"
+vram_mb = 24576
+[[devices.simulated]]
+name = "Simulated 12 GB"
+vram_mb = 12288
 """
+
+AS_SYSTEMD = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="pool")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Passes a socket as systemd does: as descriptor 3, to this very process."""
 
 
 @define
@@ -76,12 +89,14 @@ class Run:
                         return body
                 except PeerError:
                     assert self.process.poll() is None, self.log
+                self.hear()  # as systemd would: a full queue blocks who sends
                 await trio.sleep(0.01)
 
     async def exit_code(self, deadline_s: float = 15.0) -> int:
         """Wait for its end."""
         with trio.fail_after(deadline_s):
             while self.process.poll() is None:
+                self.hear()
                 await trio.sleep(0.01)
         code = self.process.returncode
         self.hear()
@@ -108,17 +123,10 @@ async def poolmgr(
     notify.setblocking(False)
     notify.bind(str(folder / "notify"))
     command = [sys.executable, "-m", "poolmgr", name, "--config", str(config), "--log", "json"]
-    if listener is not None:  # what systemd does: fd 3, and the pid of the program itself
-        fd = listener.fileno()
-        command = [
-            "/bin/sh",
-            "-c",
-            f'exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=pool exec "$@"',
-            "sh",
-            *command,
-        ]
+    if listener is not None:
+        command = [sys.executable, "-c", AS_SYSTEMD, str(listener.fileno()), *command]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
             command,
             env={**os.environ, **(env or {}), "NOTIFY_SOCKET": str(folder / "notify")},
             stdout=log,

@@ -23,7 +23,7 @@ from tests.poolmgr.edge.test_child import gone
 from tests.poolmgr.peer import last_of, linked
 from tests.poolmgr.runs import poolmgr
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 POOL = """
 [[pools]]
@@ -247,7 +247,6 @@ def external_engine(folder: Path) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.req("ORCH-3421", "OC-POOL-3003")
 async def test_an_external_engine_may_come_late_go_and_come_back(tmp_path: Path) -> None:
     async with poolmgr(tmp_path, "ext:0", EXTERNAL.format(tmp_path)) as run:

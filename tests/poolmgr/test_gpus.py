@@ -1,0 +1,158 @@
+"""poolmgr on a machine with GPUs, as far as a stub of the driver's library can show one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchd.wire.errors import TABLE, Kind
+from tests.lab.cache import Cache
+from tests.lab.nvml import FakeNvml, uuid_of
+from tests.poolmgr.runs import Run, poolmgr
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+HEAD = """
+run_dir = "{0}"
+state_dir = "{0}/state"
+"""
+POOL = """
+[[pools]]
+id = "gpu"
+engine = { id = "mock", vram_mb = 2048, faults = { load_ms = 700 } }
+model = { ref = "mock:lorem" }
+replicas = [[0], [1]]
+ctx = 8192
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeNvml:
+    return FakeNvml.create(Cache.default(), tmp_path / "nvml")
+
+
+async def while_loading(run: Run, act: Callable[[int], None]) -> None:
+    """Do something with the engine's pid before it serves."""
+    while "engine_pid" not in (state := await run.until(503)):
+        pass
+    act(state["engine_pid"])
+
+
+def environment_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_text().split("\0")
+
+
+async def fails(run: Run, kind: Kind) -> str:
+    assert await run.exit_code() == TABLE[kind].exit_code
+    (failed,) = [entry for entry in run.log if entry["event"] == "failed"]
+    assert failed["kind"] == kind
+    assert not [said for said in run.said if "READY=1" in said]
+    return str(failed["human"])
+
+
+@pytest.mark.req("OC-POOL-3012", "ORCH-3970", "OC-POOL-3020")
+async def test_an_engine_on_its_gpu_is_verified_and_found_by_uuid(
+    tmp_path: Path, fake: FakeNvml
+) -> None:
+    async with poolmgr(tmp_path, "gpu:1", POOL, head=HEAD, env=fake.env) as run:
+        await while_loading(run, lambda pid: fake.add_process(1, pid, 2048))
+        ready = await run.until(200)
+        assert ready["gpu_proof"] == "verified"
+        assert ready["status"].endswith("mock:lorem on GPU 1 (NVIDIA Fake 3060), verified")
+        (device,) = ready["devices"]
+        assert device["uuid"] == uuid_of(1)
+        assert device["vram_used_bytes"] >= 2048 << 20
+        assert device["compute_capability"]
+        assert f"CUDA_VISIBLE_DEVICES={uuid_of(1)}" in environment_of(ready["engine_pid"])
+
+
+@pytest.mark.req("ORCH-1102", "OC-POOL-3012")
+async def test_an_engine_on_the_cpu_never_gets_ready(tmp_path: Path, fake: FakeNvml) -> None:
+    async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
+        assert "it runs on the CPU" in await fails(run, Kind.CPU_FALLBACK)
+
+
+@pytest.mark.req("ORCH-3052", "OC-POOL-3020")
+async def test_an_engine_that_spills_over_is_refused(tmp_path: Path, fake: FakeNvml) -> None:
+    def spill(pid: int) -> None:
+        fake.add_process(0, pid, 1024)
+        fake.add_process(1, pid, 1024)
+
+    async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
+        await while_loading(run, spill)
+        assert "memory of GPU 1, and the mask is 0" in await fails(run, Kind.GPU_MISMATCH)
+
+
+@pytest.mark.req("ORCH-3003", "OC-POOL-3002")
+async def test_vram_that_others_hold_is_not_free(tmp_path: Path, fake: FakeNvml) -> None:
+    fake.add_process(1, 1, 11 << 10)
+    async with poolmgr(tmp_path, "gpu:1", POOL, head=HEAD, env=fake.env) as run:
+        human = await fails(run, Kind.VRAM_SHORT)
+        assert "mock:lorem needs 2.0 GiB, GPU 1 has 1.0 GiB free: 11.0 GiB used by" in human
+        assert "(pid 1)" in human
+        assert not [entry for entry in run.log if entry["event"] == "engine_started"]
+
+
+@pytest.mark.req("ORCH-1102", "ORCH-3003")
+async def test_no_driver_and_no_such_gpu_are_told_apart(tmp_path: Path, fake: FakeNvml) -> None:
+    fake.lose_gpu(1)
+    async with poolmgr(tmp_path, "gpu:1", POOL, head=HEAD, env=fake.env) as run:
+        human = await fails(run, Kind.DEVICE_MISSING)
+        assert "usable here: 0 (NVIDIA Fake 4090)" in human
+    (tmp_path / "notify").unlink()
+    fake.unload_driver()
+    async with poolmgr(tmp_path, "gpu:1", POOL, head=HEAD, env=fake.env) as run:
+        assert "modprobe nvidia" in await fails(run, Kind.DRIVER_UNAVAILABLE)
+
+
+@pytest.mark.req("ORCH-1102")
+async def test_a_gpu_that_falls_off_the_bus_ends_the_pool(tmp_path: Path, fake: FakeNvml) -> None:
+    async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
+        await while_loading(run, lambda pid: fake.add_process(0, pid, 2048))
+        await run.until(200)
+        fake.lose_gpu(0)
+        assert await run.exit_code() == TABLE[Kind.DEVICE_MISSING].exit_code
+
+
+EXTERNAL = """
+[[pools]]
+id = "gpu"
+engine = {{ id = "mock" }}
+model = {{ ref = "lorem" }}
+devices = [0]
+ctx = 8192
+provisioning = {{ mode = "external", url = "unix:{0}/x.sock", gpu_attested = {1} }}
+"""
+
+
+@pytest.mark.req("OC-POOL-3012", "ORCH-1102")
+@pytest.mark.parametrize(
+    ("seen", "attested", "proof"),
+    [
+        (True, "false", "verified"),
+        (False, "true", "attested, not verified"),
+        (False, "false", None),
+    ],
+)
+async def test_an_external_engine_is_verified_where_it_can_be_seen(
+    tmp_path: Path, fake: FakeNvml, seen: bool, attested: str, proof: str | None
+) -> None:
+    from tests.poolmgr.test_daemon import external_engine
+
+    engine = external_engine(tmp_path)
+    if seen:
+        fake.add_process(0, engine.pid, 1024)
+    pools = EXTERNAL.format(tmp_path, attested)
+    try:
+        async with poolmgr(tmp_path, "gpu:0", pools, head=HEAD, env=fake.env) as run:
+            if proof is None:
+                await fails(run, Kind.CPU_FALLBACK)
+            else:
+                ready = await run.until(200)
+                assert ready["gpu_proof"] == proof
+                assert ready["engine_pid"] == engine.pid
+    finally:
+        engine.kill()
+        engine.wait()
