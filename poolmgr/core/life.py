@@ -165,9 +165,9 @@ class Announce:
 
 @frozen
 class Exit:
-    """Leave with this exit code."""
+    """Leave: in good order, or with this error and the exit code of its row."""
 
-    code: int
+    error: OrchError | None
 
 
 Effect = (
@@ -281,8 +281,7 @@ class Life:
             case StopAsked() | Drained():
                 return self._leave(before, after)
             case EngineStopped():
-                failed = self._error if after is Phase.FAILED else None
-                return [Exit(failed.row.exit_code if failed else 0)]
+                return [Exit(self._error if after is Phase.FAILED else None)]
             case _:
                 assert_never(event)
 
@@ -335,11 +334,3 @@ class Life:
                 return f"Failed: {cause.message}. {cause.advice}" if cause else "Failed"
             case _:
                 assert_never(self.phase)
-
-
-def drawing() -> str:
-    """Return the table as a Mermaid state diagram, for specs/machines/."""
-    lines = ["stateDiagram-v2", f"    [*] --> {Phase.DEVICES}"]
-    lines += [f"    {a} --> {b}: {event.__name__}" for (a, event), b in TABLE.items() if a is not b]
-    lines += [f"    {phase} --> [*]: EngineStopped" for phase in (Phase.STOPPING, Phase.FAILED)]
-    return "\n".join(lines) + "\n"

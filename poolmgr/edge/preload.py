@@ -86,6 +86,10 @@ class Preload:
             return self._child.pids()
         return procs.tree(self._external_pid) if self._external_pid else frozenset()
 
+    def ram_bytes(self) -> int:
+        """Return the resident memory of the engine's processes."""
+        return procs.resident_bytes(self.engine_pids())
+
     async def find_devices(self, say: Say) -> None:
         """Read the GPUs of the mask. Raises DRIVER_UNAVAILABLE, DEVICE_MISSING."""
         self._board.gpus = masked(await self.devices.read(), self._mask)

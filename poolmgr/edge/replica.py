@@ -23,7 +23,6 @@ from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
 from orchd.wire.snapshot import HEARTBEAT_S
 from poolmgr.core import life
 from poolmgr.core.slots import Slots
-from poolmgr.edge import procs
 from poolmgr.edge.board import Board
 from poolmgr.edge.devices import masked
 from poolmgr.edge.jobs import Jobs
@@ -92,8 +91,6 @@ class Replica:
         """Tell the life; do what it says."""
         effects = self._life.handle(event, trio.current_time())
         self._jobs.refusal = self._refusal()
-        if isinstance(event, life.Broke) and self._error is None:
-            self._error = event.error
         for effect in effects:
             self._do(effect)
 
@@ -129,7 +126,8 @@ class Replica:
             case life.StopEngine():
                 self._work.cancel_scope.cancel()
                 self._services.start_soon(self._stop_engine)
-            case life.Exit():
+            case life.Exit(error):
+                self._error = error
                 self._exit.set()
             case _:
                 assert_never(effect)
@@ -218,7 +216,8 @@ class Replica:
             except OrchError as exc:
                 self._say(life.Broke(exc))
                 return
-            self._board.ram_bytes = procs.resident_bytes(self._steps.engine_pids())
+            # in a thread: an engine with hundreds of threads has as many files to read
+            self._board.ram_bytes = await trio.to_thread.run_sync(self._steps.ram_bytes)
 
     async def _register(self) -> None:
         token = self._settings.auth_token

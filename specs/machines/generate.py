@@ -9,6 +9,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from orchd.core import task
+from orchd.wire.snapshot import Phase
+from poolmgr.core import life
 
 HEAD = """# A task's life
 
@@ -37,7 +39,35 @@ def draw_task() -> str:
     return HEAD + "\n".join(lines) + "\n" + FOOT.format(leased=leased)
 
 
-PAGES = {"task.md": draw_task}
+REPLICA_HEAD = """# A replica's life
+
+Generated from `poolmgr/core/life.py` by `specs/machines/generate.py`; do not edit.
+
+```mermaid
+stateDiagram-v2
+"""
+
+REPLICA_FOOT = """```
+
+Only `ready` takes jobs. `HealthLost` is for external engines; every other engine that stops serving
+ends its poolmgr (`Broke`), and systemd starts both anew. An event that is not drawn either changes
+no phase or is refused.
+"""
+
+
+def draw_replica() -> str:
+    """Return specs/machines/replica.md."""
+    arrows: dict[tuple[Phase, Phase], list[str]] = defaultdict(list)
+    for (phase, event), after in life.TABLE.items():
+        if after is not phase:
+            arrows[phase, after].append(event.__name__)
+    lines = [f"    [*] --> {Phase.DEVICES}"]
+    lines += [f"    {a} --> {b}: {', '.join(events)}" for (a, b), events in arrows.items()]
+    lines += [f"    {phase} --> [*]: EngineStopped" for phase in (Phase.STOPPING, Phase.FAILED)]
+    return REPLICA_HEAD + "\n".join(lines) + "\n" + REPLICA_FOOT
+
+
+PAGES = {"task.md": draw_task, "replica.md": draw_replica}
 
 if __name__ == "__main__":
     for name, draw in PAGES.items():

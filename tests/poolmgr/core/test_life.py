@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -94,7 +93,7 @@ def test_a_failure_is_told_then_the_engine_ends_then_the_exit_code_of_its_row() 
     assert life.last_error is not None
     assert life.last_error.kind is Kind.VRAM_SHORT
     assert life.status(10.0, 0, 1) == f"Failed: {BROKEN.message}. {BROKEN.row.advice}"
-    assert life.handle(lf.EngineStopped(), 10.0) == [lf.Exit(BROKEN.row.exit_code)]
+    assert life.handle(lf.EngineStopped(), 10.0) == [lf.Exit(BROKEN)]
 
 
 def test_the_first_cause_stands() -> None:
@@ -102,7 +101,7 @@ def test_the_first_cause_stands() -> None:
     assert life.handle(lf.Broke(OrchError(Kind.ENGINE_DIED, "later")), 20.0) == []
     assert life.last_error is not None
     assert life.last_error.kind is Kind.VRAM_SHORT
-    assert life.handle(lf.EngineStopped(), 21.0) == [lf.Exit(BROKEN.row.exit_code)]
+    assert life.handle(lf.EngineStopped(), 21.0) == [lf.Exit(BROKEN)]
 
 
 def test_a_stop_drains_first_and_leaves_with_0() -> None:
@@ -113,7 +112,14 @@ def test_a_stop_drains_first_and_leaves_with_0() -> None:
     assert life.handle(lf.StopAsked(), 10.5) == []
     effects = life.handle(lf.Drained(), 11.0)
     assert effects[1:] == [lf.Announce(), lf.StopEngine()]
-    assert life.handle(lf.EngineStopped(), 12.0) == [lf.Exit(0)]
+    assert life.handle(lf.EngineStopped(), 12.0) == [lf.Exit(None)]
+
+
+def test_an_engine_that_dies_while_draining_does_not_make_the_stop_a_failure() -> None:
+    life = brought_to(*TO_READY, lf.StopAsked())
+    assert life.handle(lf.Broke(GONE), 11.0) == [lf.FailJobs(GONE), lf.Announce(), lf.StopEngine()]
+    assert life.handle(lf.Drained(), 11.5) == []
+    assert life.handle(lf.EngineStopped(), 12.0) == [lf.Exit(None)]
 
 
 @pytest.mark.parametrize("steps", range(1, 6))
@@ -175,11 +181,3 @@ def test_any_sequence_keeps_the_invariants(events: list[lf.Event]) -> None:
         if before in (Phase.DRAINING, Phase.STOPPING, Phase.FAILED):
             assert life.phase in (Phase.DRAINING, Phase.STOPPING, Phase.FAILED)
         assert life.status(float(at), 0, 1)
-
-
-def test_the_table_draws_itself() -> None:
-    drawn = lf.drawing()
-    assert "self_test --> ready: SelfTestPassed" in drawn
-    page = Path(__file__).parents[3] / "specs" / "machines" / "replica.md"
-    if page.exists():
-        assert drawn in page.read_text()
