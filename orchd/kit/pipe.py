@@ -27,7 +27,16 @@ class PipeClosed(Exception):  # noqa: N818 - names an event, as trio.EndOfChanne
 class Pipe:
     """Owns a connected stream socket. One task receives; sends come from anywhere in the loop."""
 
-    __slots__ = ("_closed", "_idle", "_lock", "_pending", "_sock", "_turns", "max_pending")
+    __slots__ = (
+        "_closed",
+        "_drained",
+        "_idle",
+        "_lock",
+        "_pending",
+        "_sock",
+        "_turns",
+        "max_pending",
+    )
 
     def __init__(self, sock: socket.socket, *, max_pending: int = MAX_PENDING) -> None:
         """Take over `sock`; `max_pending` bounds, in bytes, what send_nowait keeps."""
@@ -36,6 +45,8 @@ class Pipe:
         self.max_pending = max_pending
         self._pending: bytes | bytearray = b""  # a bytearray only while there is a rest
         self._turns = 0
+        self._drained = False
+        """The last receive took all there was: trying again now would cost 3 us and fail."""
         self._closed = False
         self._lock: trio.Lock | None = None  # made by the first flush that has to wait
         self._idle: trio.lowlevel.ParkingLot | None = None
@@ -65,12 +76,17 @@ class Pipe:
             self._turns = 0
             await trio.lowlevel.checkpoint()
         while True:
-            try:
-                return self._sock.recv(max_bytes)
-            except BlockingIOError:
-                self._turns = 0
-            except OSError as exc:
-                raise PipeClosed(str(exc)) from exc
+            if not self._drained:
+                try:
+                    data = self._sock.recv(max_bytes)
+                except BlockingIOError:
+                    pass
+                except OSError as exc:
+                    raise PipeClosed(str(exc)) from exc
+                else:
+                    self._drained = 0 < len(data) < max_bytes
+                    return data
+            self._drained, self._turns = False, 0
             try:
                 await trio.lowlevel.wait_readable(self._sock.fileno())
             except (trio.ClosedResourceError, ValueError, OSError) as exc:
