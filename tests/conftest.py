@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ("tests.lab.fixtures",)
+
 # The same examples on every run, and no verdict that hangs on a busy machine's speed.
 settings.register_profile("orchd", derandomize=True, deadline=None, database=None)
 settings.load_profile("orchd")
