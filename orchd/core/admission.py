@@ -17,7 +17,7 @@ from orchd.core.predict import Prediction, predict
 from orchd.core.world import World
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId
-from orchd.wire.shapes import Placement, Priority, TaskRequest, Workload
+from orchd.wire.shapes import Determinism, Placement, Priority, TaskRequest, Workload
 
 POLICY: Final = "reject"
 """The full-queue policy of every pool as yet: the policy_label of a 429."""
@@ -186,6 +186,14 @@ def _misfit(pool: Pool, request: TaskRequest, now: float) -> OrchError | None:
     elif ready and request.workload not in workloads:
         serves = ", ".join(sorted(workloads)) or "nothing"
         wrong = "$.workload", f"pool {spec.pool_id} serves {serves}"
+    elif request.determinism is Determinism.STRICT and any(
+        not r.snapshot.strict for r in ready if r.snapshot
+    ):
+        wrong = (
+            "$.determinism",
+            f"pool {spec.pool_id} runs {spec.slots} jobs side by side, which changes their output; "
+            "send best_effort, or let its operator configure slots = 1",
+        )
     if wrong is None:
         return None
     return _invalid(*wrong).where(engine=spec.engine, pool_id=spec.pool_id)

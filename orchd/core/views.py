@@ -29,7 +29,8 @@ from orchd.wire.shapes import (
     Workload,
 )
 
-FEATURES = ("cancel", "idempotent_tasks", "resume", "strict_determinism")
+FEATURES = ("cancel", "idempotent_tasks", "resume")
+STRICT = "strict_determinism"
 
 Values = dict[tuple[str, ...], float]
 
@@ -217,7 +218,7 @@ def _capability(pools: list[Pool], now: float) -> Capability:
         concurrency=Count(sum(replica.slots for replica in ready)),
         slots_total=Count(sum(pool.spec.slots * len(pool.spec.replica_ids) for pool in pools)),
         rate_limits={},
-        features=FEATURES,
+        features=(*FEATURES, STRICT) if seen and all(s.strict for s in seen) else FEATURES,
         pools=tuple(PoolId(pool.spec.pool_id) for pool in pools),
     )
 

@@ -114,8 +114,19 @@ def test_a_pool_that_was_never_ready_refuses_with_its_last_error() -> None:
     assert error.kind is Kind.POOL_UNREADY
     assert why.message in error.message
     assert (error.fields.pool_id, error.fields.retry_after_ms) == ("demo", 5000)
+    house.see(unready(seq=3))  # it tries again, which does not take the cause away
+    assert why.message in house.refuse().message
     house.lose(cause=GONE)  # its poolmgr exits after that: the cause stays the one that helps
     assert why.message in house.refuse().message
+
+
+def test_the_cause_of_the_replica_that_is_not_ready_comes_first() -> None:
+    house = House.of(pool(replicas=2))
+    old = Cause(kind=Kind.ENGINE_DIED, message="it died yesterday", advice="Read on.")
+    house.see(snapshot("demo:0", last_error=old))
+    house.lose("demo:1")
+    health = house.front.pool_health(PoolId("demo"), house.now)
+    assert health.last_error == GONE
 
 
 @pytest.mark.req("ORCH-3010")
@@ -159,6 +170,14 @@ def test_a_deadline_before_the_predicted_start_is_refused(house: House) -> None:
     error = house.refuse(3, deadline_ms=3999)
     assert (error.kind, error.fields.path) == (Kind.DEADLINE_UNMET, "$.deadline_ms")
     assert error.fields.retry_after_ms == 1
+
+
+def test_a_retry_after_is_rounded_up() -> None:
+    house = House.of(pool(queue_interactive=1))
+    house.see(snapshot(tokens_per_s=99.0))
+    house.admit(1, max_tokens=100)
+    house.admit(2)
+    assert house.refuse(3).fields.retry_after_ms == 1011  # 1010.1 ms
 
 
 @pytest.mark.req("ORCH-3024")

@@ -53,6 +53,25 @@ def notes(effects: list[Effect]) -> list[str]:
     return [note.name for note in of(effects, Note)]
 
 
+@pytest.mark.req("ORCH-3906", "ORCH-3951", "ORCH-3962")
+def test_a_placement_is_logged_with_its_decision_and_counted() -> None:
+    house = House.of(pool(replicas=3))
+    house.see(unready("demo:0"), snapshot("demo:1"), snapshot("demo:2", vram_free_bytes=2000))
+    note = of(house.submit(1), Note)[1]
+    said = {key: note.fields[key] for key in (
+        "selected", "considered", "excluded", "tie_breakers_applied", "pinned", "fallback_used",
+        "snapshot_version",
+    )}  # fmt: skip
+    assert (note.name, said) == ("task_placed", {
+        "selected": "demo:2", "considered": ["demo:0", "demo:1", "demo:2"],
+        "excluded": ["demo:0=not_ready"], "tie_breakers_applied": ["vram_free_bytes_desc"],
+        "pinned": False, "fallback_used": False, "snapshot_version": 3,
+    })  # fmt: skip
+    counts = house.front.counters()["placement_decisions_total"]
+    assert counts == {("assigned", "false", "false"): 1}
+    assert house.front.gauges(house.now)["placement_candidates_considered"] == {(): 3}
+
+
 def test_a_task_from_admission_to_its_end(house: House) -> None:
     effects = house.submit(1)
     zero, demo = Count(0), PoolId("demo")
@@ -313,6 +332,16 @@ class TestFail:
         assert late + unknown == []
 
 
+@pytest.mark.req("ORCH-3046", "OC-CORE-1031")
+def test_the_first_version_that_was_ready_stays_the_pin_while_it_lives() -> None:
+    house = House.of(pool(replicas=2))
+    house.see(snapshot("demo:1"), snapshot("demo:0", engine_version="2.0"))
+    assert dispatched(house.submit(1)) == [(uid(1), "demo:1")]
+    assert dispatched(house.submit(2)) == []
+    house.progress(1)
+    assert dispatched(house.lose("demo:1")) == [(uid(2), "demo:0")]  # none has the old one now
+
+
 class TestTime:
     """Deadlines, retention, and the alarm clock."""
 
@@ -336,6 +365,12 @@ class TestTime:
         effects = house.finish(1)
         assert not dispatched(effects)
         assert only(effects, Break).task_id == uid(2)
+
+    def test_a_canceled_task_has_no_deadline_left(self, house: House) -> None:
+        house.admit(1)
+        house.admit(2, deadline_ms=1000)
+        house.cancel(2)
+        assert not of(house.wait(2), Break)
 
     def test_it_wakes_for_the_earliest_and_asks_once(self) -> None:
         house = House.of(retain_s=600)
@@ -402,6 +437,14 @@ class TestMoved:
         moved = of(house.wait(0.15), Moved)
         assert [m.queue_position for m in moved] == list(range(7))
 
+    def test_a_new_position_is_told_even_when_the_start_stays(self) -> None:
+        house = House.of(pool(replicas=2))
+        house.see(snapshot("demo:0"), snapshot("demo:1"))
+        for number in (1, 2, 3, 4):
+            house.admit(number)
+        moved = only(house.cancel(3), Moved)
+        assert (moved.queue_position, moved.predicted_start_ms) == (0, 1000)
+
     def test_what_did_not_change_is_not_told(self, house: House) -> None:
         house.admit(1)
         house.admit(2)
@@ -458,12 +501,15 @@ def test_the_error_of_a_prediction_is_observed(house: House) -> None:
     effects = house.finish(1)
     errors = [o.value_ms for o in of(effects, Observe) if o.metric == "predicted_start_error_ms"]
     assert errors == [pytest.approx(250)]
+    house.lose()
+    assert not of(house.see(), Observe)  # a second start is not what was promised
 
 
 def test_preloads_drains_and_restarts_are_counted() -> None:
     house = House.of()
     where = ("mock", "1.0", "demo", "demo:0")
-    house.see(unready(seq=1), snapshot(seq=2), snapshot(seq=3, draining=True), snapshot(seq=4))
+    draining = snapshot(seq=3, draining=True, phase=Phase.DRAINING)
+    house.see(unready(seq=1), snapshot(seq=2), draining, snapshot(seq=4))
     house.lose()
     why = Cause(kind=Kind.VRAM_SHORT, message="short", advice="Free VRAM.")
     house.see(unready(seq=1), unready(seq=2, phase=Phase.FAILED, last_error=why))

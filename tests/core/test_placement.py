@@ -134,7 +134,7 @@ def test_the_same_input_gives_the_same_answer_in_any_order(
     assert decide(asked(*replicas)) == first
 
 
-@pytest.mark.req("ORCH-3251", "ORCH-3012", "OC-CORE-1016")
+@pytest.mark.req("ORCH-3251", "ORCH-3012", "OC-CORE-1016", "ORCH-3411")
 @given(some_sets)
 def test_never_an_infeasible_one_and_always_the_first_of_the_order(
     replicas: list[ReplicaFacts],

@@ -72,6 +72,16 @@ def test_no_slot_no_prediction_and_a_free_slot_is_now() -> None:
     assert (free.start_s, free.p90_s) == (0.0, 0.0)
 
 
+def test_a_job_takes_its_first_token_and_then_its_tokens() -> None:
+    assert Slot(0.0, 0.01, 0.5).job_s(100) == pytest.approx(1.5)
+    assert Slot(0.0, 0.0, 0.0).job_s(0) > 0
+    found = predict([Slot(2.0, 0.01, 0.5)], Backlog(2, 300))
+    assert found is not None
+    assert found.start_s == pytest.approx(2 + 2 * 0.5 + 3)
+    # a wait of 6 s is 3 mean jobs: 1.2816 * 0.5 / sqrt(3) of it on top
+    assert found.p90_s == pytest.approx(6 * 1.36996, rel=1e-4)
+
+
 def test_remaining_tokens_is_never_nothing() -> None:
     assert remaining_tokens(100, 200, 30) == 70
     assert remaining_tokens(100, 200, 100) == 50  # past its estimate: halfway to its limit

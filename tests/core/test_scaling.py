@@ -41,7 +41,7 @@ def _timed(step: Callable[[], object]) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.req("OC-CORE-1003", "OC-CORE-1005", "PERF-BENCH")
+@pytest.mark.req("OC-CORE-1003", "OC-CORE-1005")
 def test_cost_does_not_grow_with_the_queue() -> None:
     few, many = cost_us(10), cost_us(100_000)
     for step, cost in many.items():
