@@ -39,7 +39,8 @@ def json(value: object) -> None:
 
 def note(text: str, style: str = "dim") -> None:
     """Write one line about what goes on, to stderr. `text` is plain, not markup."""
-    console(sys.stderr).print(f"[{style}]{escape(plain(text))}[/]" if style else plain(text))
+    marked = f"[{style}]{escape(plain(text))}[/]" if style else escape(plain(text))
+    console(sys.stderr).print(marked, soft_wrap=True)
 
 
 def error(exc: OrchError) -> None:
