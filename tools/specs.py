@@ -160,14 +160,15 @@ def anchors(markdown: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
 
-def dead_links(root: Path, made: Iterable[Path]) -> list[str]:
-    """Return the links between our own pages that lead nowhere; `made` are files to be written."""
+def dead_links(root: Path, made: dict[Path, str]) -> list[str]:
+    """Return the links between our own pages that lead nowhere; `made` are pages to be written."""
     coming = {path.resolve() for path in made}
     faults = []
-    for path in sorted(root.rglob("*.md")):
+    for path in sorted({*root.rglob("*.md"), *(p for p in made if p.suffix == ".md")}):
         if SKIPPED & set(path.relative_to(root).parts):
             continue
-        for target in LINK.findall(re.sub(r"(?ms)^```.*?^```$|`[^`\n]*`", "", path.read_text())):
+        text = made.get(path) or path.read_text()
+        for target in LINK.findall(re.sub(r"(?ms)^```.*?^```$|`[^`\n]*`", "", text)):
             if re.match(r"[a-z]+:", target):
                 continue
             file, _, anchor = target.partition("#")
