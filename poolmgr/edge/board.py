@@ -92,6 +92,7 @@ class Board:
             model_digest=(props.model_digest if props else None) or pool.model.digest,
             gpu_proof=self.proof,
             workloads=self._adapter.workloads,
+            strict=slots.total == 1 or not self._adapter.strict_needs_single_slot,
             ctx_max=pool.ctx,
             slots_total=Positive(slots.total),
             slots_active=Count(slots.active),

@@ -99,7 +99,10 @@ class Child:
                     await self.wait()
             self.kill()
             with trio.move_on_after(KILL_WAIT_S):
-                return await self.wait()
+                ending_ = await self.wait()
+                if self._cgroup is not None:
+                    self._cgroup.remove()
+                return ending_
         return f"is stuck in the kernel (pid {self.pid})"
 
     def kill(self) -> None:
@@ -110,8 +113,6 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass  # nobody is left in the group
-        if self._cgroup is not None:
-            self._cgroup.remove()
 
 
 def start(argv: Sequence[str], env: Mapping[str, str]) -> Child:

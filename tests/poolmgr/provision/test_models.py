@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,6 @@ async def test_who_cannot_read_it_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("LOGNAME", "poolmgr")
     message = await refused(tmp_path, pool("m.gguf"))
     assert message == f"user poolmgr cannot read {tmp_path}/m.gguf"
-    assert os.geteuid() >= 0
 
 
 @pytest.mark.req("ORCH-3421")

@@ -1,0 +1,100 @@
+"""What the engine says of itself against the configuration, and the one-token test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from attrs import evolve
+
+from orchd.config.schema import Engine as EngineConfig
+from orchd.kit.client import Target
+from orchd.kit.http1 import Sink
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import EngineId, Positive, Text
+from poolmgr.edge.engine import Engine, check_identity
+from poolmgr.engines.base import Props
+from tests.poolmgr.edge.lines import Lines, Script, bench
+from tests.poolmgr.edge.test_link import put, silent
+from tests.poolmgr.provision.test_models import pool
+
+SAYS = Props(engine_version="b1", slots=2, ctx_max=1024, model_digest="sha256:aa")
+
+
+@pytest.mark.req("ORCH-3421")
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"slots": 1}, Kind.CONFIG_INVALID, "the engine has 1 slots, and pools[].slots is 2"),
+        ({"ctx_max": 1023}, Kind.CONFIG_INVALID, "hold 1023 tokens, and pools[].ctx is 1024"),
+        ({"engine_version": "b2"}, Kind.ENGINE_PROTOCOL, "version b2, and engine.version pins b1"),
+        ({"model_digest": "sha256:bb"}, Kind.ENGINE_PROTOCOL, "serves model sha256:bb"),
+        ({}, None, ""),
+        ({"slots": None, "ctx_max": None, "model_digest": None}, None, ""),
+    ],
+)
+def test_an_engine_must_be_what_was_configured(
+    changes: dict[str, Any], kind: Kind | None, words: str
+) -> None:
+    mine = evolve(
+        pool("mock:x", "mock", digest="sha256:aa"),
+        slots=Positive(2),
+        engine=EngineConfig(id=EngineId("mock"), version=Text("b1")),
+    )
+    if kind is None:
+        check_identity(mine, evolve(SAYS, **changes))
+        return
+    with pytest.raises(OrchError) as caught:
+        check_identity(mine, evolve(SAYS, **changes))
+    assert caught.value.kind is kind
+    assert words in caught.value.message
+
+
+async def one(sink: Sink, _prompt: str) -> None:
+    await put(sink, b"Hi\n.\n")
+
+
+async def none(sink: Sink, _prompt: str) -> None:
+    await put(sink, b".\n")
+
+
+async def breaks(sink: Sink, _prompt: str) -> None:
+    await put(sink, b"H")
+    sink.abort()
+
+
+async def ends(sink: Sink, _prompt: str) -> None:
+    await put(sink, b"H\n")
+
+
+@pytest.mark.req("ORCH-3421", "OC-POOL-3001")
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (one, None),
+        (none, "without any token"),
+        (breaks, "broke off"),
+        (ends, "the engine broke off"),
+        (silent, "no token came within 120 s"),
+    ],
+)
+async def test_one_token_is_generated_or_the_reason_is_told(
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,
+    script: Script,
+    words: str | None,
+) -> None:
+    async with bench(tmp_path, script):
+        engine = Engine(Target.unix(tmp_path / "e.sock"), Lines(), 1)
+        try:
+            if words is None:
+                await engine.one_token()
+            else:
+                with pytest.raises(OrchError) as caught:
+                    await engine.one_token()
+                assert caught.value.kind is Kind.SELF_TEST_FAILED
+                assert words in caught.value.message
+        finally:
+            engine.close()

@@ -1,0 +1,144 @@
+"""The steps that wait: loading and the watch on health, with an engine that follows a script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from orchd.config.schema import Backend, Devices, Mode, Provisioning, Settings, SimulatedDevice
+from orchd.kit.client import PeerError, Target
+from orchd.kit.notify import Notifier
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
+from poolmgr.core import life
+from poolmgr.core.life import Life
+from poolmgr.core.slots import Slots
+from poolmgr.edge import preload as module
+from poolmgr.edge.board import Board
+from poolmgr.edge.preload import Preload
+from poolmgr.engines.base import Load
+from poolmgr.engines.registry import adapter
+from tests.poolmgr.provision.test_models import pool
+
+TARGET = Target.unix(Path("/engine.sock"))
+SERVING = (Load.SERVING, "ok")
+LOADING = (Load.LOADING, "loading model")
+BROKEN = (Load.BROKEN, "out of memory")
+GONE = PeerError(TARGET, "connect", "cannot connect: Connection refused")
+SLOW = PeerError(TARGET, "deadline", "no answer within 5 s")
+
+Answer = tuple[Load, str] | PeerError
+
+
+class Scripted:
+    """An engine whose health answers are given; the last one for ever."""
+
+    target = TARGET
+
+    def __init__(self, *answers: Answer) -> None:
+        self._answers = list(answers)
+        self.probes = 0
+
+    async def probe(self) -> tuple[Load, str]:
+        await trio.lowlevel.checkpoint()
+        self.probes += 1
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, PeerError):
+            raise answer
+        return answer
+
+    async def kv_ratio(self) -> float | None:
+        return 0.25
+
+
+async def steps(folder: Path, *answers: Answer, external: bool = False) -> tuple[Preload, Board]:
+    how = Provisioning(mode=Mode.EXTERNAL, url="unix:/engine.sock") if external else Provisioning()
+    mine = pool("mock:x", "mock", provisioning=how)
+    device = SimulatedDevice(name=Text("S"), vram_mb=Positive(4096))
+    devices = Devices(backend=Backend.SIMULATED, simulated=(device,))
+    settings = Settings(state_dir=folder, run_dir=folder, devices=devices)
+    mask, name, engine = DeviceMask((0,)), ReplicaId("p:0"), adapter(mine.engine.id)
+    board = Board(mine, name, mask, engine, Life(0.0), Slots(1), Notifier())
+    made = Preload(settings, mine, name, mask, engine, board)
+    said: list[life.Event] = []
+    await made.find_devices(said.append)
+    await made.provision(said.append)
+    assert said == [life.DevicesFound("GPU 0 (S)"), life.Provisioned("mock:x")]
+    made.engine = Scripted(*answers)  # type: ignore[assignment]
+    return made, board
+
+
+def unheard(_event: life.Event) -> None:
+    """For steps that end with an error."""
+
+
+async def test_loading_is_told_until_it_serves(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    made, _ = await steps(tmp_path, GONE, LOADING, SERVING)
+    said: list[life.Event] = []
+    await made.load(said.append)
+    assert said == [
+        life.StillLoading("it does not answer yet"),
+        life.StillLoading("loading model"),
+        life.Serving(),
+    ]
+
+
+@pytest.mark.req("OC-POOL-3002")
+async def test_loading_has_an_end(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    made, _ = await steps(tmp_path, LOADING)
+    began = trio.current_time()
+    with pytest.raises(OrchError) as caught:
+        await made.load(unheard)
+    assert caught.value.kind is Kind.ENGINE_UNHEALTHY
+    assert trio.current_time() - began == pytest.approx(module.LOAD_S, abs=2.0)
+    assert "loading model" in caught.value.message
+
+
+async def test_an_engine_that_says_it_is_broken_is_not_waited_for(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    made, _ = await steps(tmp_path, BROKEN)
+    with pytest.raises(OrchError, match="out of memory"):
+        await made.load(unheard)
+
+
+async def test_an_external_engine_is_waited_for_however_long(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    made, _ = await steps(tmp_path, *[GONE] * 4000, BROKEN, SERVING, external=True)
+    said: list[life.Event] = []
+    await made.load(said.append)
+    assert said[-1] == life.Serving()
+    assert trio.current_time() > 2 * module.LOAD_S
+    first = said[0]
+    assert isinstance(first, life.StillLoading)
+    assert first.error is not None
+    assert "cannot connect" in first.error.message
+
+
+@pytest.mark.req("OC-POOL-3010")
+@pytest.mark.parametrize(("answer", "probes"), [(SLOW, 3), (BROKEN, 3), (GONE, 1)])
+async def test_an_engine_that_hangs_is_given_up_after_three_probes(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, answer: Answer, probes: int
+) -> None:
+    made, board = await steps(tmp_path, SLOW, BROKEN, SERVING, answer)
+    with pytest.raises(OrchError) as caught:
+        await made.watch_health(unheard)
+    assert caught.value.kind is Kind.ENGINE_UNHEALTHY
+    assert made.engine.probes == 3 + probes  # type: ignore[union-attr]
+    assert board.snapshot().kv_cache_usage_ratio in (0.25, None)
+
+
+async def test_an_external_engine_that_is_lost_may_come_back(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    made, _ = await steps(tmp_path, SERVING, GONE, external=True)
+    said: list[life.Event] = []
+    await made.watch_health(said.append)
+    (lost,) = said
+    assert isinstance(lost, life.HealthLost)
+    assert lost.error.kind is Kind.ENGINE_UNHEALTHY
