@@ -6,11 +6,10 @@ orchd; so their pids are known. What is measured is in measures.py.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -35,6 +34,7 @@ id = "{pool}"
 engine = {{ id = "mock", tokens_per_s = {tokens_per_s:g}, vram_mb = 1024, faults = {faults} }}
 model = {{ ref = "{model}" }}
 devices = [0]
+provisioning = {{ command = ["{python}", "-m", "tools.bench.engine"] }}
 ctx = {ctx}
 slots = {slots}
 queue = {{ interactive = {queue}, batch = 1 }}
@@ -87,30 +87,34 @@ class House:
 @contextmanager
 def house(shape: Shape) -> Iterator[House]:
     """Run a suite, ready to serve; daemons on one core, engine on the other."""
+    with tempfile.TemporaryDirectory(prefix="orchd-bench-") as name:
+        folder = Path(name)
+        with daemons(folder, write_config(folder, shape)) as (port, orchd, poolmgr):
+            engine = _engine_of(poolmgr)
+            proc.pin(engine, proc.cores()[1])
+            yield House(folder=folder, port=port, orchd=orchd, poolmgr=poolmgr, engine=engine)
+
+
+@contextmanager
+def daemons(
+    folder: Path, config: Path, env: Mapping[str, str] = {}
+) -> Iterator[tuple[int, int, int]]:
+    """Run orchd and the poolmgr of the one replica. Yields orchd's port and the two pids."""
+    environment = {"ORCHD_LOG": "json", "LISTEN_FDNAMES": "orchd.tcp:orchd.unix", **env}
+    log = folder / "log"
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orchd-bench-")))
-        config = write_config(folder, shape)
         tcp = stack.enter_context(fds.bind_tcp("127.0.0.1", 0))
         unix = stack.enter_context(fds.bind_unix(folder / "run/orchd/orchd.sock"))
-        log = folder / "log"
         orchd = stack.enter_context(
-            proc.running(orchd_argv(config), log=log, listeners=(tcp, unix), env=_env())
+            proc.running(orchd_argv(config), log=log, listeners=(tcp, unix), env=environment)
         )
-        poolmgr = stack.enter_context(
-            proc.running(
-                [sys.executable, "-m", "poolmgr", f"{POOL}:0", "--config", str(config)],
-                log=log,
-                env=_env(),
-            )
-        )
+        argv = [sys.executable, "-m", "poolmgr", f"{POOL}:0", "--config", str(config)]
+        poolmgr = stack.enter_context(proc.running(argv, log=log, env=environment))
         port = int(tcp.getsockname()[1])
         _wait_ready(f"127.0.0.1:{port}", (orchd, poolmgr), log)
-        engine = _engine_of(poolmgr)
-        measured, load = proc.cores()
-        proc.pin(orchd, measured)
-        proc.pin(poolmgr, measured)
-        proc.pin(engine, load)
-        yield House(folder=folder, port=port, orchd=orchd, poolmgr=poolmgr, engine=engine)
+        for pid in (orchd, poolmgr):
+            proc.pin(pid, proc.cores()[0])
+        yield port, orchd, poolmgr
 
 
 def orchd_argv(config: Path) -> list[str]:
@@ -118,15 +122,12 @@ def orchd_argv(config: Path) -> list[str]:
     return [sys.executable, "-m", "orchd", "--config", str(config)]
 
 
-def _env() -> dict[str, str]:
-    return {"ORCHD_LOG": "json", "LISTEN_FDNAMES": "orchd.tcp:orchd.unix"}
-
-
 def write_config(folder: Path, shape: Shape) -> Path:
     """Write the configuration of a suite that lives in `folder`; return its path."""
     config = folder / "orchd.toml"
     text = _TOML.format(
         folder=folder,
+        python=sys.executable,
         pool=POOL,
         model=MODEL,
         ctx=CTX,
@@ -161,11 +162,6 @@ def get(address: str, path: str) -> bytes:
         while data := sock.recv(65536):
             answer += data
     return answer
-
-
-def get_json(address: str, path: str) -> object:
-    """Return the JSON of an answer of known length to a GET."""
-    return json.loads(get(address, path).partition(b"\r\n\r\n")[2])
 
 
 def _engine_of(poolmgr: int) -> int:

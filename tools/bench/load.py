@@ -174,24 +174,22 @@ class Load:
         order = self.order
         before = tuple(proc.pss_kib(pid) for pid in order.pids)
         streams: list[Stream] = []
-        while len(streams) < order.streams:
+        while len(streams) < order.streams and not self.refused:
             some = range(min(OPENING, order.streams - len(streams)))
             fresh = [Stream(self, order.max_tokens, again=False) for _ in some]
             for stream in fresh:
                 stream.ask()
             self._turn(lambda fresh=fresh: all(stream.begun for stream in fresh))  # type: ignore[misc]
-            streams += fresh
+            streams += [stream for stream in fresh if stream.begun]
         self._mark()
         self._turn_for(SETTLE_S)
         self._mark()
         after = tuple(proc.pss_kib(pid) for pid in order.pids)
-        for stream in streams:
-            stream.close()
         answer = self._answer()
         held = Held(
             streams=len(streams), before_kib=before, after_kib=after, settle=answer.windows[0]
         )
-        return evolve(answer, held=held)
+        return evolve(answer, held=held, refused=0)  # a limit that was met is a figure here
 
     def _turn(self, done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + GIVE_UP_S
@@ -219,7 +217,8 @@ class Load:
 
     def _answer(self) -> Answer:
         windows = []
-        for begin, end in zip(self._marks[::2], self._marks[1::2], strict=True):
+        # a run that was refused may have begun a window and not ended it
+        for begin, end in zip(self._marks[::2], self._marks[1::2], strict=False):
             windows.append(
                 Window(
                     wall_s=end[0] - begin[0],

@@ -16,13 +16,14 @@ POOL: Final = "bench"
 MODEL: Final = "mock:lorem"
 CTX: Final = 1 << 20
 """Tokens: room for streams that outlast any window."""
+TASK_CTX: Final = 8192
 MARKS: Final = {Api.TASKS: b"\nevent: token\n", Api.COMPLETION: b'"stop":false'}
 LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 _DEADLINE_MS: Final = 10**12  # none: predictions behind a hanging engine are long
 
 _BODY: Final = (
     b'{"task_id":"%b","session_id":"11111111-2222-4333-8444-555555555555","workload":"completion",'
-    b'"model_ref":"' + MODEL.encode() + b'","engine":"mock","ctx":8192,"priority":"interactive",'
+    b'"model_ref":"' + MODEL.encode() + b'","engine":"%b","ctx":%d,"priority":"interactive",'
     b'"max_tokens":%d,"deadline_ms":%d,"seed":7,"determinism":"best_effort","prompt":"%b"}'
 )
 _COMPLETION: Final = b'{"prompt":"%b","n_predict":%d,"stream":true,"seed":7}'
@@ -35,9 +36,11 @@ def task_id() -> bytes:
     return b"%08x-0000-4000-8000-%012x" % (next(_numbers), _RUN)
 
 
-def post_task(task: bytes, max_tokens: int) -> bytes:
+def post_task(
+    task: bytes, max_tokens: int, *, engine: bytes = b"mock", ctx: int = TASK_CTX
+) -> bytes:
     """Return `POST /v1/tasks`, about 600 bytes of body."""
-    body = _BODY % (task, max_tokens, _DEADLINE_MS, PROMPT)
+    body = _BODY % (task, engine, ctx, max_tokens, _DEADLINE_MS, PROMPT)
     return _post(b"/v1/tasks", body)
 
 

@@ -102,13 +102,14 @@ def idle_streams(_runs: int) -> list[Figure]:
             held = load(order).held
         assert held is not None, "HOLD answers what it held"
         grown = [b - a for a, b in zip(held.before_kib, held.after_kib, strict=True)]
-        each = [kib / streams for kib in grown]
+        each = [kib / held.streams for kib in grown]
         busy = 100 * sum(held.settle.cpu_s) / held.settle.wall_s
         for who, value, goal in (
             ("orchd", each[0], None),
             ("poolmgr", each[1], None),
-            (SUITE, sum(each), 16.0),
+            (SUITE, sum(each), 16.0 if slots == 1 else None),
             ("CPU of both meanwhile (% of a core)", busy, None),
+            ("held", held.streams, None),
         ):
             figures.append(Figure(section=HELD, what=what, who=who, runs=(value,), goal=goal))
     return figures
