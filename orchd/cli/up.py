@@ -98,8 +98,8 @@ class _Suite:
         if not self._settings.pools:
             source = self._settings.source or "the defaults (no configuration file was found)"
             log.event("no_pools", f"No pools in {source}; orchd alone.", level="warning")
-        async with trio.open_nursery() as helpers:
-            with trio.open_signal_receiver(*_SIGNALS) as signals:
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            async with trio.open_nursery() as helpers:
                 async with trio.open_nursery() as running:
                     for unit in self._units:
                         running.start_soon(unit.run)
