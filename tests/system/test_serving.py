@@ -87,14 +87,14 @@ def test_status_and_journal_tell_people_and_programs(house: House) -> None:
     assert 'Status: "Serving 1 pools on ' in shown
     assert "unix:/run/orchd/orchd.sock" in shown
     assert 'Status: "Ready: ' in shown
-    of_task = house.journal("orchd.service", f"TASK_ID={wish['task_id']}")
+    of_task = house.journal("orchd.service", f"JOB_ID={wish['task_id']}")
     assert all(entry["MESSAGE"] for entry in of_task)
     kinds = [entry["EVENT"] for entry in of_task]
-    assert kinds[0] == "admitted", kinds
+    assert [kinds[0], kinds[-1]] == ["task_admitted", "task_ended"], kinds
     assert {entry.get("POOL_ID") for entry in of_task} >= {"demo"}
     assert all(entry["SYSLOG_IDENTIFIER"] == "orchd" for entry in of_task)
     of_pool = house.journal(pool("demo:0"), "POOL_ID=demo")
-    assert any(entry["EVENT"] == "ready" for entry in of_pool), of_pool
+    assert any(entry["EVENT"] == "pool_ready" for entry in of_pool), of_pool
     everything = json.dumps(house.journal())
     assert str(wish["prompt"]) not in everything
 
@@ -154,6 +154,9 @@ def test_a_stop_lets_the_running_task_end(house: House) -> None:
         lambda: house.property(pool("demo:0"), "ActiveState") == "inactive", "the pool stopped"
     )
     assert house.property(pool("demo:0"), "Result") == "success"
+    # orchd tries again and again, and does not undo what the operator did
+    house.ask("GET", "/readyz")
+    assert house.property("poolmgr@demo:0.socket", "ActiveState") == "inactive"
 
 
 def test_a_stop_of_the_suite_is_clean_and_takes_the_pools_along(house: House) -> None:
