@@ -20,7 +20,7 @@ def exposition(snapshot: Snapshot) -> bytes:
     replica = {**pool, "replica_id": str(snapshot.replica_id)}
     lines = _family("pool_ready", [(pool, int(snapshot.ready))])
     lines += _family("active_leases", [(replica, snapshot.slots_active)])
-    lines += _family("preload_outcomes_total", [(_outcome(snapshot, replica), 1)])
+    lines += _family("preload_outcomes_total", _outcomes(snapshot, replica))
     lines += _family(
         "vram_used_bytes",
         [
@@ -31,13 +31,13 @@ def exposition(snapshot: Snapshot) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _outcome(snapshot: Snapshot, replica: dict[str, str]) -> dict[str, str]:
-    """Return the labels of this life's preload: one life has one outcome, or none yet."""
+def _outcomes(snapshot: Snapshot, replica: dict[str, str]) -> list[tuple[dict[str, str], int]]:
+    """Return the outcome of this life's preload: one, or none while it goes on."""
     if snapshot.phase is Phase.FAILED and snapshot.last_error is not None:
-        return {**replica, "result": "failed", "reason": snapshot.last_error.kind}
+        return [({**replica, "result": "failed", "reason": snapshot.last_error.kind}, 1)]
     if snapshot.ready or snapshot.draining:
-        return {**replica, "result": "ready", "reason": ""}
-    return {**replica, "result": "pending", "reason": ""}
+        return [({**replica, "result": "ready", "reason": ""}, 1)]
+    return []
 
 
 def _family(name: str, samples: list[tuple[dict[str, str], int]]) -> list[str]:
