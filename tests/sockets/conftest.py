@@ -11,8 +11,6 @@ import pytest
 
 from tests.sockets.suite import Suite
 
-pytest_plugins = ("tests.lab.fixtures",)
-
 
 @pytest.fixture
 def suite_of(request: pytest.FixtureRequest) -> Iterator[Callable[..., Suite]]:
