@@ -226,7 +226,7 @@ class Fields:
 
 
 class OrchError(Exception):
-    """Anything that a client or an operator is told. Raised where it is known, sent at one place."""
+    """Anything that a client or an operator is told; raised where it is known."""
 
     def __init__(self, kind: Kind, message: str, **fields: Any) -> None:
         super().__init__(message)

@@ -87,6 +87,8 @@ class Snapshot:
     model_digest: str | None = None
     gpu_proof: GpuProof = GpuProof.PENDING
     workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
+    strict: bool = True
+    """Whether strict jobs are taken: jobs beside them cannot change their bytes [ORCH-3045]."""
     ctx_max: Positive
     slots_total: Positive
     slots_active: Count

@@ -61,6 +61,17 @@ def test_what_does_not_fit_is_refused_with_its_path(
     assert house.front.counters()["tasks_rejected_total"] == {("mock", "invalid_params"): 1}
 
 
+@pytest.mark.req("ORCH-3045", "OC-CORE-1030")
+def test_a_strict_task_is_refused_where_jobs_beside_it_change_its_bytes(house: House) -> None:
+    house.see(snapshot(slots_total=4, strict=False))
+    error = only(house.submit(), Refused).error
+    assert (error.kind, error.fields.path) == (Kind.INVALID_PARAMS, "$.determinism")
+    assert "best_effort" in error.message
+    house.admit(2, determinism="best_effort")
+    features = house.front.capabilities(house.now).engines[0].features
+    assert "strict_determinism" not in features
+
+
 @pytest.mark.req("OC-CORE-1021")
 def test_what_just_fits_is_admitted(house: House) -> None:
     house.admit(1, ctx=8192, max_tokens=4096, prompt_tokens=4096)
