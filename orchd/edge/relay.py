@@ -17,6 +17,7 @@ from orchd.kit.pipe import PipeClosed
 from orchd.wire import codec, sse
 from orchd.wire.errors import Envelope, Kind, OrchError
 from orchd.wire.ids import PoolId, TaskId
+from orchd.wire.link import FRAMES_HEAD
 from orchd.wire.shapes import Ended, MetricsFrame, Narration, Started
 
 WINDOW_BYTES: Final = 4 << 20
@@ -150,7 +151,7 @@ class Stream:
         self.tokens += count
         self.next_id += count
         self._append(frames)
-        self._owed += len(frames)
+        self._owed += len(frames) + FRAMES_HEAD.size
         if self._owed >= WINDOW_BYTES // 2:
             self.grant()
 

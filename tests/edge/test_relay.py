@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from orchd.edge.relay import STALL_S, WINDOW_BYTES, Reader, Stream
 from orchd.kit.pipe import Pipe
 from orchd.kit.sink import Sink
-from orchd.wire import sse
+from orchd.wire import link, sse
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, PoolId, TaskId
 from orchd.wire.shapes import Ended, FinishReason, MetricsFrame, Narration
@@ -224,6 +224,20 @@ async def test_a_slow_reader_stops_the_pools_credit_and_nobody_else() -> None:
             slow.drain_nowait()
             await trio.lowlevel.checkpoint()
         assert sum(granted) > held, "and given once the reader has caught up"
+
+
+def test_all_that_a_pool_sent_is_credited_again() -> None:
+    """A link's credit counts bodies, so a credit that forgot their heads would run out."""
+    stream = new_stream()
+    credit = [WINDOW_BYTES]
+    stream.opened(credit.append, lambda _task: None)
+    sent, frames = 0, sse.token_frames(2, 0, ["x" * 1000])
+    while sent < 3 * WINDOW_BYTES:
+        body = link.encode_frames(1, 0, 1, frames)[link.HEAD.size :]
+        sent += len(body)
+        stream.feed(1, frames)
+        assert sum(credit) - sent >= WINDOW_BYTES // 2 - len(body)
+    assert sum(credit) - sent <= WINDOW_BYTES
 
 
 @pytest.mark.req("SSE-1004")
