@@ -165,7 +165,7 @@ def test_a_pool_that_cannot_load_rests_in_the_end_and_the_way_out(house: House) 
     # it stays so: nothing starts it behind the operator's back
     assert len(starts_of(house, UNIT)) == 4
     assert house.property("poolmgr@demo:0.socket", "ActiveState") in ("inactive", "failed")
-    # specs/09-systemd.md, Procedures: correct the cause, then
+    # specs/12-systemd.md, Procedures: correct the cause, then
     house.configure(SIMULATED, mock_pool())
     house.machine.systemctl("reset-failed", "poolmgr@demo:0.*")
     house.machine.systemctl("start", UNIT)

@@ -91,7 +91,7 @@ def test_poolmgr_reads_models_and_touches_its_cache(house: House) -> None:
 
 @pytest.mark.req("OC-POOL-3020")
 def test_the_kernel_keeps_a_pool_on_its_mask(house: House) -> None:
-    """The drop-in of specs/09-systemd.md, Devices: GPU 0 and no other."""
+    """The drop-in of specs/12-systemd.md, Devices: GPU 0 and no other."""
     names = ("nvidia0", "nvidia1", "nvidiactl", "lab-disk")
 
     def opened(more: str) -> list[str]:
