@@ -38,7 +38,7 @@ from orchd.wire.ids import (
     TaskId,
     parse_replica_id,
 )
-from orchd.wire.shapes import FinishReason, Priority, TaskRequest, Workload
+from orchd.wire.shapes import Ended, FinishReason, Priority, TaskRequest, Workload
 from orchd.wire.snapshot import Cause, Phase, Snapshot
 
 E = TypeVar("E")
@@ -205,3 +205,16 @@ class House:
 
 def dispatched(effects: list[Effect]) -> list[tuple[TaskId, ReplicaId]]:
     return [(e.task_id, e.replica_id) for e in of(effects, Dispatch)]
+
+
+def ended(tokens: int = 10, ms: int = 1000, **more: Any) -> Ended:
+    said: dict[str, Any] = {"tokens_in": 3, "finish_reason": FinishReason.STOP, **more}
+    return Ended(**said, tokens_out=Count(tokens), decode_time_ms=Count(ms), decode_ms=Count(ms))
+
+
+def canceled(tokens: int = 0, ms: int = 0) -> Ended:
+    return ended(tokens, ms, tokens_in=None, finish_reason=FinishReason.CANCELED)
+
+
+def notes(effects: list[Effect]) -> list[str]:
+    return [note.name for note in of(effects, Note)]

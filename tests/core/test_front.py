@@ -20,12 +20,15 @@ from orchd.core.events import (
 )
 from orchd.wire.errors import Kind
 from orchd.wire.ids import Count, PoolId, ReplicaId
-from orchd.wire.shapes import Ended, FinishReason, Priority, Started, TaskAccepted, TaskState
+from orchd.wire.shapes import Priority, Started, TaskAccepted, TaskState
 from orchd.wire.snapshot import FRESH_S, Cause, Phase
 from tests.core.making import (
     House,
     acts,
+    canceled,
     dispatched,
+    ended,
+    notes,
     of,
     only,
     pool,
@@ -36,19 +39,6 @@ from tests.core.making import (
 )
 
 INTERACTIVE, BATCH = Priority.INTERACTIVE, Priority.BATCH
-
-
-def ended(tokens: int = 10, ms: int = 1000, **more: Any) -> Ended:
-    said: dict[str, Any] = {"tokens_in": 3, "finish_reason": FinishReason.STOP, **more}
-    return Ended(**said, tokens_out=Count(tokens), decode_time_ms=Count(ms), decode_ms=Count(ms))
-
-
-def canceled(tokens: int = 0, ms: int = 0) -> Ended:
-    return ended(tokens, ms, tokens_in=None, finish_reason=FinishReason.CANCELED)
-
-
-def notes(effects: list[Effect]) -> list[str]:
-    return [note.name for note in of(effects, Note)]
 
 
 @pytest.mark.req("ORCH-3906", "ORCH-3951", "ORCH-3962")

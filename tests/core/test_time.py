@@ -1,7 +1,5 @@
 """What time does to tasks, deadlines and staleness, and how the queue is told that it moved."""
 
-from typing import Any
-
 import pytest
 
 from orchd.core.events import (
@@ -10,12 +8,10 @@ from orchd.core.events import (
     Finish,
     Forget,
     Moved,
-    Note,
     WakeAt,
 )
 from orchd.wire.errors import Kind
-from orchd.wire.ids import Count
-from orchd.wire.shapes import Ended, FinishReason, Priority, TaskState
+from orchd.wire.shapes import Priority, TaskState
 from orchd.wire.snapshot import FRESH_S
 from tests.core.making import (
     House,
@@ -29,19 +25,6 @@ from tests.core.making import (
 )
 
 INTERACTIVE, BATCH = Priority.INTERACTIVE, Priority.BATCH
-
-
-def ended(tokens: int = 10, ms: int = 1000, **more: Any) -> Ended:
-    said: dict[str, Any] = {"tokens_in": 3, "finish_reason": FinishReason.STOP, **more}
-    return Ended(**said, tokens_out=Count(tokens), decode_time_ms=Count(ms), decode_ms=Count(ms))
-
-
-def canceled(tokens: int = 0, ms: int = 0) -> Ended:
-    return ended(tokens, ms, tokens_in=None, finish_reason=FinishReason.CANCELED)
-
-
-def notes(effects: list[Effect]) -> list[str]:
-    return [note.name for note in of(effects, Note)]
 
 
 class TestTime:
