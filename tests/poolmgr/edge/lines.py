@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -18,7 +18,7 @@ from orchd.kit import http1
 from orchd.kit.client import Client, Target
 from orchd.kit.fds import bind_unix
 from orchd.kit.http1 import Request, Sink, Streaming
-from orchd.kit.pipe import Pipe
+from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.wire import link as wire
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, PoolId, ReplicaId
@@ -130,7 +130,8 @@ async def bench(folder: Path, script: Script, slots: int = 2) -> AsyncIterator[B
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(leave_with_peer, sink, nursery.cancel_scope)
-                    await script(sink, prompt)
+                    with suppress(PipeClosed):  # the peer left before its leaving was seen
+                        await script(sink, prompt)
                     nursery.cancel_scope.cancel()
             finally:
                 here.open_answers -= 1
