@@ -69,7 +69,9 @@ class Client:
         `max_body` bounds the answer's body in bytes.
         """
         with self._deadline(deadline_s):
-            pipe, incoming = await self._exchange(method, path, body, headers, None)
+            pipe, incoming = await self._exchange(
+                method, path, body, headers, None, method in IDEMPOTENT
+            )
             try:
                 parts: list[bytes] = []
                 size = 0
@@ -93,13 +95,16 @@ class Client:
         headers: Mapping[str, str] = NO_HEADERS,
         first_byte_s: float = 30.0,
         idle_s: float | None = None,
+        repeatable: bool = False,
     ) -> AbstractAsyncContextManager[Incoming]:
         """Begin a request and enter with the head of its answer: `first_byte_s` bounds that.
 
         Leaving before the end of the body closes the connection at once: so a generation is
-        cancelled. `idle_s` bounds each wait for more of the body; None: for ever. Raises PeerError.
+        cancelled. `idle_s` bounds each wait for more of the body; None: for ever. `repeatable`: the
+        request may go out again if a kept connection closed without an answer. Raises PeerError.
         """
-        return self._open(method, path, body, headers, first_byte_s, idle_s)
+        repeatable = repeatable or method in IDEMPOTENT
+        return self._open(method, path, body, headers, first_byte_s, idle_s, repeatable)
 
     async def upgrade(
         self,
@@ -144,9 +149,10 @@ class Client:
         headers: Mapping[str, str],
         first_byte_s: float,
         idle_s: float | None,
+        repeatable: bool,
     ) -> AsyncIterator[Incoming]:
         with self._deadline(first_byte_s):
-            pipe, incoming = await self._exchange(method, path, body, headers, idle_s)
+            pipe, incoming = await self._exchange(method, path, body, headers, idle_s, repeatable)
         try:
             yield incoming
         except BaseException:
@@ -170,6 +176,7 @@ class Client:
         body: bytes | None,
         headers: Mapping[str, str],
         idle_s: float | None,
+        repeatable: bool,
     ) -> tuple[Pipe, Incoming]:
         """Send the request and return with the head of its answer."""
         kept = self._take_idle()
@@ -184,7 +191,7 @@ class Client:
                 return pipe, incoming
             except _DeadConnectionError:
                 pipe.close()
-                if kept is None or method not in IDEMPOTENT:
+                if kept is None or not repeatable:
                     why = "closed without an answer"
                     raise PeerError(self.target, "receive", why) from None
                 kept = None

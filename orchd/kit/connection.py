@@ -69,6 +69,14 @@ class Connection:
             pass  # the client left; what was being done for it knows from the same exception
         except Exception as exc:  # noqa: BLE001 - one connection must not end the server
             self._report("connection_failed", "A connection broke on an unexpected error", exc)
+        except BaseExceptionGroup as exc:  # a handler's nursery broke while it was cancelled
+            broke, cancelled = exc.split(Exception)
+            if broke is not None and not only(broke, PipeClosed):
+                self._report(
+                    "connection_failed", "A connection broke on an unexpected error", broke
+                )
+            if cancelled is not None:
+                raise cancelled from None
         finally:
             self._pipe.close()
 

@@ -240,6 +240,7 @@ class Jobs:
             call.body,
             headers=dict(call.headers),
             first_byte_s=SILENT_PREFILL_S,
+            repeatable=True,  # an engine that closed without a word has generated for nobody
         ) as incoming:
             done = await self._relay(running, incoming)
             if done is not None:

@@ -42,6 +42,7 @@ HEALTH_LOST: Final = 3
 DRAIN_OUTPUT_S: Final = 0.2
 
 Say = Callable[[life.Event], None]
+_WAITED_OUT: Final = frozenset({Kind.ENGINE_UNHEALTHY, Kind.SELF_TEST_FAILED})
 
 
 class Preload:
@@ -191,14 +192,17 @@ class Preload:
 
     async def self_test(self, say: Say) -> None:
         """Compare, prove, generate. What breaks with an external engine is waited out."""
+        lost: OrchError | None = None
         try:
             await self._self_test()
         except OrchError as exc:
-            if self._external and exc.kind in (Kind.ENGINE_UNHEALTHY, Kind.SELF_TEST_FAILED):
-                await trio.sleep(HEALTH_EXTERNAL_S)
-                say(life.HealthLost(exc))
-                return
-            raise
+            if not self._external or exc.kind not in _WAITED_OUT:
+                raise
+            lost = exc
+        if lost is not None:
+            await trio.sleep(HEALTH_EXTERNAL_S)
+            say(life.HealthLost(lost))
+            return
         self._was_ready = True
         say(life.SelfTestPassed(self._board.proof))
 

@@ -134,7 +134,7 @@ async def test_an_answer_cut_off_after_each_byte(data: bytes) -> None:
             assert caught.value.phase == "receive"
 
 
-async def test_a_dead_kept_connection_is_tried_again_once_if_idempotent() -> None:
+async def test_a_dead_kept_connection_is_tried_again_once_if_that_does_no_harm() -> None:
     async def dies(peer: RawPeer) -> None:
         await says(OK)(peer)
         await peer.until(b"\r\n\r\n")  # the second request arrives, then the peer is gone
@@ -146,6 +146,10 @@ async def test_a_dead_kept_connection_is_tried_again_once_if_idempotent() -> Non
         assert (await client.request("GET", "/")).body == b"ok"
         with pytest.raises(PeerError, match="without an answer"):
             await client.request("POST", "/", b"{}")
+    async with scripted(dies, says(OK)) as client:
+        assert (await client.request("GET", "/")).body == b"ok"
+        async with client.open("POST", "/", b"{}", repeatable=True) as incoming:
+            assert await incoming.read_some() == b"ok"
     async with scripted(says(), says(OK)) as client:
         with pytest.raises(PeerError):  # a new connection is not
             await client.request("GET", "/")

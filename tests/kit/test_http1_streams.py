@@ -274,3 +274,27 @@ async def _forever_behind(sink: Sink) -> None:
     while sink.send_nowait(b"z" * 10_000):
         pass
     await sink.flush()
+
+
+async def test_a_handlers_nursery_that_breaks_while_it_is_cancelled_ends_quietly() -> None:
+    """Its group holds Cancelled and PipeClosed together: only the first may pass on."""
+
+    async def run(sink: Sink) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_gone_when_cancelled)
+            await sink.wait_closed()
+
+    with log.capture() as events:
+        async with serving(streaming(run), drain_s=0) as served:
+            await (await served.connect()).say(GET)
+            await trio.testing.wait_all_tasks_blocked()
+            served.stop.set()
+            await served.ended.wait()
+    assert [event for event in events if event["level"] != "debug"] == []
+
+
+async def _gone_when_cancelled() -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise PipeClosed("the peer left meanwhile")
