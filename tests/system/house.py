@@ -153,7 +153,7 @@ class House:
         """Stop everything and forget what the test before has set up, its journal included."""
         units = ["orchd.target", "orchd.service", "orchd.socket", "poolmgr@*"]
         self.machine.systemctl("stop", *units, check=False)
-        left = "/etc/orchd/orchd.toml /etc/credstore /etc/systemd/system/*.d"
+        left = "/etc/orchd/* /etc/credstore /etc/systemd/system/*.d"
         self.machine.run(f"systemctl reset-failed; rm -rf {left}; systemctl daemon-reload")
         self._since = time.time()
 

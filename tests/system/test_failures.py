@@ -55,7 +55,7 @@ def started(house: House) -> None:
     house.wait_ready()
 
 
-@pytest.mark.req("OC-POOL-3010", "OC-POOL-3011")
+@pytest.mark.req("OC-POOL-3010", "OC-POOL-3011", "SYSD-06")
 def test_orchd_comes_back_each_time_a_little_later(house: House) -> None:
     started(house)
     for kills in range(1, 6):
@@ -76,14 +76,14 @@ def test_orchd_comes_back_each_time_a_little_later(house: House) -> None:
     assert names_of(house.complete(task()))[-1] == "end"
 
 
-@pytest.mark.req("HME-001")
+@pytest.mark.req("HME-001", "SYSD-01")
 def test_a_request_made_while_orchd_is_dead_is_answered(house: House) -> None:
     started(house)
     house.kill(house.main_pid("orchd.service"))
     assert house.ask("GET", "/health").status == 200
 
 
-@pytest.mark.req("OC-POOL-3010", "ORCH-3001")
+@pytest.mark.req("OC-POOL-3010", "ORCH-3001", "SYSD-09")
 def test_a_killed_poolmgr_takes_its_engine_along_and_comes_back(house: House) -> None:
     started(house)
     (engine,) = house.engine_pids("demo:0")
@@ -97,7 +97,7 @@ def test_a_killed_poolmgr_takes_its_engine_along_and_comes_back(house: House) ->
     assert names_of(house.complete(task()))[-1] == "end"
 
 
-@pytest.mark.req("ORCH-3001")
+@pytest.mark.req("ORCH-3001", "SYSD-09")
 def test_an_engine_that_hides_from_its_parent_does_not_outlive_the_pool(house: House) -> None:
     """A process of the engine in a session of its own, deaf to SIGTERM, as helpers can be."""
     house.configure(SIMULATED, mock_pool())
@@ -112,7 +112,7 @@ def test_an_engine_that_hides_from_its_parent_does_not_outlive_the_pool(house: H
     house.wait(lambda: not any(map(house.alive, pids)), "nothing of the engine is left", 5.0)
 
 
-@pytest.mark.req("OC-POOL-3010", "OC-POOL-3003")
+@pytest.mark.req("OC-POOL-3010", "OC-POOL-3003", "SYSD-06")
 def test_a_killed_engine_is_named_and_replaced(house: House) -> None:
     started(house)
     (engine,) = house.engine_pids("demo:0")
@@ -124,6 +124,7 @@ def test_a_killed_engine_is_named_and_replaced(house: House) -> None:
     assert names_of(house.complete(task()))[-1] == "end"
 
 
+@pytest.mark.req("SYSD-08")
 @pytest.mark.parametrize("unit", ["orchd.service", UNIT])
 def test_a_hung_daemon_is_restarted_by_the_watchdog(house: House, unit: str) -> None:
     house.drop_in(unit, "[Service]\nWatchdogSec=1s\nTimeoutAbortSec=2s\n")
@@ -135,7 +136,7 @@ def test_a_hung_daemon_is_restarted_by_the_watchdog(house: House, unit: str) -> 
     assert "Watchdog timeout" in house.said(unit)
 
 
-@pytest.mark.req("OC-POOL-3011", "OC-POOL-3002", "OC-POOL-3003")
+@pytest.mark.req("OC-POOL-3011", "OC-POOL-3002", "OC-POOL-3003", "SYSD-07")
 def test_a_pool_that_cannot_load_rests_in_the_end_and_the_way_out(house: House) -> None:
     house.configure(SIMULATED, mock_pool(engine=REFUSES))
     house.drop_in(UNIT, QUICK_BREAKER)
@@ -174,7 +175,7 @@ def test_a_pool_that_cannot_load_rests_in_the_end_and_the_way_out(house: House) 
     assert names_of(house.complete(task()))[-1] == "end"
 
 
-@pytest.mark.req("OC-POOL-3002")
+@pytest.mark.req("OC-POOL-3002", "SYSD-06")
 def test_a_corrected_cause_needs_no_command(house: House) -> None:
     """Before the breaker opens, the next attempt finds the corrected file by itself."""
     house.configure(SIMULATED, "[[pools]]\nid = 7\n")
@@ -188,6 +189,7 @@ def test_a_corrected_cause_needs_no_command(house: House) -> None:
     house.wait_ready()
 
 
+@pytest.mark.req("SYSD-06")
 def test_orchd_with_a_wrong_file_says_so_and_recovers(house: House) -> None:
     house.configure("bind_adr = 1\n")
     house.start()
@@ -200,7 +202,7 @@ def test_orchd_with_a_wrong_file_says_so_and_recovers(house: House) -> None:
     assert house.ask("GET", "/health").status == 200
 
 
-@pytest.mark.req("OC-POOL-3003")
+@pytest.mark.req("OC-POOL-3003", "SYSD-04")
 def test_a_failure_is_an_event_with_fields(house: House) -> None:
     house.configure(SIMULATED, mock_pool(engine=REFUSES))
     house.start("demo:0", check=False)

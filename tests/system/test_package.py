@@ -37,6 +37,7 @@ def listed(name: str) -> set[str]:
     return {re.split("[<>=]", line)[0] for line in done.stdout.split("\n") if line}
 
 
+@pytest.mark.req("SYSD-14")
 def test_version_and_dependencies_are_the_project_s() -> None:
     assert listed("pkgver") == {orchd.__version__}
     requirements = {*read_project().requirements, "systemd-python"}
@@ -56,6 +57,7 @@ def package() -> Iterator[Path]:
         yield archpkg.build(Path(scratch, "build"))
 
 
+@pytest.mark.req("SYSD-14")
 @pytest.mark.system
 @pytest.mark.slow
 def test_the_package_holds_what_belongs_into_it(package: Path) -> None:
@@ -95,6 +97,7 @@ def packaged(
         yield House(machine)
 
 
+@pytest.mark.req("SYSD-14")
 @pytest.mark.system
 @pytest.mark.slow
 def test_the_packaged_suite_serves_as_the_readme_says(packaged: House) -> None:

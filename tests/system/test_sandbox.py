@@ -65,6 +65,7 @@ def probed(house: House, unit: str, more: str = "") -> dict[str, str]:
     return {name: result for _, name, result in lines}
 
 
+@pytest.mark.req("SYSD-11")
 def test_orchd_touches_its_own_state_and_nothing_else(house: House) -> None:
     found = probed(house, "orchd.service")
     assert found["write:/var/lib/orchd"] == "done"
@@ -77,7 +78,7 @@ def test_orchd_touches_its_own_state_and_nothing_else(house: House) -> None:
     assert (found["processes"], found["setuid"]) == ("ENOENT", "EPERM")
 
 
-@pytest.mark.req("HME-001")
+@pytest.mark.req("HME-001", "SYSD-11")
 def test_poolmgr_reads_models_and_touches_its_cache(house: House) -> None:
     found = probed(house, UNIT)
     assert found["write:/var/cache/orchd"] == found["write:/run/poolmgr"] == "done"
@@ -89,7 +90,7 @@ def test_poolmgr_reads_models_and_touches_its_cache(house: House) -> None:
     assert (found["processes"], found["setuid"]) == ("ENOENT", "EPERM")
 
 
-@pytest.mark.req("OC-POOL-3020")
+@pytest.mark.req("OC-POOL-3020", "SYSD-12")
 def test_the_kernel_keeps_a_pool_on_its_mask(house: House) -> None:
     """The drop-in of specs/12-systemd.md, Devices: GPU 0 and no other."""
     names = ("nvidia0", "nvidia1", "nvidiactl", "lab-disk")
@@ -108,7 +109,7 @@ def test_the_kernel_keeps_a_pool_on_its_mask(house: House) -> None:
     assert opened("DevicePolicy=auto\nDeviceAllow=\n") == ["ENXIO"] * 4
 
 
-@pytest.mark.req("OC-POOL-3020")
+@pytest.mark.req("OC-POOL-3020", "SYSD-12")
 def test_the_driver_s_helper_makes_the_nodes_of_the_mask_first(house: House) -> None:
     helper = '#!/bin/sh\necho "HELPER $(id -u) $*"\n'
     house.machine.put("/usr/bin/nvidia-modprobe", helper, 0o755)
@@ -120,7 +121,7 @@ def test_the_driver_s_helper_makes_the_nodes_of_the_mask_first(house: House) -> 
     assert said == ["HELPER 0 -c 0", "HELPER 0 -c 1", "HELPER 0 -c 0 -u"]
 
 
-@pytest.mark.req("OC-POOL-3003")
+@pytest.mark.req("OC-POOL-3003", "SYSD-04")
 def test_a_model_that_poolmgr_may_not_read_is_named_with_the_user(
     house: House, gpus: FakeNvml
 ) -> None:

@@ -29,7 +29,7 @@ TOKEN = "correct-horse-battery-staple"
 LOAD_MS = 1500
 
 
-@pytest.mark.req("HME-001")
+@pytest.mark.req("HME-001", "SYSD-01")
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
 def test_the_first_request_starts_orchd(house: House, tcp: bool) -> None:
     house.configure(SIMULATED, mock_pool())
@@ -55,7 +55,7 @@ def test_a_task_goes_the_whole_way(house: House) -> None:
     assert text_of(again) == text_of(events) != ""
 
 
-@pytest.mark.req("ORCH-3002", "OC-POOL-3001", "OC-POOL-3003")
+@pytest.mark.req("ORCH-3002", "OC-POOL-3001", "OC-POOL-3003", "SYSD-04")
 def test_a_pool_is_ready_once_its_model_is_loaded(house: House) -> None:
     """READY=1, the pool's health and what status shows are one fact, and it comes last."""
     house.configure(SIMULATED, mock_pool(engine=f"faults = {{ load_ms = {LOAD_MS} }}"))
@@ -99,13 +99,14 @@ def test_status_and_journal_tell_people_and_programs(house: House) -> None:
     assert str(wish["prompt"]) not in everything
 
 
-@pytest.mark.req("AUTH-1001", "AUTH-1003")
+@pytest.mark.req("AUTH-1001", "AUTH-1003", "SYSD-10")
 def test_the_token_is_a_credential(house: House) -> None:
     """One file, readable by root alone, reaches both daemons and nobody else."""
     house.configure(SIMULATED, mock_pool())
     house.machine.put(TOKEN_FILE, TOKEN + "\n", 0o600)
     house.start("demo:0")
-    house.wait(lambda: house.ask("GET", "/readyz", tcp=True).status == 200, "the pool registered")
+    house.wait(lambda: "Registered" in house.said(pool("demo:0")), "the pool registered")
+    house.wait(lambda: house.ask("GET", "/readyz", tcp=True).status == 200, "it is ready")
     wish = task()
     missing = house.ask("POST", "/v1/tasks", wish, tcp=True)
     assert (missing.status, missing.json["auth_code"]) == (401, 40101)
@@ -130,7 +131,24 @@ def test_the_token_is_a_credential(house: House) -> None:
     assert TOKEN not in json.dumps(house.journal())
 
 
-@pytest.mark.req("AUTH-1001")
+@pytest.mark.req("AUTH-1001", "SYSD-10")
+def test_an_encrypted_token_is_used_or_the_unit_fails(house: House) -> None:
+    house.configure(SIMULATED)
+    place = "/etc/orchd/auth_token.cred"
+    drop_in = f"[Service]\nLoadCredentialEncrypted=auth_token:{place}\n"
+    house.drop_in("orchd.service", drop_in + "RestartSec=10s\nRestartMaxDelaySec=20s\n")
+    encrypt = f"printf {TOKEN} | systemd-creds encrypt --with-key=host --name=auth_token - {place}"
+    house.machine.run(encrypt)
+    house.start()
+    assert house.ask("GET", "/v1/pools", tcp=True).status == 401
+    assert house.ask("GET", "/v1/pools", tcp=True, token=TOKEN).status == 200
+    house.machine.put(place, "not what it was", 0o600)
+    failed = house.machine.systemctl("restart", "orchd.service", check=False)
+    assert failed.returncode != 0
+    assert house.property("orchd.service", "ActiveState") != "active"
+
+
+@pytest.mark.req("AUTH-1001", "SYSD-10")
 def test_without_a_token_file_the_units_start(house: House) -> None:
     house.configure(SIMULATED, mock_pool())
     house.start("demo:0")
@@ -138,6 +156,7 @@ def test_without_a_token_file_the_units_start(house: House) -> None:
     assert house.ask("POST", "/v1/tasks", task(), tcp=True).status == 202
 
 
+@pytest.mark.req("SYSD-05")
 def test_a_stop_lets_the_running_task_end(house: House) -> None:
     house.configure(SIMULATED, mock_pool(engine="tokens_per_s = 20"))
     house.start("demo:0")
@@ -159,6 +178,7 @@ def test_a_stop_lets_the_running_task_end(house: House) -> None:
     assert house.property("poolmgr@demo:0.socket", "ActiveState") == "inactive"
 
 
+@pytest.mark.req("SYSD-05")
 def test_a_stop_of_the_suite_is_clean_and_takes_the_pools_along(house: House) -> None:
     house.configure(SIMULATED, mock_pool())
     house.start("demo:0")
@@ -193,6 +213,7 @@ def test_enabled_units_come_with_a_boot(house: House) -> None:
     assert machine.run("find /etc/systemd -name 'poolmgr*'").stdout == ""
 
 
+@pytest.mark.req("SYSD-02")
 def test_only_the_group_reaches_the_sockets(house: House) -> None:
     house.configure(SIMULATED, mock_pool())
     house.start("demo:0")
@@ -214,6 +235,7 @@ def test_only_the_group_reaches_the_sockets(house: House) -> None:
     assert reach("orchd") == ["connected", "connected", "PermissionError"]
 
 
+@pytest.mark.req("SYSD-01")
 def test_a_request_waits_for_a_restart(house: House) -> None:
     """systemd holds the listening sockets: nobody is refused while orchd is away."""
     house.configure(SIMULATED, mock_pool())
@@ -226,26 +248,36 @@ def test_a_request_waits_for_a_restart(house: House) -> None:
     assert names_of(house.complete(task()))[-1] == "end"
 
 
-@pytest.mark.req("HME-002")
+@pytest.mark.req("HME-002", "AUTH-1002", "SYSD-03")
 def test_a_wider_address_alone_exposes_nothing(house: House) -> None:
-    """Exposure is opt-in twice: the address, and the kernel's filter on the socket."""
+    """Exposure is opt-in three times: the address, the kernel's filter, and the token."""
     house.configure(SIMULATED)
-    house.drop_in("orchd.socket", "[Socket]\nListenStream=0.0.0.0:8485\n")
+    wider = "[Socket]\nListenStream=0.0.0.0:8485\n"
+
+    def reach(token: str = "") -> list[str]:
+        argv = ["python3", "-c", REACH, token, "127.0.0.1", OTHER_ADDRESS]
+        return house.machine.run(argv).stdout.split()
+
+    house.drop_in("orchd.socket", wider)
     house.start()
     house.add_address()
-    found = house.machine.run(["python3", "-c", REACH, "127.0.0.1", OTHER_ADDRESS]).stdout.split()
-    assert found == ["connected", "TimeoutError"]
-    allow = "[Socket]\nListenStream=0.0.0.0:8485\nIPAddressAllow=10.0.0.0/8\n"
-    house.drop_in("orchd.socket", allow)
+    assert reach() == ["200", "TimeoutError"]
+    house.drop_in("orchd.socket", wider + "IPAddressAllow=10.0.0.0/8\n")
     house.machine.systemctl("restart", "orchd.socket")
-    found = house.machine.run(["python3", "-c", REACH, OTHER_ADDRESS]).stdout.split()
-    assert found == ["connected"]
+    assert reach() == ["200", "403"]
+    house.machine.put(TOKEN_FILE, TOKEN, 0o600)
+    house.machine.systemctl("restart", "orchd.service")
+    assert reach(TOKEN) == ["200", "200"]
 
 
 REACH = """
-import socket, sys
-for host in sys.argv[1:]:
-    try: socket.create_connection((host, 8485), 1.0)
-    except OSError as e: print(type(e).__name__)
-    else: print("connected")
+import http.client, sys
+headers = {"Authorization": f"Bearer {sys.argv[1]}"} if sys.argv[1] else {}
+for host in sys.argv[2:]:
+    connection = http.client.HTTPConnection(host, 8485, timeout=1.0)
+    try:
+        connection.request("GET", "/v1/capabilities", headers=headers)
+        print(connection.getresponse().status)
+    except OSError as e:
+        print(type(e).__name__)
 """

@@ -52,6 +52,7 @@ def directives(path: Path) -> Iterator[tuple[str, bool]]:
             yield line.partition("=")[0], explained
 
 
+@pytest.mark.req("SYSD-13")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_line_that_needs_a_reason_has_one(path: Path) -> None:
     silent = [key for key, explained in directives(path) if not explained and key not in PLAIN]
@@ -78,6 +79,7 @@ def with_units(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return layers, layer.with_name("scratch")
 
 
+@pytest.mark.req("SYSD-13")
 @pytest.mark.system
 @pytest.mark.slow
 def test_systemd_has_nothing_to_say_of_any_unit(with_units: tuple[list[Path], Path]) -> None:
@@ -104,6 +106,7 @@ def test_an_unknown_key_would_be_noticed(with_units: tuple[list[Path], Path]) ->
     assert "RestartSteppes" in said
 
 
+@pytest.mark.req("SYSD-11")
 @pytest.mark.system
 @pytest.mark.slow
 @pytest.mark.parametrize(
