@@ -110,6 +110,13 @@ class WorkerRegistration:
 
 
 @frozen(kw_only=True)
+class Registered:
+    """The answer to a registration: the link is being made."""
+
+    status: str = "registered"
+
+
+@frozen(kw_only=True)
 class Health:
     """The body of `/health`, `/healthz` and `/readyz`."""
 
