@@ -125,7 +125,7 @@ def _mask(value: Any, _type: Any) -> ids.DeviceMask:
 
 _MAX_COUNT = 2**53 - 1  # what every JSON reader keeps exactly (RFC 8259, section 6)
 _ANY_TEXT = re.compile(r"(?s).+")
-_MASK_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}:\d{1,2}(_\d{1,2})*")
+MASK_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}:\d{1,2}(_\d{1,2})*")
 
 
 def _make() -> Converter:
@@ -143,7 +143,7 @@ def _make() -> Converter:
     hook(ids.TaskId, _uuid)
     hook(ids.SessionId, _uuid)
     hook(ids.PoolId, _string(ids.POOL_ID, "a pool id (a-z, 0-9 and -, at most 63)"))
-    hook(ids.ReplicaId, _string(_MASK_ID, "POOL:MASK such as demo:0 or big:0_1"))
+    hook(ids.ReplicaId, _string(MASK_ID, "POOL:MASK such as demo:0 or big:0_1"))
     hook(ids.DeviceMask, _mask)
     converter.register_unstructure_hook(ids.DeviceMask, lambda mask: list(mask.indices))
     # by class: a hook by predicate would lose against the one of str, which a StrEnum is too
