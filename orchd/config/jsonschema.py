@@ -94,7 +94,7 @@ class Schemas:
         properties: Schema = {}
         required: list[str] = []
         for field in attrs.fields(attrs.resolve_types(cls)):
-            optional = _optional(field.type) or field.type is Any
+            optional = is_optional(field.type) or field.type is Any
             entry = self.of(field.type)
             if self.null and optional and not only_said and field.type is not Any:
                 entry = _or_null(entry)
@@ -144,7 +144,8 @@ class Schemas:
         return {"$ref": f"{self.where}{kind.__name__}"}
 
 
-def _optional(kind: Any) -> bool:
+def is_optional(kind: Any) -> bool:
+    """Whether a field's type is `T | None`."""
     return typing.get_origin(kind) in (typing.Union, types.UnionType)
 
 

@@ -73,6 +73,7 @@ def documents() -> dict[Plane, str]:
     return {plane: _HEAD + _yaml(document(plane)) for plane in _WORDS}
 
 
+@functools.cache
 def document(plane: Plane) -> Schema:
     """Return one document (OpenAPI 3.1)."""
     rows = [row for row in OPERATIONS if row.plane == plane]

@@ -268,12 +268,13 @@ OPERATIONS: Final = (
         method="GET",
         path="/v1/capabilities",
         summary="What can be asked for",
-        words="Each engine and model that is ready, with its limits, over all ready replicas.",
+        words="Each engine and model that is configured, with its limits. `concurrency` "
+        "counts ready replicas only; `engine_version` is empty until a replica has reported.",
         parameters=(
             Parameter("header", "If-None-Match", str, "An ETag, or several, as RFC 9110 has it."),
         ),
         replies={
-            200: Reply("What is ready now.", control.Capabilities, headers=("ETag",)),
+            200: Reply("What there is now.", control.Capabilities, headers=("ETag",)),
             304: Reply("It is as it was.", headers=("ETag",)),
         },
     ),
