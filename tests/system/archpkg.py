@@ -17,7 +17,16 @@ from tests.lab.needs import Need, has_program
 from tests.lab.rootfs import overlay_options, run_in_layer
 from tests.lab.venv import PREFIX, REPOSITORY, python_version
 
-PARTS = ("orchd", "poolmgr", "units", "packaging", "pyproject.toml", "PKGBUILD", "README.md")
+PARTS = (
+    "orchd",
+    "poolmgr",
+    "units",
+    "packaging",
+    "contracts",
+    "pyproject.toml",
+    "PKGBUILD",
+    "README.md",
+)
 NOBODY = 65534
 
 MAKEPKG = Need("makepkg", has_program("makepkg"), debian=("makepkg",), arch=("pacman",))
