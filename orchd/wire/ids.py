@@ -29,7 +29,7 @@ Int64 = NewType("Int64", int)
 NonNegative = NewType("NonNegative", float)
 """A finite number >= 0 (JSON numbers with or without a point)."""
 Text = NewType("Text", str)
-"""A string that is not empty."""
+"""A string of 1 to 4096 characters."""
 
 POOL_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """Lower case, digits and dashes: what a systemd instance name holds without escaping."""
