@@ -19,7 +19,7 @@ from attrs import frozen
 
 from orchd.wire import codec
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import Count, JobNo, PoolId, Positive, ReplicaId, TaskId
+from orchd.wire.ids import Count, Int64, JobNo, PoolId, Positive, ReplicaId, TaskId
 from orchd.wire.shapes import Determinism, FinishReason, Workload
 
 PROTOCOL: Final = "orchd-link/1"
@@ -84,7 +84,7 @@ class Open:
     credit: Positive
     """Bytes of FRAMES bodies that may be sent before a CREDIT."""
     ctx: Positive
-    seed: int | None = None
+    seed: Int64 | None = None
     prompt: str | None = None
     inputs: tuple[str, ...] | None = None
 

@@ -135,3 +135,12 @@ def test_a_snapshot_says_nothing_of_what_it_does_not_know():
     snapshot = link.body(Snapshot, body)
     assert snapshot.last_error is None
     assert "last_error" not in codec.unstructure(snapshot)
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**63 - 1])
+def test_whatever_seed_a_client_may_send_passes_the_link(seed):
+    name = next(name for name in NAMES if head_of(name)[0] == link.Type.OPEN)
+    ((_, _, body),) = link.Decoder().feed(golden.hex_bytes(name))
+    golden_order = codec.unstructure(link.body(link.Open, body))
+    order = link.body(link.Open, codec.dumps({**golden_order, "seed": seed}))
+    assert order.seed == seed
