@@ -78,6 +78,22 @@ class LlamaServer:
             ratio = sum(filter(None, held)) / sum(filter(None, room))
         return Usage(slots_active=len(active), kv_cache_usage_ratio=ratio)
 
+    def tokenize(self, text: str) -> Call | None:
+        """Return `POST /tokenize`, which reads the text as `/completion` reads a prompt: special
+        tokens in it are recognised, and those of the beginning are added."""
+        value = {"content": text, "add_special": True, "parse_special": True}
+        return Call(method="POST", path="/tokenize", body=orjson.dumps(value), headers=_JSON)
+
+    def read_tokenize(self, status: int, body: bytes) -> tuple[int, ...]:
+        """Return the tokens. Raises OrchError: what the engine's error means, ENGINE_PROTOCOL."""
+        if status != 200:
+            raise llama_errors.http_error(status, body)
+        value = _json(body)
+        tokens = value.get("tokens") if isinstance(value, dict) else None
+        if not isinstance(tokens, list) or not set(map(type, tokens)) <= {int}:
+            raise OrchError(Kind.ENGINE_PROTOCOL, "the engine's /tokenize has no list of tokens")
+        return tuple(tokens)
+
     def submit(self, job: Job) -> Call:
         """Return `POST /completion`. Nothing of the client's headers goes along: X-Conversation-Id
         would cut the generation loose from its connection, and cancel would be lost."""

@@ -67,7 +67,7 @@ class Replica:
         side = Side(
             self._pool.id, self._replica_id, self._jobs, self._board.state, self._board.links
         )
-        server = Server(side, self._board.snapshot)
+        server = Server(side, self._board.snapshot, self._tokenize)
         async with trio.open_nursery() as services:
             self._services = services
             await services.start(self._jobs.serve)
@@ -100,6 +100,13 @@ class Replica:
         if self._life.draining:
             return OrchError(Kind.DRAINING, "the pool is stopping")
         return OrchError(Kind.POOL_UNREADY, self._board.status)
+
+    async def _tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text. Raises OrchError: not Ready, what the engine says."""
+        if self._jobs.refusal is not None:
+            raise self._jobs.refusal
+        assert self._steps.engine is not None, "Ready with an engine only"
+        return await self._steps.engine.tokenize(text)
 
     def _do(self, effect: life.Effect) -> None:
         match effect:

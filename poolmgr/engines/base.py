@@ -117,6 +117,15 @@ class Adapter(Protocol):
         """Return how full the engine is. Raises OrchError(ENGINE_PROTOCOL)."""
         ...
 
+    def tokenize(self, text: str) -> Call | None:
+        """Return the request that `read_tokenize` reads the answer of: the tokens of `text` as a
+        prompt, those that the engine adds included. None: this engine does not tell tokens."""
+        ...
+
+    def read_tokenize(self, status: int, body: bytes) -> tuple[int, ...]:
+        """Return the tokens; as many as `Finished.tokens_in` would say. Raises OrchError."""
+        ...
+
     def submit(self, job: Job) -> Call:
         """Return the request of one job. Raises OrchError(INVALID_PARAMS) for one it cannot do."""
         ...

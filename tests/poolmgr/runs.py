@@ -71,9 +71,16 @@ class Run:
 
     async def get(self, path: str) -> tuple[int, Any]:
         """Ask its socket."""
+        return await self._ask("GET", path, None)
+
+    async def post(self, path: str, body: object) -> tuple[int, Any]:
+        """Send it JSON."""
+        return await self._ask("POST", path, json.dumps(body).encode())
+
+    async def _ask(self, method: str, path: str, body: bytes | None) -> tuple[int, Any]:
         client = Client(Target.unix(self.socket))
         try:
-            answer = await client.request("GET", path)
+            answer = await client.request(method, path, body)
         finally:
             client.close()
         is_json = "json" in answer.headers["content-type"]

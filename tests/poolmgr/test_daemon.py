@@ -100,6 +100,28 @@ async def test_a_job_runs_through_it_and_a_stop_lets_it_finish(tmp_path: Path) -
         assert not (tmp_path / "poolmgr" / "demo:0.engine.sock").exists()
 
 
+@pytest.mark.req("ORCH-3390")
+async def test_tokens_are_told_once_it_is_ready_and_take_no_slot(tmp_path: Path) -> None:
+    async with poolmgr(tmp_path, "demo:0", mock(pace=50, faults="load_ms = 500")) as run:
+        await run.until(503)
+        status, said = await run.post("/tokenize", {"text": "a bc"})
+        assert (status, said["code"]) == (503, "POOL_UNREADY")
+        await run.until(200)
+        async with linked(run.socket) as peer:
+            for _ in range(2):
+                peer.open(max_tokens=1000)
+            await peer.until(lambda: peer.states[-1].slots_active == 2)
+            assert await run.post("/tokenize", {"text": "a bc"}) == (
+                200, {"count": 2, "tokens": [1, 2]},
+            )  # fmt: skip
+            assert await run.post("/tokenize", {"text": "a bc", "tokens": False}) == (
+                200, {"count": 2},
+            )  # fmt: skip
+        assert (await run.post("/tokenize", {"text": 1}))[0] == 400
+        assert (await run.get("/tokenize"))[0] == 405
+        assert (await run.post("/state", {}))[0] == 405
+
+
 @pytest.mark.req("ORCH-3026")
 async def test_a_cancel_frees_the_engines_slot(tmp_path: Path) -> None:
     async with poolmgr(tmp_path, "demo:0", mock(pace=200)) as run:
