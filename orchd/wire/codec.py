@@ -133,7 +133,7 @@ def _mask(value: Any, _type: Any) -> ids.DeviceMask:
 _MAX_COUNT = 2**53 - 1  # what every JSON reader keeps exactly (RFC 8259, section 6)
 _TEXT = re.compile(r"(?s).{1,4096}")  # the longest are paths: PATH_MAX
 _ENGINE_ID = ids.POOL_ID  # the same letters: it stands in labels and file names too
-_MASK_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}:\d{1,2}(_\d{1,2})*")
+_MASK_ID = re.compile(f"{ids.POOL_ID.pattern}:{ids.MASK.pattern}")
 
 
 def _make() -> Converter:

@@ -95,6 +95,13 @@ def test_a_length_past_the_limit_is_refused_before_its_body():
     assert link.Decoder().feed(struct.pack(">IBI", link.MAX_BODY, link.Type.FRAMES, 1)) == []
 
 
+@pytest.mark.parametrize("length", range(link.FRAMES_HEAD.size))
+def test_frames_without_their_head_are_refused(length):
+    with pytest.raises(OrchError) as raised:
+        link.Decoder().feed(link.encode(link.Type.FRAMES, 1, b"\0" * length))
+    assert raised.value.kind is Kind.ENGINE_PROTOCOL
+
+
 @pytest.mark.parametrize(
     ("cls", "body", "path"),
     [
@@ -113,7 +120,7 @@ def test_a_wrong_body_is_the_peers_fault(cls, body, path):
 
 messages = st.lists(
     st.tuples(
-        st.sampled_from(link.Type), st.integers(0, 2**32 - 1), st.binary(max_size=40)
+        st.sampled_from(link.Type), st.integers(0, 2**32 - 1), st.binary(min_size=link.FRAMES_HEAD.size, max_size=40)
     ),
     max_size=6,
 )  # fmt: skip
