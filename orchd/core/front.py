@@ -11,7 +11,7 @@ from typing import assert_never
 
 from attrs import evolve
 
-from orchd.core import admission, notes, runs, views
+from orchd.core import admission, notes, prompts, runs, views
 from orchd.core.events import (
     Accepted,
     Cancel,
@@ -43,6 +43,7 @@ from orchd.wire.shapes import (
     MetricsFrame,
     Started,
     TaskAccepted,
+    TaskRequest,
     TaskState,
     TaskStatus,
 )
@@ -310,6 +311,14 @@ class Front:
     def capabilities(self, now: float) -> Capabilities:
         """Return what can be asked for: pools of one engine, model and version together."""
         return views.capabilities(self.world, now)
+
+    def counted_by(self, request: TaskRequest, now: float) -> ReplicaId | None:
+        """Return the replica that is to count the prompt before Submit; None: none need, or can."""
+        return prompts.counted_by(self.world, request, now)
+
+    def tokenized_by(self, model_ref: str, now: float) -> ReplicaId:
+        """Return a replica that serves the model. Raises OrchError(UNKNOWN_ID, POOL_UNREADY)."""
+        return prompts.tokenized_by(self.world, model_ref, now)
 
     def counters(self) -> dict[str, dict[tuple[str, ...], float]]:
         """Return metric name -> label values (in the contract's order) -> count."""

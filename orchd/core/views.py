@@ -29,7 +29,7 @@ from orchd.wire.shapes import (
     Workload,
 )
 
-FEATURES = ("cancel", "idempotent_tasks", "resume")
+FEATURES = ("cancel", "idempotent_tasks", "resume", "tokenize")
 STRICT = "strict_determinism"
 
 Values = dict[tuple[str, ...], float]

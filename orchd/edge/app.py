@@ -38,6 +38,7 @@ from orchd.core.pool import PoolSpec
 from orchd.edge.links import Link
 from orchd.edge.relay import Stream
 from orchd.edge.scrape import Tally
+from orchd.edge.tokens import Tokenizers
 from orchd.kit import log
 from orchd.wire.control import Capabilities, PoolHealth, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
@@ -70,6 +71,7 @@ class App:
         self.settings = settings
         self.front = Front([_spec(pool) for pool in settings.pools])
         self.tally = Tally(self.front)
+        self.tokenizers = Tokenizers(self.front, settings)
         self._streams: dict[TaskId, Stream] = {}
         self._running: dict[TaskId, Stream] = {}
         self._open: set[TaskId] = set()
@@ -85,10 +87,15 @@ class App:
     # what routes ask for
 
     def submit(
-        self, request: TaskRequest, digest: bytes, correlation_id: str, identity: str
+        self,
+        request: TaskRequest,
+        digest: bytes,
+        correlation_id: str,
+        identity: str,
+        prompt_tokens: int | None,
     ) -> TaskAccepted:
         """Admit a task. Raises OrchError when it is refused."""
-        answer = self.handle(Submit(request, digest, correlation_id, identity))
+        answer = self.handle(Submit(request, digest, correlation_id, identity, prompt_tokens))
         assert answer is not None, "core answers every Submit"
         return answer.accepted
 
@@ -254,12 +261,15 @@ class App:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the links up, wake core when it asked for it, and keep streams informed."""
-        async with trio.open_nursery() as nursery:
-            for link in self._links.values():
-                nursery.start_soon(link.run)
-            nursery.start_soon(self._keep_time)
-            nursery.start_soon(self._pulse)
-            task_status.started()
+        try:
+            async with trio.open_nursery() as nursery:
+                for link in self._links.values():
+                    nursery.start_soon(link.run)
+                nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._pulse)
+                task_status.started()
+        finally:
+            self.tokenizers.close()
 
     async def drain(self, deadline_s: float) -> None:
         """Admit nothing more; give running tasks `deadline_s`, then cancel what is left."""

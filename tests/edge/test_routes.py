@@ -33,6 +33,7 @@ async def test_replicasets_is_not_served_and_capabilities_is(front: Opener) -> N
         assert said["engines"][0]["engine_version"] == "mock-1"
         assert said["engines"][0]["slots_total"] == 2
         assert said["engines"][0]["pools"] == ["demo"]
+        assert "tokenize" in said["engines"][0]["features"]
         again = await it.get("/v1/capabilities", **{"if-none-match": answer.headers["etag"]})
         assert (again.status, again.body) == (304, b"")
 
@@ -48,6 +49,7 @@ async def test_replicasets_is_not_served_and_capabilities_is(front: Opener) -> N
         ("GET", "/v1/pools/none/health", 404, None),
         ("DELETE", "/v1/tasks", 405, "GET, POST"),
         ("POST", "/metrics", 405, "GET"),
+        ("GET", "/v1/tokenize", 405, "POST"),
         ("PUT", "/v1/tasks/6e7a1d0c-0000-4000-8000-000000000001/stream", 405, "GET"),
         ("GET", "/v1/tasks?state=unknown", 400, None),
         ("GET", "/v1/tasks?cursor=x", 400, None),
