@@ -6,6 +6,7 @@ order of the steps is the table's.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -71,7 +72,7 @@ class Preload:
         self.devices: Devices = (
             Simulated(settings.devices, mask, self._simulated_bytes)
             if settings.devices.backend is Backend.SIMULATED
-            else Nvml()
+            else Nvml(mask)
         )
 
     @property
@@ -83,8 +84,9 @@ class Preload:
 
     def engine_pids(self) -> frozenset[int]:
         """Return the engine's processes; empty when there is none or it cannot be found."""
-        if self._child is not None:
-            return self._child.pids()
+        child = self._child  # once: ram_bytes runs in a thread
+        if child is not None:
+            return child.pids()
         return procs.tree(self._external_pid) if self._external_pid else frozenset()
 
     def ram_bytes(self) -> int:
@@ -258,14 +260,12 @@ class Preload:
         """End the engine. Takes at most some ten seconds."""
         if self.engine is not None:
             self.engine.close()
-        child, self._child = self._child, None
+        child = self._child
         if child is None:
             return
         was_running = child.running
         ending = await child.stop()
-        self._board.engine_pid = None
-        if self._plan is not None and self._plan.socket is not None:
-            self._plan.socket.unlink(missing_ok=True)
+        self._child = self._board.engine_pid = None
         if not was_running:
             return  # watch_child has told it
         log.event(
@@ -276,5 +276,10 @@ class Preload:
         )
 
     def close(self) -> None:
-        """Let the driver go."""
-        self.devices.close()
+        """Leave nothing of the engine behind, however poolmgr ends: a bug and a second SIGTERM come
+        without stop()."""
+        if self._child is not None:
+            self._child.kill()
+        if self._plan is not None and self._plan.socket is not None:
+            with contextlib.suppress(OSError):
+                self._plan.socket.unlink()

@@ -68,20 +68,22 @@ class Replica:
             self._pool.id, self._replica_id, self._jobs, self._board.state, self._board.links
         )
         server = Server(side, self._board.snapshot, self._tokenize)
-        async with trio.open_nursery() as services:
-            self._services = services
-            await services.start(self._jobs.serve)
-            await services.start(http1.serve, listeners, server.handle)
-            services.start_soon(self._board.serve, self._turned)
-            services.start_soon(self._notifier.keep_beating, self._alive)
-            services.start_soon(self._refresh)
-            services.start_soon(self._register)
-            await services.start(self._hold_work)
-            services.start_soon(self._watch_stop, stop)
-            self._happened(life.Begun())
-            await self._exit.wait()
-            services.cancel_scope.cancel()
-        self._steps.close()
+        try:
+            async with trio.open_nursery() as services:
+                self._services = services
+                await services.start(self._jobs.serve)
+                await services.start(http1.serve, listeners, server.handle)
+                services.start_soon(self._board.serve, self._turned)
+                services.start_soon(self._notifier.keep_beating, self._alive)
+                services.start_soon(self._refresh)
+                services.start_soon(self._register)
+                await services.start(self._hold_work)
+                services.start_soon(self._watch_stop, stop)
+                self._happened(life.Begun())
+                await self._exit.wait()
+                services.cancel_scope.cancel()
+        finally:
+            self._steps.close()
         if self._error is not None:
             raise self._error
 

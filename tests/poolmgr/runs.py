@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ async def poolmgr(
     head: str = HEAD,
     env: Mapping[str, str] | None = None,
     listener: socket.socket | None = None,
+    program: Sequence[str] = ("-m", "poolmgr"),
 ) -> AsyncIterator[Run]:
     """Run `poolmgr NAME` with this configuration; it is ended at the end."""
     config = folder / "orchd.toml"
@@ -129,7 +130,7 @@ async def poolmgr(
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.setblocking(False)
     notify.bind(str(folder / "notify"))
-    command = [sys.executable, "-m", "poolmgr", name, "--config", str(config), "--log", "json"]
+    command = [sys.executable, *program, name, "--config", str(config), "--log", "json"]
     if listener is not None:
         command = [sys.executable, "-c", AS_SYSTEMD, str(listener.fileno()), *command]
     with (folder / "log").open("wb") as log:

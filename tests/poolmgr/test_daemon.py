@@ -21,7 +21,7 @@ from orchd.wire.errors import TABLE, Kind
 from orchd.wire.metrics import BY_NAME
 from tests.poolmgr.edge.test_child import gone
 from tests.poolmgr.peer import last_of, linked
-from tests.poolmgr.runs import poolmgr
+from tests.poolmgr.runs import Run, poolmgr
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -190,6 +190,77 @@ async def test_kill_9_takes_the_engine_along(tmp_path: Path) -> None:
         engine = (await run.until(200))["engine_pid"]
         run.process.kill()
         assert gone(engine)
+
+
+FORKING = """
+provisioning = {{ command = [
+  "sh", "-c", 'sleep 99 & echo forked $!; exec {} -m poolmgr.mockengine "$@"', "sh",
+] }}
+"""
+"""For a mock engine that forks, and says what."""
+
+CRASHING = """
+import sys
+from poolmgr.edge.preload import Preload
+async def broken(*_): raise KeyError("a bug in the preload")
+Preload.self_test = broken
+from poolmgr.daemon import main
+sys.exit(main())
+"""
+
+
+def forking() -> str:
+    return mock(pace=100) + FORKING.format(sys.executable)
+
+
+async def forked(run: Run) -> int:
+    """Return the pid that the forking engine said."""
+    with trio.fail_after(10):
+        while True:
+            for entry in run.log:
+                if entry["event"] == "engine_output" and entry["human"].startswith("forked "):
+                    return int(entry["human"].split()[1])
+            await trio.sleep(0.01)
+
+
+def socket_of(run: Run) -> Path:
+    return run.folder / "poolmgr" / f"{run.name}.engine.sock"
+
+
+@pytest.mark.req("ORCH-3001")
+async def test_kill_9_takes_along_what_the_engine_forked(tmp_path: Path) -> None:
+    async with poolmgr(tmp_path, "demo:0", forking()) as run:
+        engine, fork = (await run.until(200))["engine_pid"], await forked(run)
+        run.process.kill()
+        assert gone(engine)
+        assert gone(fork)
+
+
+@pytest.mark.req("ORCH-3001")
+async def test_a_second_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with poolmgr(tmp_path, "demo:0", forking()) as run:
+        engine, fork = (await run.until(200))["engine_pid"], await forked(run)
+        async with linked(run.socket) as peer:
+            job = peer.open(max_tokens=4000)
+            await peer.until(lambda: peer.jobs[job].tokens)
+            run.stop()
+            await peer.until(lambda: peer.states[-1].draining)
+            run.stop()
+            assert await run.exit_code(2.0) == 128 + signal.SIGTERM
+        assert gone(engine, 1.0)
+        assert gone(fork, 1.0)
+        assert not socket_of(run).exists()
+
+
+@pytest.mark.req("ORCH-3001")
+async def test_a_bug_in_the_preload_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with poolmgr(tmp_path, "demo:0", forking(), program=["-c", CRASHING]) as run:
+        assert await run.exit_code() == TABLE[Kind.INTERNAL].exit_code
+        fork = await forked(run)
+        assert gone(fork, 1.0)
+        assert not socket_of(run).exists()
+        (failed,) = [entry for entry in run.log if entry["event"] == "failed"]
+        assert "a bug in the preload" in failed["traceback"]
 
 
 async def test_a_stop_while_loading_leaves_at_once(tmp_path: Path) -> None:
