@@ -26,7 +26,7 @@ FLAT_GOAL: Final = 250_000
 def first_token(runs: int) -> list[Figure]:
     """Time to the first token, and what each adds to the bare engine's."""
     taken: dict[tuple[str, str], list[float]] = {}
-    with house(Shape()) as home, baselines(home) as others:
+    with house(Shape(slots=4)) as home, baselines(home) as others:
         targets = (home.bare, home.tasks, *(other.target for other in others))
         order = Order(mode=Mode.FIRST, targets=targets, tasks=300, max_tokens=4)
         for _ in range(runs):
