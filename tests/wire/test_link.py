@@ -120,7 +120,7 @@ def test_a_wrong_body_is_the_peers_fault(cls, body, path):
 
 messages = st.lists(
     st.tuples(
-        st.sampled_from(link.Type), st.integers(0, 2**32 - 1), st.binary(min_size=link.FRAMES_HEAD.size, max_size=40)
+        st.sampled_from(link.Type), st.integers(0, 2**32 - 1), st.binary(min_size=6, max_size=40)
     ),
     max_size=6,
 )  # fmt: skip
