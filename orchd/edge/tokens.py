@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import trio
+
 from orchd.config.schema import Settings
 from orchd.core.front import Front
 from orchd.kit import log
@@ -21,6 +23,8 @@ COUNT_S: Final = 2.0
 """For the count of a prompt: so much later is a task admitted when its pool does not answer."""
 TELL_S: Final = 10.0
 """For a client that asks: longer than a poolmgr takes to give up (poolmgr.edge.engine, 5 s)."""
+AT_ONCE: Final = 8
+"""Texts under way to one poolmgr, which keeps them in memory; the others wait here."""
 
 
 class Tokenizers:
@@ -33,6 +37,7 @@ class Tokenizers:
             for pool in settings.pools
             for replica in pool.replica_ids
         }
+        self._turns = {replica: trio.CapacityLimiter(AT_ONCE) for replica in self._clients}
 
     def close(self) -> None:
         """Close the connections to the pools."""
@@ -75,12 +80,16 @@ class Tokenizers:
         pool_id, _ = parse_replica_id(replica)
         body = codec.dumps(asked)
         try:
-            answer = await self._clients[replica].request(
-                "POST", "/tokenize", body, deadline_s=deadline_s
-            )
-        except PeerError as exc:
-            why = f"replica {replica} does not tell tokens: {exc.why}"
-            raise OrchError(Kind.POOL_UNREADY, why, pool_id=pool_id) from exc
+            with trio.fail_after(deadline_s):
+                async with self._turns[replica]:
+                    answer = await self._clients[replica].request(
+                        "POST", "/tokenize", body, deadline_s=deadline_s
+                    )
+        except (PeerError, trio.TooSlowError) as exc:
+            why = exc.why if isinstance(exc, PeerError) else f"no answer within {deadline_s:g} s"
+            raise OrchError(
+                Kind.POOL_UNREADY, f"replica {replica} tells no tokens: {why}", pool_id=pool_id
+            ) from exc
         if answer.status != 200:
             kind = Kind.INVALID_PARAMS if answer.status == 400 else Kind.POOL_UNREADY
             raise OrchError(kind, _said(answer.body), pool_id=pool_id)

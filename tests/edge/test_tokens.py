@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from orchd.edge.tokens import AT_ONCE
 from orchd.kit import log
 from orchd.kit.client import Answer
 from orchd.kit.http1 import Response, json_response
@@ -73,6 +74,27 @@ async def test_a_task_that_is_sent_again_while_it_is_counted_is_one_task(front: 
         assert len({answer.body for answer in answers[:4]}) == 1
         assert len(read_json(await it.get("/v1/tasks"))["tasks"]) == 1
         assert len(it.peer.asked) == 3, "who sends a known task again asks nobody"
+
+
+async def test_a_pool_gets_few_texts_at_a_time_and_the_rest_in_turn(front: Opener) -> None:
+    gate = trio.Event()
+
+    async def late(asked: PoolTokenize) -> Response:
+        await gate.wait()
+        return await words(asked)
+
+    async with front() as it:
+        it.peer.tokenize = late
+        async with trio.open_nursery() as nursery:
+            for _ in range(AT_ONCE + 4):
+                nursery.start_soon(ask, it)
+            with trio.fail_after(5):
+                while len(it.peer.asked) < AT_ONCE:
+                    await trio.sleep(0.001)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert len(it.peer.asked) == AT_ONCE
+            gate.set()
+        assert len(it.peer.asked) == AT_ONCE + 4
 
 
 async def silent(_asked: PoolTokenize) -> Response:
