@@ -47,13 +47,11 @@ async def follow(client: Client, task_id: TaskId, shown: Shown) -> dict[str, obj
             last_id, end, why = exc.last_id, None, exc.why
         except reach.ToldError as exc:
             if broke and exc.kind is Kind.UNKNOWN_ID:
-                raise _lost(broke, "orchd knows the task no more: it was started anew") from exc
+                raise _lost(broke, "orchd was started anew and does not know the task") from exc
             raise
         if end is not None:
             if broke and end.get("finish_reason") == "canceled":
-                raise _lost(
-                    broke, "orchd canceled the task, as it does when its last reader leaves"
-                )
+                raise _lost(broke, "orchd cancels a task whose last reader leaves")
             return end
         broke = why
         breaks = 1 if last_id != before else breaks + 1
@@ -67,7 +65,7 @@ async def follow(client: Client, task_id: TaskId, shown: Shown) -> dict[str, obj
 def _lost(why: str, outcome: str) -> OrchError:
     return reach.ToldError(
         Kind.DAEMON_UNREACHABLE,
-        f"the connection broke ({why}), and {outcome}",
+        f"the connection broke ({why}); {outcome}",
         "Run it again. With cancel_on_disconnect = false a task outlasts a connection.",
     )
 

@@ -98,6 +98,22 @@ def test_it_gives_up_after_some_breaks_in_a_row(peer, orchctl, monkeypatch):
     assert "systemctl start orchd.socket" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("then", "why"),
+    [
+        (stream(end(2, "canceled")), "orchd cancels a task whose last reader leaves"),
+        (OrchError(Kind.UNKNOWN_ID, "no task"), "orchd was started anew"),
+    ],
+)
+def test_a_break_that_ended_the_task_is_no_cancel_of_ours(peer, orchctl, monkeypatch, then, why):
+    monkeypatch.setattr(follow, "FIRST_DELAY_S", 0.001)
+    peer.say("GET", "stream", stream(STARTED, cut=True), then)
+    ran = orchctl("run", "--url", peer.url, "p")
+    assert ran.code == TABLE[Kind.DAEMON_UNREACHABLE].exit_code
+    assert why in ran.err
+    assert "cancel_on_disconnect = false" in ran.err
+
+
 @pytest.mark.req("ORCH-3331", "ORCH-3330", "HME-032")
 @pytest.mark.parametrize(
     ("kind", "code"),
@@ -227,5 +243,20 @@ def test_a_terminal_gets_no_control_characters(peer, orchctl, monkeypatch):
     assert orchctl("run", "--url", peer.url, "p").out == "a [2Jb\tc\nd\n"
 
 
+def test_a_small_context_leaves_room_for_the_prompt(peer, orchctl):
+    peer.say("GET", "stream", stream(*GOOD))
+    assert orchctl("run", "--url", peer.url, "--ctx", "60", "p").code == 0
+    body = codec.loads(TaskRequest, peer.asked("/v1/tasks")[0].body)
+    assert (body.ctx, body.max_tokens) == (60, 30)
+
+
 def test_an_empty_prompt_is_wrong_usage(orchctl):
     assert orchctl("run", "").code == 2
+
+
+def test_a_prompt_that_is_no_text_is_wrong_usage(orchctl, monkeypatch):
+    assert orchctl("run", "\udcff").code == 2
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), "utf-8"))
+    ran = orchctl("run", "-")
+    assert ran.code == 2
+    assert "stdin is not UTF-8" in ran.err
