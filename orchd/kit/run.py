@@ -98,9 +98,10 @@ def _failed(exc: BaseException, program: str) -> int:
     error = orch_error(exc)
     if error is not None:
         row = error.row
-        human = f"{program}: {error.message.rstrip('.')}. {row.advice}"
+        why = f"{error.message.rstrip('.')}. {row.advice}"
+        human = f"{program}: {why}"
         log.event("failed", human, level="error", kind=error.kind.value, exit_code=row.exit_code)
-        _tell_systemd(human)
+        _tell_systemd(why)
         return row.exit_code
     row, cause = TABLE[Kind.INTERNAL], next(leaves(exc))
     log.event(
@@ -111,11 +112,11 @@ def _failed(exc: BaseException, program: str) -> int:
         exit_code=row.exit_code,
         traceback="".join(traceback.format_exception(exc)),
     )
-    _tell_systemd(f"ended on an unexpected error: {type(cause).__name__}")
+    _tell_systemd(f"{type(cause).__name__}, a bug. Report it with the lines of the journal.")
     return row.exit_code
 
 
-def _tell_systemd(status: str) -> None:
+def _tell_systemd(why: str) -> None:
     notifier = Notifier()
-    notifier.status(status)
+    notifier.last_words(f"Failed: {why}")
     notifier.close()

@@ -331,6 +331,8 @@ class Life:
                 return "Stopping the engine"
             case Phase.FAILED:
                 cause = self.last_error
-                return f"Failed: {cause.message}. {cause.advice}" if cause else "Failed"
+                assert cause is not None, "every way to FAILED has its cause"
+                # as orchd/kit/run.py says it at the end, so that the line does not change again
+                return f"Failed: {cause.message.rstrip('.')}. {cause.advice}"
             case _:
                 assert_never(self.phase)

@@ -124,8 +124,9 @@ class Board:
         status, phase, now = self.status, self._life.phase, trio.current_time()
         if status == self._said or (phase is self._said_phase and now - self._said_at < STATUS_S):
             return
-        self._said, self._said_phase, self._said_at = status, phase, now
-        self._notifier.status(status)
+        self._said_phase, self._said_at = phase, now
+        if self._notifier.status(status):
+            self._said = status
 
     def changed(self) -> None:
         """Tell soon: slots or figures changed."""

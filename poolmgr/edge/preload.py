@@ -41,6 +41,7 @@ HEALTH_EXTERNAL_S: Final = 2.0
 HEALTH_LOST: Final = 3
 """Probes in a row without an answer before an engine is given up: one may meet a full queue."""
 DRAIN_OUTPUT_S: Final = 0.2
+LAST_LINE: Final = 160  # characters of it in a status line, which has to hold the advice too
 
 Say = Callable[[life.Event], None]
 _WAITED_OUT: Final = frozenset({Kind.ENGINE_UNHEALTHY, Kind.SELF_TEST_FAILED})
@@ -150,7 +151,7 @@ class Preload:
             if self._was_ready
             else (" before it served", Kind.ENGINE_START_FAILED)
         )
-        last = f"; its last line: {child.last_lines[-1]}" if child.last_lines else ""
+        last = f"; its last line: {child.last_lines[-1][:LAST_LINE]}" if child.last_lines else ""
         log.event(
             "engine_ended",
             f"The engine {ending}{when}.",

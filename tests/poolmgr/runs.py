@@ -96,7 +96,7 @@ class Run:
                         return body
                 except PeerError:
                     assert self.process.poll() is None, self.log
-                self.hear()  # as systemd would: a full queue blocks who sends
+                self.hear()  # as systemd would: what finds a full queue is dropped
                 await trio.sleep(0.01)
 
     async def exit_code(self, deadline_s: float = 15.0) -> int:

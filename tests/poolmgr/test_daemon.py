@@ -161,7 +161,10 @@ async def test_a_failure_is_told_and_ends_with_the_exit_code_of_its_kind(
             assert TABLE[kind].advice in failed["human"]
             assert not [said for said in run.said if "READY=1" in said]
         assert code != 0
-        assert words in "".join(said for said in run.said if "STATUS=Failed" in said)
+        told = [said.partition("STATUS=")[2] for said in run.said]
+        (line,) = {line for line in told if line.startswith("Failed")}  # never in other words
+        assert told[-1] == line == "Failed: " + failed["human"].removeprefix("poolmgr: ")
+        assert words in line
 
 
 @pytest.mark.req("ORCH-3001")
