@@ -304,6 +304,10 @@ class Front:
         """Return the health of every pool, by id."""
         return tuple(views.pool_health(self.world, p, now) for p in self.world.pools.values())
 
+    def unready_reasons(self, now: float) -> tuple[str, ...]:
+        """Return why no task could be served now; empty when a pool is ready."""
+        return views.unready_reasons(self.world, now)
+
     def queue_depth(self, pool_id: PoolId) -> QueueDepths:
         """Raises OrchError(UNKNOWN_ID)."""
         return views.queue_depths(self.world.pool(pool_id))

@@ -147,15 +147,7 @@ class App:
 
     def unready_reasons(self) -> tuple[str, ...]:
         """Return why orchd could not serve a task now; empty when a pool is ready."""
-        pools = self.pools()
-        if any(pool.ready for pool in pools):
-            return ()
-        if not pools:
-            return ("no pools are configured",)
-        return tuple(
-            f"pool {pool.pool_id}: {pool.last_error.message if pool.last_error else 'not ready'}"
-            for pool in pools
-        )
+        return self.front.unready_reasons(trio.current_time())
 
     def register(self, worker: WorkerRegistration) -> None:
         """A poolmgr is Ready: link to it now. Raises OrchError(UNKNOWN_ID)."""
