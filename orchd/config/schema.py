@@ -235,7 +235,7 @@ class Common:
     bind_addr: str = DEFAULT_BIND
     """IP:PORT or localhost:PORT. Beyond loopback only with an auth_token. Env: ORCHD_ADDR."""
     auth_optional: bool = False
-    """With a token configured, let callers from loopback and the unix socket come without it."""
+    """With a token configured, let callers over loopback and the unix socket come without it."""
     cancel_on_disconnect: bool = True
     """Cancel a task when its last reader leaves before the end."""
     devices: Devices = Devices()

@@ -178,7 +178,7 @@ def request_from(kind: str, address: str, token: str | None = None, path: str = 
     return Request("GET", path, {}, headers, b"", peer, "c")
 
 
-@pytest.mark.req("AUTH-1001", "AUTH-1004", "AUTH-1008")
+@pytest.mark.req("AUTH-1001", "AUTH-1004", "AUTH-1008", "OC-CONFIG-6033")
 @pytest.mark.parametrize(
     ("guard", "request_", "answer"),
     [
@@ -189,6 +189,8 @@ def request_from(kind: str, address: str, token: str | None = None, path: str = 
         (Guard(None, False), request_from("tcp", "192.0.2.1:9"), Kind.NON_LOOPBACK_WITHOUT_TOKEN),
         (Guard("t", False), request_from("tcp", "127.0.0.1:9"), Kind.MISSING_TOKEN),
         (Guard("t", True), request_from("tcp", "127.0.0.1:9"), "localhost"),
+        (Guard("t", False), request_from("unix", ""), Kind.MISSING_TOKEN),
+        (Guard("t", True), request_from("unix", ""), "uid:1000"),
         (Guard("t", True), request_from("tcp", "192.0.2.1:9"), Kind.MISSING_TOKEN),
         (Guard("t", False), request_from("tcp", "192.0.2.1:9", "t"), f"token:{fingerprint('t')}"),
         (Guard("t", True), request_from("tcp", "127.0.0.1:9", "wrong"), Kind.BAD_TOKEN),
