@@ -11,7 +11,7 @@ from typing import assert_never
 
 from attrs import evolve
 
-from orchd.core import admission, notes, prompts, runs, views
+from orchd.core import admission, notes, prompts, runs, views, workers
 from orchd.core.events import (
     Accepted,
     Cancel,
@@ -35,7 +35,7 @@ from orchd.core.events import (
 from orchd.core.pool import Pool, PoolSpec
 from orchd.core.task import LEASED, Life, Step, Task
 from orchd.core.world import Limits, World
-from orchd.wire.control import Capabilities, PoolHealth, QueueDepths
+from orchd.wire.control import Capabilities, PoolHealth, QueueDepths, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import (
@@ -315,6 +315,10 @@ class Front:
     def capabilities(self, now: float) -> Capabilities:
         """Return what can be asked for: pools of one engine, model and version together."""
         return views.capabilities(self.world, now)
+
+    def check_worker(self, worker: WorkerRegistration) -> None:
+        """Raises OrchError: UNKNOWN_ID for none of ours, PINS_DIFFER for one unlike its set."""
+        workers.check(self.world, worker)
 
     def counted_by(self, request: TaskRequest, now: float) -> ReplicaId | None:
         """Return the replica that is to count the prompt before Submit; None: none need, or can."""

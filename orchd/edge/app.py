@@ -150,15 +150,9 @@ class App:
         return self.front.unready_reasons(trio.current_time())
 
     def register(self, worker: WorkerRegistration) -> None:
-        """A poolmgr is Ready: link to it now. Raises OrchError(UNKNOWN_ID)."""
-        link = self._links.get(worker.replica_id)
-        if link is None:
-            raise OrchError(
-                Kind.UNKNOWN_ID,
-                f"replica {worker.replica_id} is not in the configuration that orchd runs with",
-                path="$.replica_id",
-            )
-        link.nudge()
+        """A poolmgr is Ready: link to it now. Raises OrchError when core does not know it."""
+        self.front.check_worker(worker)
+        self._links[worker.replica_id].nudge()
 
     # the one door
 

@@ -164,6 +164,8 @@ async def test_a_worker_registers_with_the_token_only(front: Opener) -> None:
         assert (await it.post("/v1/workers/register", REGISTRATION)).status == 200
         unknown = REGISTRATION | {"replica_id": "demo:7"}
         assert (await it.post("/v1/workers/register", unknown)).status == 404
+        unlike = REGISTRATION | {"sampler_profile_version": "v2"}
+        assert (await it.post("/v1/workers/register", unlike)).status == 409
         wrong = await it.post(
             "/v1/workers/register", REGISTRATION, authorization="Bearer not-the-token"
         )
