@@ -6,6 +6,7 @@ keys are is in schema.py, what must hold between them in checks.py.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -62,8 +63,9 @@ def default_file(environ: Mapping[str, str] = os.environ) -> Path | None:
         return Path(named)
     if os.geteuid() != 0:
         own = Path(environ.get("XDG_CONFIG_HOME") or BaseDirectory.xdg_config_home)
-        if (own / "orchd" / "orchd.toml").exists():
-            return own / "orchd" / "orchd.toml"
+        with contextlib.suppress(PermissionError):  # a service user's HOME is nobody's business
+            if (own / "orchd" / "orchd.toml").exists():
+                return own / "orchd" / "orchd.toml"
     return SYSTEM_FILE if SYSTEM_FILE.exists() else None
 
 

@@ -34,7 +34,8 @@ from orchd.wire.shapes import TaskRequest
 from orchd.wire.snapshot import FRESH_S, HEARTBEAT_S, Cause, Snapshot
 
 RETRY_FIRST_S: Final = 0.1
-RETRY_MAX_S: Final = 5.0
+RETRY_MAX_S: Final = 0.25
+"""A pool that fails to load is there for half a second: long enough to be asked why."""
 UPGRADE_S: Final = 10.0  # systemd may have to start the poolmgr first; its socket answers early
 FREED_S: Final = 30.0
 """A pool that has not freed a cancelled job's slot by then is taken for broken."""
