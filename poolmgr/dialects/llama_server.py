@@ -6,6 +6,7 @@ and never exposed [OC-ADAPT-5002].
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import orjson
@@ -24,6 +25,7 @@ class LlamaServer:
 
     engine_id: EngineId
     workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
+    sampler_profiles: Container[str] = llama.SAMPLERS
 
     def health(self) -> Call:
         """Return `GET /health`."""

@@ -37,6 +37,7 @@ class Lines:
 
     engine_id = EngineId("lines")
     workloads = (Workload.COMPLETION,)
+    sampler_profiles = ("v1",)
     strict_needs_single_slot = False
 
     def launch(self, *_arguments: object) -> Launch:

@@ -68,15 +68,6 @@ def test_llamacpp_needs_a_model_file():
     assert caught.value.kind is Kind.MODEL_MISSING
 
 
-@pytest.mark.parametrize("engine", ["llamacpp", "mock"])
-def test_an_unknown_sampler_profile_is_refused(engine):
-    made = pool(engine, sampler_profile_version=Text("v9"))
-    with pytest.raises(OrchError) as caught:
-        adapter(EngineId(engine)).launch(made, MODEL, SOCKET, ("GPU-a",))
-    assert caught.value.kind is Kind.CONFIG_INVALID
-    assert "'v9'" in caught.value.message
-
-
 @pytest.mark.req("ORCH-3058")
 def test_the_mock_engine_understands_every_argument_of_its_adapter():
     faults = Faults(
