@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from orchd.kit.redact import SHOWN, add_secret, is_secret_name, redact
+from orchd.kit.redact import SHOWN, add_secret, is_secret_name, redact, redact_short
 
 __all__ = ["add_secret", "capture", "correlation", "debugging", "event", "redact", "setup"]
 
@@ -26,10 +26,12 @@ Mode = Literal["auto", "json", "pretty", "journal"]
 Record = dict[str, Any]
 
 MAX_TEXT: Final = 16 << 10  # bytes of one field: a traceback fits, a prompt gone astray does not
+MAX_SHORT: Final = 64  # characters: ids, names and words, of which most come again
 MAX_DEPTH: Final = 6
 _PRIORITY: Final[Mapping[str, int]] = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog(3)
 _COLOUR: Final[Mapping[str, str]] = {"debug": "2", "info": "0", "warning": "33", "error": "31"}
 _OWN: Final = frozenset({"ts", "level", "event", "human"})
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _JOURNAL_OWN: Final = frozenset({"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "MESSAGE_ID"})
 
 correlation: ContextVar[str | None] = ContextVar("correlation", default=None)
@@ -131,6 +133,8 @@ def _is_journal(stream: str) -> bool:
 
 def _plain(value: object, depth: int) -> Any:
     """Return `value` as what JSON knows, redacted and bounded."""
+    if isinstance(value, str):  # most are
+        return _text(str(value))
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
@@ -146,6 +150,8 @@ def _plain(value: object, depth: int) -> Any:
 
 
 def _text(text: str) -> str:
+    if len(text) <= MAX_SHORT and text.isascii():
+        return redact_short(text)
     text = redact(text)
     if len(text) > MAX_TEXT:
         text = text[:MAX_TEXT] + "..."
@@ -165,9 +171,9 @@ def _to_lines(record: Record) -> None:
 def _to_console(record: Record) -> None:
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     fields = [f"{k}={_cell(v)}" for k, v in record.items() if k not in _OWN and k != "traceback"]
-    # what a peer sent must not move the cursor
-    text = re.sub(r"[\x00-\x1f\x7f]", " ", str(record.get("human", record["event"])))
-    extra = "  " + " ".join(fields) if fields else ""
+    # what a peer sent must not move the cursor: U+009B does in some terminals, and JSON lets it be
+    text = _CONTROL.sub(" ", str(record.get("human", record["event"])))
+    extra = "  " + _CONTROL.sub(" ", " ".join(fields)) if fields else ""
     if colour:
         text = f"\033[{_COLOUR[record['level']]}m{text}\033[0m"
         extra = f"\033[2m{extra}\033[0m" if extra else ""

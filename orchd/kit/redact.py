@@ -6,6 +6,7 @@ Known secrets are replaced wherever they occur; beside them whatever looks like 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 SHOWN: Final = "[redacted]"
@@ -23,10 +24,11 @@ _LOOKS: Final = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_HINT: Final = re.compile(
-    r"bearer|basic|://|token|secret|passw|api.?key|authoriz|cookie|hf_|sk-|gh[pousr]_|AKIA",
-    re.IGNORECASE,
+_HINTS: Final = (
+    *("bearer", "basic", "://", "token", "secret", "passw", "key", "authoriz", "cookie"),
+    *("hf_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "akia"),
 )
+"""One of these, in lower case, stands in whatever _LOOKS finds: ten times cheaper to look for."""
 _NAMES: Final = re.compile(
     r"(?:.*[_-])?(?:token|secret|password|passwd|api_?key|authorization|cookie)", re.IGNORECASE
 )
@@ -37,6 +39,7 @@ def add_secret(secret: str) -> None:
     if len(secret) >= MIN_SECRET and secret not in _secrets:
         _secrets.append(secret)
         _secrets.sort(key=len, reverse=True)  # one may hold another
+        redact_short.cache_clear()
 
 
 def redact(text: str) -> str:
@@ -44,11 +47,20 @@ def redact(text: str) -> str:
     for secret in _secrets:
         if secret in text:
             text = text.replace(secret, SHOWN)
-    if _HINT.search(text):
-        text = _LOOKS.sub(_blank, text)
+    low = text.lower()
+    for hint in _HINTS:
+        if hint in low:
+            return _LOOKS.sub(_blank, text)
     return text
 
 
+@lru_cache(4096)
+def redact_short(text: str) -> str:
+    """Return what redact() does, remembered: ids and names stand in every event of a task."""
+    return redact(text)
+
+
+@lru_cache(1024)
 def is_secret_name(name: str) -> bool:
     """True for the name of a field whose value is a secret: auth_token, but not tokens_out."""
     return _NAMES.fullmatch(name) is not None
