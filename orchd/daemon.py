@@ -62,7 +62,7 @@ async def serve(settings: Settings, stop: trio.Event) -> None:
     hang_up = trio.Event()
     async with trio.open_nursery() as services:
         await services.start(app.run)
-        services.start_soon(partial(notifier.keep_beating, lambda: True))
+        services.start_soon(notifier.keep_beating, app.alive)
         async with trio.open_nursery() as serving:
             await serving.start(
                 partial(
@@ -75,13 +75,13 @@ async def serve(settings: Settings, stop: trio.Event) -> None:
                 )
             )
             where = ", ".join(_name(listener) for listener in listeners)
-            status = f"Serving {len(settings.pools)} pools on {where}"
+            count = len(settings.pools)
+            status = f"Serving {count} {'pool' if count == 1 else 'pools'} on {where}"
             run.started()
             notifier.ready(status)
             log.event("ready", f"{status}.", version=__version__, config=str(settings.source or ""))
             await stop.wait()
             notifier.stopping("Draining: running tasks end, new ones are refused")
-            log.event("draining", f"Stopping: running tasks have {DRAIN_S:.0f} s.")
             await app.drain(DRAIN_S)
             hang_up.set()
         services.cancel_scope.cancel()

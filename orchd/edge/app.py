@@ -6,6 +6,7 @@ one step. Routes ask it; links report to it. How frames are written is in relay.
 
 from __future__ import annotations
 
+import math
 from typing import Final, assert_never
 
 import trio
@@ -55,6 +56,8 @@ from orchd.wire.shapes import (
 
 PULSE_S: Final = 0.25
 """How often core hears of progress and streams get what is due: often enough for a prediction."""
+ALIVE_S: Final = 5.0
+"""A pulse that is later than this by its own clock beats no more: twenty of them were missed."""
 PAGE: Final = 100
 _StreamEffect = Accepted | Dispatch | Seal | Finish | Break | Moved | Forget
 _WHY: Final[dict[CancelReason, str]] = {
@@ -81,6 +84,7 @@ class App:
             for pool in settings.pools
             for replica in pool.replica_ids
         }
+        self._beat_at = -math.inf
         self._wake_at: float | None = None
         self._alarm = trio.Event()
 
@@ -247,6 +251,7 @@ class App:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the links up, wake core when it asked for it, and keep streams informed."""
+        self._beat_at = trio.current_time()
         try:
             async with trio.open_nursery() as nursery:
                 for link in self._links.values():
@@ -256,6 +261,10 @@ class App:
                 task_status.started()
         finally:
             self.tokenizers.close()
+
+    def alive(self) -> bool:
+        """Return whether the pulse beats: what systemd's watchdog is to know."""
+        return trio.current_time() - self._beat_at < ALIVE_S
 
     async def drain(self, deadline_s: float) -> None:
         """Admit nothing more; give running tasks `deadline_s`, then cancel what is left."""
@@ -283,6 +292,7 @@ class App:
         heartbeat_s = self.settings.sse.heartbeat_ms / 1000
         next_metrics = next_beat = trio.current_time()
         while True:
+            self._beat_at = trio.current_time()
             await trio.sleep(PULSE_S)
             now = trio.current_time()
             for stream in list(self._running.values()):

@@ -183,7 +183,7 @@ def _to_console(record: Record) -> None:
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, str) and re.fullmatch(r"[^\s\"'=]+", value):
+    if isinstance(value, str) and re.fullmatch(r"[^\s\"'=\x7f-\x9f]+", value):
         return value
     return _json(value)
 

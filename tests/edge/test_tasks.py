@@ -6,14 +6,17 @@ import random
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
-from orchd.config.schema import Queue
+from orchd.config.schema import Queue, Settings
+from orchd.edge.app import ALIVE_S, App
 from orchd.kit.client import Incoming
 from orchd.wire import sse
 from orchd.wire.errors import Kind
@@ -29,6 +32,21 @@ async def read_events(incoming: Incoming) -> list[sse.Event]:
         while data := await incoming.read_some():
             events += decoder.feed(data)
     return events
+
+
+async def test_the_watchdog_hears_of_a_pulse_that_beats_and_of_one_that_does_not(
+    folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    app = App(Settings(state_dir=folder, run_dir=folder))
+    assert not app.alive()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(app.run)
+        for _ in range(20):
+            assert app.alive()
+            await trio.sleep(3)
+        nursery.cancel_scope.cancel()
+    await trio.sleep(ALIVE_S)
+    assert not app.alive()
 
 
 async def stream(front: Front, task: str, **headers: str) -> list[sse.Event]:

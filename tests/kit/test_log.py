@@ -51,11 +51,11 @@ def test_json_is_the_default_where_stderr_is_neither(capsys: pytest.CaptureFixtu
 def test_pretty_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup("pretty", "orchd")
     log.event("ready", "Pool demo is ready.", level="warning", pool_id="demo", why="two words")
-    log.event("odd", "a\x1b[2Jb\nc", traceback="Traceback:\n  x\n")
+    log.event("odd", "a\x1b[2Jb\nc\x9b2J", peer="d\x9b2Je\x7f", traceback="Traceback:\n  x\n")
     out = capsys.readouterr().err
     first, second, *rest = out.splitlines()
     assert first[13:] == 'warning Pool demo is ready.  pool_id=demo why="two words"'
-    assert second[13:] == "info    a [2Jb c"
+    assert second[13:] == 'info    a [2Jb c 2J  peer="d 2Je "'
     assert rest == ["Traceback:", "  x"]
 
 

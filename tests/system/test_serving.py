@@ -89,7 +89,7 @@ def test_status_and_journal_tell_people_and_programs(house: House) -> None:
     wish = task()
     house.complete(wish)
     shown = house.machine.systemctl("status", "orchd.service", pool("demo:0")).stdout
-    assert 'Status: "Serving 1 pools on ' in shown
+    assert 'Status: "Serving 1 pool on ' in shown
     assert "unix:/run/orchd/orchd.sock" in shown
     assert 'Status: "Ready: ' in shown
     of_task = house.journal("orchd.service", f"JOB_ID={wish['task_id']}")
