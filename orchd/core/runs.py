@@ -21,9 +21,11 @@ from orchd.wire.errors import TABLE, Kind, OrchError
 from orchd.wire.ids import Count, ReplicaId
 from orchd.wire.shapes import Ended, FinishReason
 
-TURNED_AWAY: Final = frozenset({Kind.REPLICA_EXHAUSTED, Kind.DRAINING})
+TURNED_AWAY: Final = frozenset({Kind.REPLICA_EXHAUSTED, Kind.DRAINING, Kind.POOL_UNREADY})
 """FAILs of a job that never began: it waits again, and the replica is asked no more until its next
-snapshot. Leases make them rare: a poolmgr that still clears the jobs of an earlier orchd."""
+snapshot. Leases and snapshots make them rare: an OPEN that crosses a STATE, a poolmgr that still
+clears the jobs of an earlier orchd."""
+ENGINE_LOST: Final = frozenset({Kind.ENGINE_DIED, Kind.ENGINE_UNHEALTHY})
 
 MOVED_MS: Final = 50  # a prediction that changed by less is not told again
 
@@ -201,9 +203,9 @@ def fail(world: World, task: Task, said: link.Fail, now: float) -> list[Effect]:
         return _requeue(
             world, task, replica, f"{replica.replica_id} refused it: {said.message}", now
         )
-    if never_began and said.kind is Kind.ENGINE_DIED:
+    if never_began and said.kind in ENGINE_LOST:
         replica.refusing = True
-        return _requeue(world, task, replica, f"its engine died: {said.message}", now)
+        return _requeue(world, task, replica, f"its engine broke: {said.message}", now)
     count(world, task, said.tokens_out, now)
     return _break(world, task, Step.FAIL, _for_client(said, task), now)
 

@@ -318,6 +318,30 @@ async def test_an_engine_that_breaks_off_resets_the_job(tmp_path: Path) -> None:
         assert fail.tokens_out == 2
 
 
+async def cut(sink: Sink, _prompt: str) -> None:
+    sink.abort()
+
+
+async def test_a_job_without_a_token_waits_for_the_cause_and_keeps_its_slot(tmp_path: Path) -> None:
+    async with bench(tmp_path, cut) as here, on_pipe(await here.link()) as peer:
+        number = peer.open()
+        await trio.sleep(0.1)
+        assert here.jobs.slots.active == 1
+        here.jobs.stop_all(OrchError(Kind.ENGINE_DIED, "the engine was killed by SIGKILL"))
+        fail = last_of(await peer.finished(number), link.Fail)
+        assert (fail.kind, fail.tokens_out) == (Kind.ENGINE_DIED, 0)
+        assert "SIGKILL" in fail.message
+
+
+async def test_a_job_without_a_token_may_run_again_elsewhere(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(tmp_path, cut) as here, on_pipe(await here.link()) as peer:
+        fail = last_of(await peer.finished(peer.open()), link.Fail)
+        assert (fail.kind, fail.tokens_out) == (Kind.ENGINE_DIED, 0)
+        assert jobs_module.DOUBT_S <= autojump_clock.current_time() < 2 * jobs_module.DOUBT_S
+
+
 async def test_all_jobs_can_be_stopped_with_a_cause(tmp_path: Path) -> None:
     async with bench(tmp_path, for_ever) as here, on_pipe(await here.link()) as peer:
         numbers = [peer.open(), peer.open()]
