@@ -188,7 +188,7 @@ TABLE: dict[Kind, Row] = {
         "Correct the device mask or tensor_split; the engine must use exactly the GPUs it names."
     ),
     Kind.NOT_ATTESTED: _pool(
-        "Set provisioning.gpu_attested = true if the external engine does run on a GPU."
+        "Use mode external with gpu_attested = true, if the engine does run on a GPU."
     ),
     Kind.DAEMON_UNREACHABLE: Row(
         "POOL_UNAVAILABLE", 503, _UNAVAILABLE, True, "operator",

@@ -40,7 +40,8 @@ HEALTH_S: Final = 5.0
 HEALTH_EXTERNAL_S: Final = 2.0
 HEALTH_LOST: Final = 3
 """Probes in a row without an answer before an engine is given up: one may meet a full queue."""
-DRAIN_OUTPUT_S: Final = 0.2
+LAST_BYTES_S: Final = 0.2
+"""After the engine's end: its last lines are still in the pipe, and its jobs see for themselves."""
 LAST_LINE: Final = 160  # characters of it in a status line, which has to hold the advice too
 
 Say = Callable[[life.Event], None]
@@ -145,7 +146,7 @@ class Preload:
         child = self._child
         assert child is not None
         ending = await child.wait()
-        await trio.sleep(DRAIN_OUTPUT_S)  # its last lines are still in the pipe
+        await trio.sleep(LAST_BYTES_S)
         when, kind = (
             ("", Kind.ENGINE_DIED)
             if self._was_ready
@@ -166,6 +167,9 @@ class Preload:
         """Probe until the engine serves. An external one may take for ever."""
         engine = self.engine
         assert engine is not None
+        if self._external:  # it may be another one by now
+            self._external_pid = self._board.engine_pid = None
+            self._board.proof = GpuProof.PENDING
         give_up_at = trio.current_time() + LOAD_S
         pause = PROBE_FIRST_S
         while True:
@@ -235,12 +239,18 @@ class Preload:
         )
 
     async def watch_health(self, say: Say) -> None:
-        """Probe while Ready. An external engine may come back, ours is started anew."""
+        """Probe while Ready. An external engine may come back, ours is started anew.
+
+        One that comes back is proven anew, also when it is there before the next probe.
+        """
         engine = self.engine
         assert engine is not None
         lost = 0
         while True:
-            await trio.sleep(HEALTH_EXTERNAL_S if self._external else HEALTH_S)
+            with trio.move_on_after(HEALTH_EXTERNAL_S if self._external else HEALTH_S):
+                ended = await self._external_end()
+                say(life.HealthLost(OrchError(Kind.ENGINE_UNHEALTHY, ended)))
+                return
             try:
                 state, words = await engine.probe()
             except PeerError as exc:
@@ -256,6 +266,15 @@ class Preload:
                 raise error
             say(life.HealthLost(error))
             return
+
+    async def _external_end(self) -> str:
+        """Return, in words, that the external engine's process has ended; never if it is unseen."""
+        pid = self._external_pid
+        if pid is None:
+            await trio.sleep_forever()
+        await procs.wait_gone(pid)
+        await trio.sleep(LAST_BYTES_S)
+        return f"the engine's process {pid} has ended"
 
     async def stop(self) -> None:
         """End the engine. Takes at most some ten seconds."""

@@ -9,6 +9,8 @@ import struct
 from pathlib import Path
 from typing import Final
 
+import trio
+
 from orchd.kit.client import Target
 
 PROC: Final = Path("/proc")
@@ -34,6 +36,18 @@ def tree(root: int) -> frozenset[int]:
             todo += children - found
             found |= children
     return frozenset(found)
+
+
+async def wait_gone(pid: int) -> None:
+    """Return when the process has ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
 
 
 def resident_bytes(pids: frozenset[int]) -> int:

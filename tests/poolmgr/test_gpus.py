@@ -164,3 +164,24 @@ async def test_an_external_engine_is_verified_where_it_can_be_seen(
     finally:
         engine.kill()
         engine.wait()
+
+
+@pytest.mark.req("OC-POOL-3012", "ORCH-1102")
+async def test_another_external_engine_in_its_place_is_proven_anew(
+    tmp_path: Path, fake: FakeNvml
+) -> None:
+    from tests.poolmgr.test_daemon import external_engine
+
+    engine = external_engine(tmp_path)
+    fake.add_process(0, engine.pid, 1024)
+    pools = EXTERNAL.format(tmp_path, "false")
+    try:
+        async with poolmgr(tmp_path, "gpu:0", pools, head=HEAD, env=fake.env) as run:
+            assert (await run.until(200))["gpu_proof"] == "verified"
+            engine.kill()
+            engine.wait()
+            engine = external_engine(tmp_path)  # on the CPU, and there before the next probe
+            assert await run.exit_code() == TABLE[Kind.CPU_FALLBACK].exit_code
+    finally:
+        engine.kill()
+        engine.wait()

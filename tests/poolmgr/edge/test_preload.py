@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from orchd.kit.client import PeerError, Target
 from orchd.kit.notify import Notifier
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
+from orchd.wire.snapshot import GpuProof
 from poolmgr.core import life
 from poolmgr.core.life import Life
 from poolmgr.core.slots import Slots
@@ -125,12 +127,41 @@ async def test_an_external_engine_is_waited_for_however_long(
 async def test_an_engine_that_hangs_is_given_up_after_three_probes(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, answer: Answer, probes: int
 ) -> None:
-    made, board = await steps(tmp_path, SLOW, BROKEN, SERVING, answer)
+    made, _ = await steps(tmp_path, SLOW, BROKEN, SERVING, answer)
     with pytest.raises(OrchError) as caught:
         await made.watch_health(unheard)
     assert caught.value.kind is Kind.ENGINE_UNHEALTHY
     assert made.engine.probes == 3 + probes  # type: ignore[union-attr]
-    assert board.snapshot().kv_cache_usage_ratio in (0.25, None)
+
+
+@pytest.mark.req("ORCH-3022")
+async def test_how_full_the_engine_is_is_asked_while_it_is_healthy(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    made, board = await steps(tmp_path, SERVING, SERVING, SLOW)
+    seen: list[float | None] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.watch_health, unheard)
+        for _ in range(3):
+            await trio.sleep(module.HEALTH_S + 0.1)
+            seen.append(board.snapshot().kv_cache_usage_ratio)
+        nursery.cancel_scope.cancel()
+    assert seen == [0.25, 0.25, None]
+
+
+@pytest.mark.req("OC-POOL-3012")
+async def test_what_was_known_of_an_engine_that_was_lost_is_forgotten(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    made, board = await steps(tmp_path, SERVING, external=True)
+    made._external_pid = os.getpid()
+    board.engine_pid, board.proof = made._external_pid, GpuProof.VERIFIED
+    assert made.ram_bytes() > 0
+    await made.load(unheard)
+    known = board.snapshot()
+    assert known.engine_pid is None
+    assert known.gpu_proof is GpuProof.PENDING
+    assert made.ram_bytes() == 0
 
 
 async def test_an_external_engine_that_is_lost_may_come_back(
