@@ -197,24 +197,25 @@ class App:
                 if fresh:
                     now, pool_id = trio.current_time(), accepted.pool_id
                     stream = self._streams[task_id] = Stream(task_id, pool_id, now)
-                    stream.say("started", started)
+                    stream.say(("started", started))
                     self._open.add(task_id)
             case Dispatch(task_id, replica_id, request, correlation_id):
                 stream = self._running[task_id] = self._streams[task_id]
-                stream.say("narration", _told("start", replica_id, f"Starts on {replica_id}."))
+                stream.say(_told("start", replica_id, f"Starts on {replica_id}."))
                 self._links[replica_id].open(request, correlation_id, stream)
             case Seal(task_id, reason):
                 stream = self._streams[task_id]
                 stream.seal()
-                stream.say("narration", _told("cancel", task_id, _WHY[reason]))
+                stream.say(_told("cancel", task_id, _WHY[reason]))
             case Finish(task_id, ended):
                 stream = self._over(task_id)
-                if not stream.sealed:
+                if stream.sealed:
+                    stream.finish(("end", ended))
+                else:
                     human = f"Ended ({ended.finish_reason}) after {ended.tokens_out} tokens."
-                    stream.say("narration", _told("end", task_id, human))
-                stream.finish("end", ended)
+                    stream.finish(_told("end", task_id, human), ("end", ended))
             case Break(task_id, error):
-                self._over(task_id).finish("error", error.envelope())
+                self._over(task_id).finish(("error", error.envelope()))
             case Moved():
                 self._moved(effect)
             case Forget(task_id):
@@ -332,5 +333,5 @@ def _spec(pool: Pool) -> PoolSpec:
     )
 
 
-def _told(action: str, target: str, human: str) -> Narration:
-    return Narration(human=human, actor="orchd", action=action, target=target)
+def _told(action: str, target: str, human: str) -> tuple[str, Narration]:
+    return "narration", Narration(human=human, actor="orchd", action=action, target=target)

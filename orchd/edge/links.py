@@ -54,6 +54,7 @@ class Link:
         self._client = Client(Target.unix(path))
         self._report = report
         self._pipe: Pipe | None = None
+        self._acks: list[bytes] = []
         self._jobs: dict[int, Stream] = {}
         self._numbers: dict[TaskId, JobNo] = {}
         self._cancelled: dict[int, float] = {}
@@ -107,6 +108,10 @@ class Link:
         self._send(wire.encode_json(wire.Type.CREDIT, number, {"bytes": owed}))
 
     def _send(self, message: bytes) -> None:
+        """Send, and with it the ACKs that wait: nobody hurries for one, and each costs a call."""
+        if self._acks:
+            message = b"".join((*self._acks, message))
+            self._acks.clear()
         if self._pipe is not None:
             try:
                 self._pipe.send_nowait(message)
@@ -154,6 +159,7 @@ class Link:
         if self._pipe is not None:
             self._pipe.close()
         self._pipe = None
+        self._acks.clear()
         self._jobs.clear()
         self._numbers.clear()
         self._cancelled.clear()
@@ -208,6 +214,8 @@ class Link:
                         Kind.ENGINE_PROTOCOL, f"its socket is answered by {snapshot.replica_id}"
                     )
                 self._report(ReplicaSeen(snapshot))
+                if self._acks:
+                    self._send(b"")
             case wire.Type.WELCOME:
                 welcome = wire.body(wire.Welcome, body)
                 log.event(
@@ -232,7 +240,7 @@ class Link:
         if stream is None:
             return  # END and CANCEL crossed; FREED comes for a job that is over
         del self._numbers[stream.task_id]
-        self._send(wire.encode(wire.Type.ACK, number))
+        self._acks.append(wire.encode(wire.Type.ACK, number))
         self._report(event(stream.task_id))
 
 

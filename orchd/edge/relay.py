@@ -79,10 +79,16 @@ class Stream:
 
     # written by orchd
 
-    def say(self, event: str, value: Started | Narration | Ended | Envelope) -> None:
-        """Append a durable frame."""
-        self._append(sse.frame(self.next_id, event, codec.dumps(value)))
-        self.next_id += 1
+    def say(self, *frames: tuple[str, Started | Narration | Ended | Envelope]) -> None:
+        """Append durable frames, in one write."""
+        first_id = self.next_id
+        self.next_id += len(frames)
+        self._append(
+            b"".join(
+                sse.frame(first_id + n, event, codec.dumps(value))
+                for n, (event, value) in enumerate(frames)
+            )
+        )
 
     def hint(self, value: MetricsFrame) -> int:
         """Send a `metrics` frame to the readers that are level; it is not kept [SSE-1004].
@@ -95,11 +101,11 @@ class Stream:
         """Send a comment to the readers that are level."""
         self._whisper(sse.comment("heartbeat"))
 
-    def finish(self, event: str, value: Ended | Envelope) -> None:
-        """Append the last frame; nothing follows [ORCH-3406]."""
+    def finish(self, *frames: tuple[str, Narration | Ended | Envelope]) -> None:
+        """Append the last frames, in one write; nothing follows [ORCH-3406]."""
         if self.done:
             return
-        self.say(event, value)
+        self.say(*frames)
         self.done = True
         self._grant = None
         for reader in self.readers:
