@@ -63,7 +63,7 @@ def test_a_body_is_its_class_and_is_written_back_the_same(name):
     assert link.encode_json(link.Type(kind), job, value) == data
 
 
-@pytest.mark.req("ORCH-3400")
+@pytest.mark.req("ORCH-3400", "OC-CTRL-2026")
 def test_frames_are_ready_made():
     data = golden.hex_bytes("frames")
     frames = sse.token_frames(2, 0, ["Hé", "llo\n\nid: 4\n", "😀"])
