@@ -242,6 +242,7 @@ def retire(world: World, task: Task, now: float) -> list[Effect]:
         task.ended_at = now
     task.drop_content()
     world.retained[task.task_id] = now + world.limits.retain_s
+    world.retained_tokens += task.tokens_out
     return forget(world, now)
 
 
@@ -250,12 +251,19 @@ def forget(world: World, now: float) -> list[Effect]:
     effects: list[Effect] = []
     while world.retained:
         task_id, until = next(iter(world.retained.items()))
-        if until > now and len(world.retained) <= world.limits.retain_max:
+        if until > now and not _crowded(world):
             world.timers.set(("retain", ""), until)
             break
+        world.retained_tokens -= world.tasks[task_id].tokens_out
         del world.retained[task_id], world.tasks[task_id]
         effects.append(Forget(task_id))
     return effects
+
+
+def _crowded(world: World) -> bool:
+    """Return whether more is kept of tasks that are over than may be."""
+    kept, limits = len(world.retained), world.limits
+    return kept > limits.retain_max or (kept > 1 and world.retained_tokens > limits.retain_tokens)
 
 
 def _requeue(world: World, task: Task, replica: Replica, reason: str, now: float) -> list[Effect]:

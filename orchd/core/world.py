@@ -29,6 +29,9 @@ class Limits:
     """An ended task is known for so long."""
     retain_max: int = 1000
     """And at most so many of them."""
+    retain_tokens: int = 1_000_000
+    """And at most so many tokens of theirs: their streams are kept for replay, some 60 bytes each
+    [SSE-1001]. The last one that ended is kept whatever its length."""
     attempts_max: int = 3
     """Starts of one task that die before a token; then it fails: a prompt that kills engines
     must not go round for ever."""
@@ -62,6 +65,7 @@ class World:
         """All that are known, in the order of admission."""
         self.retained: OrderedDict[TaskId, float] = OrderedDict()
         """Tasks that are over, oldest first, and when each is forgotten."""
+        self.retained_tokens = 0
         self.timers: Timers[tuple[TimerKind, str]] = Timers()
         self.tally = Tally()
         self.draining = False
