@@ -6,6 +6,7 @@ events there are is the business of those who log.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime as dt
 import os
@@ -13,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import orjson
 
@@ -38,11 +39,26 @@ correlation: ContextVar[str | None] = ContextVar("correlation", default=None)
 """The correlation id of the request that this task serves; every event of it carries the id."""
 
 
+@frozen
+class _Said:
+    """An event as it was said; what is written of it is made when it is written."""
+
+    at: dt.datetime
+    name: str
+    human: str | None
+    level: Level
+    correlation_id: str | None
+    fields: Mapping[str, object]
+
+
 class _State:
     """The process has one log; it is set up once, by the program."""
 
     def __init__(self) -> None:
-        self.sink: Callable[[Record], None] | None = None
+        self.sink: Callable[[list[Record]], None] | None = None
+        self.waiting: list[_Said] = []
+        self.lot: trio.lowlevel.ParkingLot | None = None
+        self.thread = 0
         self.captures: list[list[Record]] = []
         self.debug = False
         self.program = "orchd"
@@ -68,6 +84,25 @@ def setup(mode: Mode, program: str, *, debug: bool = False) -> None:
         _state.sink = _to_lines
 
 
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """Let a daemon's command line choose the sink: --log, else ORCHD_LOG, else auto."""
+    parser.add_argument(
+        "--log",
+        type=_mode,  # unlike `choices` it holds for the default too
+        default=os.environ.get("ORCHD_LOG", "auto"),
+        metavar="|".join(get_args(Mode)),
+        help="how to log (default: ORCHD_LOG, else auto)",
+    )
+
+
+def _mode(text: str) -> str:
+    if text not in get_args(Mode):
+        raise argparse.ArgumentTypeError(
+            f"must be one of {', '.join(get_args(Mode))}, not {text!r}"
+        )
+    return text
+
+
 def debugging() -> bool:
     """True when debug events go anywhere: for callers that would have to prepare one."""
     return _state.debug or bool(_state.captures)
@@ -80,26 +115,59 @@ def event(name: str, human: str | None = None, *, level: Level = "info", **field
     """
     if level == "debug" and not debugging():
         return
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
-    record: Record = {"ts": now.replace("+00:00", "Z"), "level": level, "event": name}
-    if human is not None:
-        record["human"] = _text(human)
-    if "correlation_id" not in fields and (current := correlation.get()) is not None:
-        record["correlation_id"] = current
-    for key, value in fields.items():
-        if value is not None:
-            shown = SHOWN if is_secret_name(key) and value else _plain(value, 0)
-            record[f"{key}_" if key in _OWN else key] = shown
-    for kept in _state.captures:
-        kept.append(record)
+    said = _Said(dt.datetime.now(dt.UTC), name, human, level, correlation.get(), fields)
+    if _state.captures:
+        record = _record(said)
+        for kept in _state.captures:
+            kept.append(record)
     if level == "debug" and not _state.debug:
         return
+    _state.waiting.append(said)
+    if _state.lot is not None and level == "info" and threading.get_ident() == _state.thread:
+        _state.lot.unpark_all()
+    else:
+        flush()
+
+
+async def keep_writing() -> None:
+    """Write info events at the end of each turn of the loop: a service for a nursery.
+
+    An admission logs three of them; so they are neither in the way of its answer nor a system call
+    each. What is more urgent, or comes from another thread, is written at once, in order.
+    """
+    _state.lot, _state.thread = trio.lowlevel.ParkingLot(), threading.get_ident()
+    try:
+        while True:
+            await _state.lot.park()
+            flush()
+    finally:
+        _state.lot = None
+        flush()
+
+
+def flush() -> None:
+    """Write what waits."""
     if _state.sink is None:
         setup("auto", _state.program)
     assert _state.sink is not None
+    waiting, _state.waiting = _state.waiting, []
     # a log that cannot be written must not end the program that writes it
     with contextlib.suppress(OSError, ValueError):
-        _state.sink(record)
+        _state.sink([_record(said) for said in waiting])
+
+
+def _record(said: _Said) -> Record:
+    now = said.at.isoformat(timespec="milliseconds")
+    record: Record = {"ts": now.replace("+00:00", "Z"), "level": said.level, "event": said.name}
+    if said.human is not None:
+        record["human"] = _text(said.human)
+    if said.correlation_id is not None and "correlation_id" not in said.fields:
+        record["correlation_id"] = said.correlation_id
+    for key, value in said.fields.items():
+        if value is not None:
+            shown = SHOWN if is_secret_name(key) and value else _plain(value, 0)
+            record[f"{key}_" if key in _OWN else key] = shown
+    return record
 
 
 @contextlib.contextmanager
@@ -161,6 +229,17 @@ def _text(text: str) -> str:
 
 def _json(value: object) -> str:
     return orjson.dumps(value).decode("utf-8")
+
+
+def _to_lines(records: list[Record]) -> None:
+    sys.stderr.write("".join([_json(record) + "\n" for record in records]))
+    sys.stderr.flush()
+
+
+def _to_console(records: list[Record]) -> None:
+    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    sys.stderr.write("".join([_console_line(record, colour=colour) for record in records]))
+    sys.stderr.flush()
 
 
 def _to_lines(record: Record) -> None:
