@@ -84,7 +84,8 @@ class World:
         pool = self.pools.get(pool_id)
         if pool is None:
             known = ", ".join(self.pools) or "none"
-            raise OrchError(Kind.UNKNOWN_ID, f"no pool {pool_id} is configured (known: {known})")
+            shown = pool_id[:63]  # no pool's id is longer
+            raise OrchError(Kind.UNKNOWN_ID, f"no pool {shown} is configured (known: {known})")
         return pool
 
     def replica(self, replica_id: ReplicaId) -> Replica:

@@ -187,7 +187,8 @@ def _task_id(text: str) -> TaskId:
 
 def _with_etag(request: Request, response: Response) -> Response:
     tag = f'"{hashlib.sha256(response.body).hexdigest()[:16]}"'
-    known = {part.strip() for part in request.headers.get("if-none-match", "").split(",")}
-    if tag in known:
+    known = request.headers.get("if-none-match", "").split(",")
+    # compared weakly: a proxy that packs an answer marks its tag so (RFC 9110, 13.1.2)
+    if {part.strip().removeprefix("W/") for part in known} & {tag, "*"}:
         return Response(304, headers=(("ETag", tag),))
     return Response(200, response.body, headers=(("ETag", tag),))
