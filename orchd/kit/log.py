@@ -10,30 +10,26 @@ import argparse
 import contextlib
 import datetime as dt
 import os
-import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, Literal, get_args
 
-import orjson
+import trio
+from attrs import frozen
 
+from orchd.kit.log_sinks import OWN, Record, to_console, to_journal, to_lines
 from orchd.kit.redact import SHOWN, add_secret, is_secret_name, redact, redact_short
 
 __all__ = ["add_secret", "capture", "correlation", "debugging", "event", "redact", "setup"]
 
 Level = Literal["debug", "info", "warning", "error"]
 Mode = Literal["auto", "json", "pretty", "journal"]
-Record = dict[str, Any]
 
 MAX_TEXT: Final = 16 << 10  # bytes of one field: a traceback fits, a prompt gone astray does not
 MAX_SHORT: Final = 64  # characters: ids, names and words, of which most come again
 MAX_DEPTH: Final = 6
-_PRIORITY: Final[Mapping[str, int]] = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog(3)
-_COLOUR: Final[Mapping[str, str]] = {"debug": "2", "info": "0", "warning": "33", "error": "31"}
-_OWN: Final = frozenset({"ts", "level", "event", "human"})
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_JOURNAL_OWN: Final = frozenset({"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "MESSAGE_ID"})
 
 correlation: ContextVar[str | None] = ContextVar("correlation", default=None)
 """The correlation id of the request that this task serves; every event of it carries the id."""
@@ -55,7 +51,7 @@ class _State:
     """The process has one log; it is set up once, by the program."""
 
     def __init__(self) -> None:
-        self.sink: Callable[[list[Record]], None] | None = None
+        self.sink: Callable[[list[Record], str], None] | None = None
         self.waiting: list[_Said] = []
         self.lot: trio.lowlevel.ParkingLot | None = None
         self.thread = 0
@@ -76,12 +72,7 @@ def setup(mode: Mode, program: str, *, debug: bool = False) -> None:
     _state.debug = debug
     if mode == "auto":
         mode = _auto()
-    if mode == "journal":
-        _state.sink = _to_journal
-    elif mode == "pretty":
-        _state.sink = _to_console
-    else:
-        _state.sink = _to_lines
+    _state.sink = {"journal": to_journal, "pretty": to_console}.get(mode, to_lines)
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +144,7 @@ def flush() -> None:
     waiting, _state.waiting = _state.waiting, []
     # a log that cannot be written must not end the program that writes it
     with contextlib.suppress(OSError, ValueError):
-        _state.sink([_record(said) for said in waiting])
+        _state.sink([_record(said) for said in waiting], _state.program)
 
 
 def _record(said: _Said) -> Record:
@@ -166,7 +157,7 @@ def _record(said: _Said) -> Record:
     for key, value in said.fields.items():
         if value is not None:
             shown = SHOWN if is_secret_name(key) and value else _plain(value, 0)
-            record[f"{key}_" if key in _OWN else key] = shown
+            record[f"{key}_" if key in OWN else key] = shown
     return record
 
 
@@ -225,62 +216,3 @@ def _text(text: str) -> str:
         text = text[:MAX_TEXT] + "..."
     # a file name or a peer may bring a lone surrogate, which no encoder takes
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _json(value: object) -> str:
-    return orjson.dumps(value).decode("utf-8")
-
-
-def _to_lines(records: list[Record]) -> None:
-    sys.stderr.write("".join([_json(record) + "\n" for record in records]))
-    sys.stderr.flush()
-
-
-def _to_console(records: list[Record]) -> None:
-    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    sys.stderr.write("".join([_console_line(record, colour=colour) for record in records]))
-    sys.stderr.flush()
-
-
-def _to_lines(record: Record) -> None:
-    sys.stderr.write(_json(record) + "\n")
-    sys.stderr.flush()
-
-
-def _to_console(record: Record) -> None:
-    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    fields = [f"{k}={_cell(v)}" for k, v in record.items() if k not in _OWN and k != "traceback"]
-    # what a peer sent must not move the cursor: U+009B does in some terminals, and JSON lets it be
-    text = _CONTROL.sub(" ", str(record.get("human", record["event"])))
-    extra = "  " + _CONTROL.sub(" ", " ".join(fields)) if fields else ""
-    if colour:
-        text = f"\033[{_COLOUR[record['level']]}m{text}\033[0m"
-        extra = f"\033[2m{extra}\033[0m" if extra else ""
-    line = f"{record['ts'][11:23]} {record['level']:<7} {text}{extra}\n"
-    sys.stderr.write(line + str(record.get("traceback", "")))
-    sys.stderr.flush()
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, str) and re.fullmatch(r"[^\s\"'=\x7f-\x9f]+", value):
-        return value
-    return _json(value)
-
-
-def _to_journal(record: Record) -> None:
-    from systemd import journal  # loads a shared library that other sinks do not need
-
-    fields: dict[str, str] = {}
-    for key, value in record.items():
-        if key not in {"ts", "level", "human"}:
-            field = re.sub(r"[^A-Z0-9_]", "_", key.upper()).lstrip("_0123456789")[:64] or "FIELD"
-            field = f"{field}_" if field in _JOURNAL_OWN else field
-            fields[field] = value if isinstance(value, str) else _json(value)
-    journal.send(
-        str(record.get("human", record["event"])),
-        # without one of these the library walks the stack for the caller, which is this line
-        CODE_FUNC=record["event"],
-        PRIORITY=str(_PRIORITY[record["level"]]),
-        SYSLOG_IDENTIFIER=_state.program,
-        **fields,
-    )

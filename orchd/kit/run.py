@@ -64,6 +64,7 @@ async def _supervise(main: Callable[[trio.Event], Awaitable[None]], program: str
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             scope = trio.CancelScope()
+            nursery.start_soon(log.keep_writing)
             nursery.start_soon(_watch, signals, stop, forced, scope, program)
             with scope:
                 await main(stop)
@@ -90,6 +91,7 @@ async def _watch(
             scope.cancel()
             break
     async for number in signals:
+        log.flush()
         os._exit(128 + number)
 
 
