@@ -297,6 +297,21 @@ async def test_an_engine_that_falls_silent_is_given_up(
         assert here.jobs.slots.active == 0
 
 
+async def never(sink: Sink, _prompt: str) -> None:
+    await trio.sleep_forever()
+
+
+async def test_an_engine_may_read_a_long_prompt_but_not_for_ever(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(tmp_path, never) as here, on_pipe(await here.link()) as peer:
+        began = autojump_clock.current_time()
+        fail = last_of(await peer.finished(peer.open(), deadline_s=900), link.Fail)
+        assert fail.kind is Kind.DECODE_TIMEOUT
+        assert fail.tokens_out == 0
+        assert 590 < autojump_clock.current_time() - began < 610
+
+
 async def test_waiting_for_credit_is_not_the_engines_silence(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
