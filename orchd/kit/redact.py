@@ -16,9 +16,10 @@ _secrets: list[str] = []
 
 _LOOKS: Final = re.compile(
     r"""
-    (?P<scheme>\b(?:bearer|basic)\s+)[\w.~+/=-]{4,}          # Authorization: Bearer ...
+    (?P<scheme>\b(?:bearer|basic)\s+)(?!(?:tokens?|auth)(?![\w~+/=-]|\.\w))[\w.~+/=-]{4,}
     | (?P<user>://[^/\s:@]*:)[^/\s@]+(?=@)                    # https://user:password@host
-    | (?P<key>["']?(?:[\w-]*[_-])?(?:token|secret|password|passwd|api[_-]?key|authorization|cookie)
+    | (?!token:[0-9a-f]{6}(?![\w~+/=-]))                      # a fingerprint [AUTH-1008]
+      (?P<key>["']?(?:[\w-]*[_-])?(?:token|secret|password|passwd|api[_-]?key|authorization|cookie)
         ["']?\s*[=:]\s*["']?)(?!\[redacted)(?!bearer\s|basic\s)[^\s"'&,;]{4,}
     | \b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|AKIA[0-9A-Z]{16})
     """,
