@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,10 @@ async def for_ever(sink: Sink, _prompt: str) -> None:
 
 async def silent(sink: Sink, _prompt: str) -> None:
     await put(sink, b"first\n")
+    await trio.sleep_forever()
+
+
+async def never(_sink: Sink, _prompt: str) -> None:
     await trio.sleep_forever()
 
 
@@ -233,6 +237,21 @@ async def test_a_lost_link_stops_its_jobs_and_no_other(tmp_path: Path) -> None:
         assert len(here.side.links) == 1
 
 
+@pytest.mark.parametrize("script", [silent, never])
+async def test_a_lost_link_frees_the_slot_of_an_engine_that_says_nothing(
+    tmp_path: Path, script: Callable[[Sink, str], Awaitable[None]]
+) -> None:
+    async with bench(tmp_path, script) as here:
+        async with on_pipe(await here.link()) as leaves:
+            leaves.open()
+            with trio.fail_after(1):
+                while here.open_answers != 1:
+                    await trio.sleep(0.001)
+        with trio.fail_after(1):
+            while here.jobs.slots.active or here.open_answers:
+                await trio.sleep(0.001)
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -295,10 +314,6 @@ async def test_an_engine_that_falls_silent_is_given_up(
         assert fail.tokens_out == 1
         assert 59 < autojump_clock.current_time() - began < 63
         assert here.jobs.slots.active == 0
-
-
-async def never(sink: Sink, _prompt: str) -> None:
-    await trio.sleep_forever()
 
 
 async def test_an_engine_may_read_a_long_prompt_but_not_for_ever(
