@@ -141,9 +141,10 @@ def start(argv: Sequence[str], env: Mapping[str, str]) -> Child:
     if cgroup is not None:
         # it moves itself before it becomes the engine: no fork of the engine is ever outside
         prefix += ["/bin/sh", "-c", 'echo 0 >"$0" && exec "$@"', str(cgroup.procs)]
-    guard = subprocess.Popen(_GUARD, stdin=subprocess.PIPE, env={}, process_group=0)
+    guard: subprocess.Popen[bytes] | None = None
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
+        guard = subprocess.Popen(_GUARD, stdin=subprocess.PIPE, env={}, process_group=0)
         popen = subprocess.Popen(
             [*prefix, *argv],
             env=environment(env),
@@ -154,7 +155,8 @@ def start(argv: Sequence[str], env: Mapping[str, str]) -> Child:
         )
     except OSError as exc:
         os.close(read_end)
-        guard.communicate()  # its pipe ends, and so does it
+        if guard is not None:
+            guard.communicate()  # its pipe ends, and so does it
         if isinstance(exc, FileNotFoundError):
             raise OrchError(
                 Kind.ENGINE_MISSING, f"{exc.filename} is not installed (it is part of util-linux)"

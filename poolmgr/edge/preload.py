@@ -128,8 +128,12 @@ class Preload:
         self.engine = Engine(plan_.target, self._adapter, self._pool.slots)
         if plan_.argv is None or plan_.socket is None:
             return None
-        plan_.socket.parent.mkdir(parents=True, exist_ok=True)
-        plan_.socket.unlink(missing_ok=True)  # a stale file makes llama-server's bind fail
+        try:
+            plan_.socket.parent.mkdir(parents=True, exist_ok=True)
+            plan_.socket.unlink(missing_ok=True)  # a stale file makes llama-server's bind fail
+        except OSError as exc:
+            words = f"the engine cannot have its socket {plan_.socket}: {exc.strerror}"
+            raise OrchError(Kind.ENGINE_START_FAILED, words) from exc
         self._child = children.start(plan_.argv, plan_.env)
         self._board.engine_pid = self._child.pid
         log.event(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -165,6 +166,27 @@ async def test_without_setpriv_the_package_is_named(monkeypatch: pytest.MonkeyPa
         start(["x"], {})
     assert caught.value.kind is Kind.ENGINE_MISSING
     assert "util-linux" in caught.value.message
+
+
+@pytest.mark.parametrize("failing", ["/bin/sh", "setpriv"])
+async def test_a_machine_without_room_for_a_process_is_told(
+    failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = subprocess.Popen
+    guards: list[subprocess.Popen[bytes]] = []
+
+    def popen(argv: list[str], **more: Any) -> subprocess.Popen[bytes]:
+        if argv[0] == failing:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        guards.append(real(argv, **more))
+        return guards[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(OrchError) as caught:
+        start(["engine"], {})
+    assert caught.value.kind is Kind.ENGINE_START_FAILED
+    assert "cannot start engine: " in caught.value.message
+    assert all(guard.returncode is not None for guard in guards)
 
 
 @pytest.mark.parametrize(

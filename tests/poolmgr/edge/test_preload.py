@@ -76,6 +76,19 @@ def unheard(_event: life.Event) -> None:
     """For steps that end with an error."""
 
 
+@pytest.mark.req("OC-POOL-3003")
+async def test_something_in_the_sockets_place_is_named(tmp_path: Path) -> None:
+    made, _ = await steps(tmp_path)
+    in_its_place = tmp_path / "poolmgr" / "p:0.engine.sock"
+    in_its_place.mkdir(parents=True)
+    with pytest.raises(OrchError) as caught:
+        made.start()
+    assert caught.value.kind is Kind.ENGINE_START_FAILED
+    assert str(in_its_place) in caught.value.message
+    made.close()
+    assert in_its_place.exists()
+
+
 async def test_loading_is_told_until_it_serves(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
