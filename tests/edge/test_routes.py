@@ -210,8 +210,14 @@ async def test_a_worker_registers_with_the_token_only(front: Opener) -> None:
         assert b"not-the-token" not in wrong.body
 
 
-def request_from(kind: str, address: str, token: str | None = None, path: str = "/v1/pools"):
-    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+def request_from(
+    kind: str,
+    address: str,
+    token: str | None = None,
+    path: str = "/v1/pools",
+    scheme: str = "Bearer",
+):
+    headers = {} if token is None else {"authorization": f"{scheme} {token}"}
     peer = Peer(kind, address, 1000 if kind == "unix" else None)  # type: ignore[arg-type]
     return Request("GET", path, {}, headers, b"", peer, "c")
 
@@ -228,6 +234,12 @@ def request_from(kind: str, address: str, token: str | None = None, path: str = 
         (Guard("t", False), request_from("tcp", "127.0.0.1:9"), Kind.MISSING_TOKEN),
         (Guard("t", True), request_from("tcp", "127.0.0.1:9"), "localhost"),
         (Guard("t", False), request_from("unix", ""), Kind.MISSING_TOKEN),
+        (
+            Guard("t", False),
+            request_from("unix", "", scheme="Basic", token="t"),
+            Kind.MISSING_TOKEN,
+        ),
+        (Guard(None, False), request_from("tcp", "who knows"), Kind.NON_LOOPBACK_WITHOUT_TOKEN),
         (Guard("t", True), request_from("unix", ""), "uid:1000"),
         (Guard("t", True), request_from("tcp", "192.0.2.1:9"), Kind.MISSING_TOKEN),
         (Guard("t", False), request_from("tcp", "192.0.2.1:9", "t"), f"token:{fingerprint('t')}"),
@@ -242,6 +254,17 @@ def test_who_may_ask(guard: Guard, request_: Request, answer: str | Kind) -> Non
         assert refused.value.kind is answer
     else:
         assert guard.identity(request_) == answer
+
+
+@pytest.mark.req("AUTH-1003")
+def test_a_worker_needs_the_token_even_where_others_do_not() -> None:
+    local = request_from("unix", "")
+    assert Guard("t", True).identity(local) == "uid:1000"
+    with pytest.raises(OrchError) as refused:
+        Guard("t", True).registration(local)
+    assert refused.value.kind is Kind.MISSING_TOKEN
+    Guard("t", True).registration(request_from("unix", "", "t"))
+    Guard(None, False).registration(local)
 
 
 @pytest.mark.req("AUTH-1007")
