@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from attrs import evolve
 
 from orchd.config.schema import Backend, Devices, Mode, Provisioning, Settings, SimulatedDevice
 from orchd.kit.client import PeerError, Target
@@ -20,7 +21,7 @@ from poolmgr.core.slots import Slots
 from poolmgr.edge import preload as module
 from poolmgr.edge.board import Board
 from poolmgr.edge.preload import Preload
-from poolmgr.engines.base import Load
+from poolmgr.engines.base import Load, Props
 from poolmgr.engines.registry import adapter
 from tests.poolmgr.provision.test_models import pool
 
@@ -41,7 +42,9 @@ class Scripted:
 
     def __init__(self, *answers: Answer) -> None:
         self._answers = list(answers)
-        self.probes = 0
+        self.probes = self.tokens = 0
+        self.says = Props(engine_version="b1", slots=1, ctx_max=1024)
+        self.fails: OrchError | None = None
 
     async def probe(self) -> tuple[Load, str]:
         await trio.lowlevel.checkpoint()
@@ -50,6 +53,14 @@ class Scripted:
         if isinstance(answer, PeerError):
             raise answer
         return answer
+
+    async def props(self) -> Props:
+        return self.says
+
+    async def one_token(self) -> None:
+        self.tokens += 1
+        if self.fails is not None:
+            raise self.fails
 
     async def kv_ratio(self) -> float | None:
         return 0.25
@@ -74,6 +85,45 @@ async def steps(folder: Path, *answers: Answer, external: bool = False) -> tuple
 
 def unheard(_event: life.Event) -> None:
     """For steps that end with an error."""
+
+
+NO_TOKEN = OrchError(Kind.SELF_TEST_FAILED, "no token came within 120 s")
+
+
+@pytest.mark.req("ORCH-3049", "ORCH-3421")
+async def test_ready_takes_an_identity_a_proof_and_a_token(tmp_path: Path) -> None:
+    made, board = await steps(tmp_path)
+    made.engine = engine = Scripted(SERVING)  # type: ignore[assignment]
+    said: list[life.Event] = []
+    await made.self_test(said.append)
+    assert said == [life.SelfTestPassed("simulated")]
+    assert board.snapshot().engine_version == "b1"
+    assert engine.tokens == 1
+    engine.says = evolve(engine.says, ctx_max=Positive(512))
+    with pytest.raises(OrchError, match=r"pools\[\]\.ctx is 1024"):
+        await made.self_test(unheard)
+    assert engine.tokens == 1  # one that is not what was configured is asked for nothing
+
+
+@pytest.mark.req("ORCH-3049")
+async def test_what_breaks_with_an_external_engine_is_waited_out(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, _ = await steps(tmp_path)
+    external, _ = await steps(tmp_path, external=True)
+    ours.engine = external.engine = engine = Scripted(SERVING)  # type: ignore[assignment]
+    engine.fails = NO_TOKEN
+    with pytest.raises(OrchError) as caught:
+        await ours.self_test(unheard)
+    assert caught.value is NO_TOKEN
+    said: list[life.Event] = []
+    await external.self_test(said.append)
+    assert said == [life.HealthLost(NO_TOKEN)]
+    assert trio.current_time() >= module.HEALTH_EXTERNAL_S
+    engine.says = evolve(engine.says, ctx_max=Positive(512))
+    with pytest.raises(OrchError) as caught:  # but a wrong configuration is not
+        await external.self_test(unheard)
+    assert caught.value.kind is Kind.CONFIG_INVALID
 
 
 @pytest.mark.req("OC-POOL-3003")
