@@ -339,6 +339,40 @@ async def test_a_lost_link_after_tokens_is_a_worker_reset(front: Opener) -> None
         assert orjson.loads(events[-1].data)["code"] == "WORKER_RESET"
 
 
+async def test_a_stop_refuses_what_is_new_lets_tasks_end_and_cancels_what_is_left(
+    front: Opener,
+) -> None:
+    async with front(slots=2) as it:
+        first, second = [await it.submit() for _ in range(2)]
+        ending, lasting = [await it.peer.next_job() for _ in range(2)]
+        lasting.tokens("x")
+        async with trio.open_nursery() as stopping:
+            stopping.start_soon(it.app.drain, 0.2)
+            await trio.testing.wait_all_tasks_blocked()
+            refused = await it.post("/v1/tasks", task_body())
+            assert (refused.status, read_json(refused)["message"]) == (503, "orchd is stopping")
+            assert read_json(await it.get("/readyz"))["reasons"] == ["orchd is stopping"]
+            ending.tokens("a")
+            ending.end()
+        ends = [orjson.loads((await stream(it, task))[-1].data) for task in (first, second)]
+        assert [end["finish_reason"] for end in ends] == ["stop", "canceled"]
+        told = [e.data for e in await stream(it, second) if e.name == "narration"]
+        assert "Canceled because orchd stops." in told[-1]
+        await lasting.canceled.wait()
+
+
+async def test_a_stop_does_not_wait_once_nothing_runs(front: Opener) -> None:
+    async with front() as it:
+        await it.submit()
+        job = await it.peer.next_job()
+        with trio.fail_after(5):
+            async with trio.open_nursery() as stopping:
+                stopping.start_soon(it.app.drain, 60)
+                await trio.testing.wait_all_tasks_blocked()
+                job.end()
+            await it.app.drain(60)
+
+
 @pytest.mark.req("ORCH-3011", "OC-CORE-1011", "HME-010", "ORCH-1103")
 async def test_the_replica_with_most_free_vram_goes_first(front: Opener) -> None:
     async with front(replicas=2) as it:
