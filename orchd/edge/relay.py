@@ -105,9 +105,9 @@ class Stream:
         """Append the last frames, in one write; nothing follows [ORCH-3406]."""
         if self.done:
             return
-        self.say(*frames)
         self.done = True
         self._grant = None
+        self.say(*frames)
         for reader in self.readers:
             reader.wake()
 
@@ -229,7 +229,7 @@ class Reader:
     def write(self, frames: bytes) -> None:
         """Write, and let the reader's own task do what the socket did not take."""
         try:
-            if not self.sink.send_nowait(frames):
+            if not self.sink.send_nowait(frames, last=self._stream.done):
                 self.wake()
         except PipeClosed:
             self.wake()
@@ -253,7 +253,8 @@ class Reader:
                         return False
                     stream.flushed()
                 elif self.position < len(stream.log):
-                    sink.send_nowait(self._next_frames())
+                    frames = self._next_frames()
+                    sink.send_nowait(frames, last=stream.done and self.position == len(stream.log))
                     stream.grant()
                     await trio.lowlevel.checkpoint()
                 elif stream.done:

@@ -48,6 +48,8 @@ def started() -> None:
     """
     gc.collect()
     gc.freeze()
+    # a full collection walks every queued task: 0.9 s at 100,000 of them (specs/benchmarks.md)
+    gc.set_threshold(700, 10, 1000)
 
 
 def _raise_descriptor_limit() -> None:
