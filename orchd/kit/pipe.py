@@ -88,7 +88,7 @@ class Pipe:
                     return data
             self._drained, self._turns = False, 0
             if self._closed:
-                # trio keeps a wait on the number -1 for ever, and the next one would be one too many
+                # trio keeps a wait on the number -1 for ever; the next one raises BusyResourceError
                 raise PipeClosed("closed on this side")
             try:
                 await trio.lowlevel.wait_readable(self._sock.fileno())
