@@ -110,8 +110,26 @@ def test_a_break_that_ended_the_task_is_no_cancel_of_ours(peer, orchctl, monkeyp
     peer.say("GET", "stream", stream(STARTED, cut=True), then)
     ran = orchctl("run", "--url", peer.url, "p")
     assert ran.code == TABLE[Kind.DAEMON_UNREACHABLE].exit_code
+    assert "the stream broke (" in ran.err
     assert why in ran.err
     assert "cancel_on_disconnect = false" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        ([OrchError(Kind.UNKNOWN_ID, "no task")], Kind.UNKNOWN_ID),
+        ([stream(STARTED, cut=True), OrchError(Kind.BAD_TOKEN, "no")], Kind.BAD_TOKEN),
+    ],
+)
+def test_a_stream_that_is_refused_is_no_break(peer, orchctl, monkeypatch, answers, kind):
+    monkeypatch.setattr(follow, "FIRST_DELAY_S", 0.001)
+    peer.say("GET", "stream", *answers)
+    ran = orchctl("run", "--json", "--url", peer.url, "p")
+    assert ran.code == TABLE[kind].exit_code
+    assert "cancel_on_disconnect" not in ran.err
+    said = [orjson.loads(line)["event"] for line in ran.out.splitlines()]
+    assert said == ["accepted", *["started", "broken"] * (len(answers) - 1), "failed"]
 
 
 @pytest.mark.req("ORCH-3331", "ORCH-3330", "HME-032")
