@@ -20,6 +20,7 @@ from poolmgr.core.gpus import Gpu
 from poolmgr.core.life import Life
 from poolmgr.core.slots import Slots
 from poolmgr.edge.link import Link
+from poolmgr.edge.scrape import exposition
 from poolmgr.engines.base import Adapter, Props
 
 SETTLE_S: Final = 0.05
@@ -106,6 +107,10 @@ class Board:
             last_error=life.last_error,
             engine_pid=self.engine_pid,  # type: ignore[arg-type]
         )
+
+    def page(self) -> bytes:
+        """Return the scrape page of now."""
+        return exposition(self.snapshot(), self._life.preloads)
 
     def state(self) -> bytes:
         """Return the STATE message of now."""

@@ -67,7 +67,7 @@ class Replica:
         side = Side(
             self._pool.id, self._replica_id, self._jobs, self._board.state, self._board.links
         )
-        server = Server(side, self._board.snapshot, self._tokenize)
+        server = Server(side, self._board.snapshot, self._board.page, self._tokenize)
         try:
             async with trio.open_nursery() as services:
                 self._services = services

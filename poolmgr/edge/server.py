@@ -18,7 +18,6 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count
 from orchd.wire.snapshot import Snapshot
 from poolmgr.edge.link import Link, Side
-from poolmgr.edge.scrape import exposition
 
 ROUTES: Final = {
     "/health": "GET",
@@ -36,10 +35,12 @@ class Server:
         self,
         side: Side,
         snapshot: Callable[[], Snapshot],
+        page: Callable[[], bytes],
         tokenize: Callable[[str], Awaitable[tuple[int, ...]]],
     ) -> None:
         self._side = side
         self._snapshot = snapshot
+        self._page = page
         self._tokenize = tokenize
 
     async def handle(self, request: Request) -> Response | Upgraded:
@@ -56,11 +57,11 @@ class Server:
             return await self._tokens(request)
         if request.path == "/link":
             return self._link(request)
-        snapshot = self._snapshot()
         if request.path == "/metrics":
             return Response(
-                body=exposition(snapshot), content_type="text/plain; version=0.0.4; charset=utf-8"
+                body=self._page(), content_type="text/plain; version=0.0.4; charset=utf-8"
             )
+        snapshot = self._snapshot()
         status = 503 if request.path == "/health" and not snapshot.ready else 200
         return json_response(snapshot, status)
 
