@@ -18,6 +18,7 @@ _LOOKS: Final = re.compile(
     r"""
     (?P<scheme>\b(?:bearer|basic)\s+)(?!(?:tokens?|auth)(?![\w~+/=-]|\.\w))[\w.~+/=-]{4,}
     | (?P<user>://[^/\s:@]*:)[^/\s@]+(?=@)                    # https://user:password@host
+    | (?P<option>--(?:[\w-]*-)?(?:token|secret|password|passwd|api-?key)\s+)[^\s"']{4,}
     | (?!token:[0-9a-f]{6}(?![\w~+/=-]))                      # a fingerprint [AUTH-1008]
       (?P<key>["']?(?:[\w-]*[_-])?(?:token|secret|password|passwd|api[_-]?key|authorization|cookie)
         ["']?\s*[=:]\s*["']?)(?!\[redacted)(?!bearer\s|basic\s)[^\s"'&,;]{4,}
@@ -69,4 +70,4 @@ def is_secret_name(name: str) -> bool:
 
 def _blank(match: re.Match[str]) -> str:
     groups = match.groupdict()
-    return (groups["scheme"] or groups["user"] or groups["key"] or "") + SHOWN
+    return (groups["scheme"] or groups["user"] or groups["option"] or groups["key"] or "") + SHOWN

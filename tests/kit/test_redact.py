@@ -28,3 +28,14 @@ def test_words_about_tokens_are_no_secrets(text):
 @pytest.mark.parametrize("secret", ["tokenish", "token-abc", "token.abc"])
 def test_and_tokens_that_begin_like_a_word_are(secret):
     assert redact(f"bearer {secret}") == "bearer [redacted]"
+
+
+@pytest.mark.req("OC-CTRL-2041", "ORCH-3302")
+@pytest.mark.parametrize("option", ["--api-key", "--hf-token", "--password"])
+def test_the_secret_behind_an_option_of_a_command_line(option):
+    assert redact(f"server {option} abcdef123 --port 1") == f"server {option} [redacted] --port 1"
+
+
+@pytest.mark.parametrize("option", ["--api-key-file /x/y/z", "--max-tokens 4096", "--token"])
+def test_options_that_hold_no_secret(option):
+    assert redact(f"server {option}") == f"server {option}"
