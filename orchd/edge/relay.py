@@ -247,7 +247,7 @@ class Reader:
             while True:
                 if sink.pending:
                     with trio.move_on_after(STALL_S) as patience:
-                        await sink.flush()
+                        await sink.flush_some()
                     if patience.cancelled_caught:
                         sink.abort()
                         return False

@@ -70,6 +70,13 @@ class Sink:
         self.begin()
         await self._pipe.flush()
 
+    async def flush_some(self) -> None:
+        """Return when the kernel has taken a part of what is pending."""
+        if self.gone:
+            raise PipeClosed("the body is closed")
+        self.begin()
+        await self._pipe.flush_some()
+
     async def wait_closed(self) -> None:
         """Return when the peer hung up, or this side closed.
 

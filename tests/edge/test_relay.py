@@ -201,6 +201,20 @@ async def test_a_stalled_reader_is_given_up(autojump_clock: trio.testing.MockClo
         assert stream.readers == []
 
 
+async def test_a_reader_that_takes_a_little_now_and_then_is_kept(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    stream = new_stream()
+    client = Client(stream, sndbuf=4096)
+    async with reading(client):
+        feed(stream, *["x" * 1000] * 200)
+        for _ in range(4):
+            await trio.sleep(STALL_S * 0.9)
+            assert client.drain_nowait()
+        assert client.sink.pending, "one batch, for longer than STALL_S"
+        assert stream.readers == [client.reader]
+
+
 async def test_a_slow_reader_stops_the_pools_credit_and_nobody_else() -> None:
     stream = new_stream()
     granted: list[int] = []
