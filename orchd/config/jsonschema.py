@@ -34,8 +34,9 @@ LEAVES: Final[Mapping[Any, Schema]] = {
     ids.Positive: {"type": "integer", "minimum": 1, "maximum": _MAX},
     ids.Int64: {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
     ids.NonNegative: {"type": "number", "minimum": 0},
-    ids.Text: {"type": "string", "minLength": 1},
+    ids.Text: {"type": "string", "minLength": 1, "maxLength": 4096},
     ids.PoolId: {"type": "string", "pattern": f"^{ids.POOL_ID.pattern}$"},
+    ids.EngineId: {"type": "string", "pattern": f"^{ids.POOL_ID.pattern}$"},
     ids.DeviceMask: {
         "description": "GPU indices, ascending.",
         "type": "array",

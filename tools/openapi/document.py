@@ -41,7 +41,6 @@ _LEAVES: Final = {
     **LEAVES,
     ids.TaskId: _UUID,
     ids.SessionId: _UUID,
-    ids.EngineId: {"type": "string"},
     ids.ReplicaId: {"type": "string", "pattern": f"^{codec.MASK_ID.pattern}$"},
     Cursor: {"type": "string", "pattern": "^[0-9]{1,19}$"},
     EventId: {"type": "string", "pattern": "^[0-9]*$"},

@@ -203,7 +203,7 @@ OPERATIONS: Final = (
         method="GET",
         path="/v1/tasks",
         summary="List tasks",
-        words="In order of admission, 100 a page. Ended tasks are forgotten after a while.",
+        words="The newest first, 100 a page. Ended tasks are forgotten after a while.",
         parameters=(
             Parameter("query", "state", shapes.TaskState, "Only tasks in this state."),
             Parameter("query", "cursor", Cursor, "`next_cursor` of the page before."),
@@ -262,6 +262,19 @@ OPERATIONS: Final = (
         kinds=(Kind.UNKNOWN_ID, Kind.UNKNOWN_ROUTE),
     ),
     Operation(
+        id="tokenize",
+        plane="data",
+        tag="tasks",
+        method="POST",
+        path="/v1/tokenize",
+        summary="Count the tokens of a text",
+        words="As an engine that serves `model_ref` would read the text as a prompt: up to "
+        f"{control.MAX_TEXT_BYTES} bytes of UTF-8.",
+        body=control.TokenizeRequest,
+        replies={200: Reply("Its tokens, and how many.", control.Tokens)},
+        kinds=(Kind.UNKNOWN_ID, Kind.UNSUPPORTED_MEDIA, Kind.POOL_UNREADY),
+    ),
+    Operation(
         id="getCapabilities",
         plane="control",
         tag="discovery",
@@ -307,10 +320,10 @@ OPERATIONS: Final = (
         path="/v1/workers/register",
         summary="A poolmgr says that it is Ready",
         words="orchd links to it at once instead of at its next try. With a token configured the "
-        "request carries it, from the unix socket too.",
+        "request carries it, whatever `auth_optional` says.",
         body=control.WorkerRegistration,
         replies={200: Reply("orchd links to it.", control.Registered)},
-        kinds=(Kind.UNKNOWN_ID, Kind.UNSUPPORTED_MEDIA),
+        kinds=(Kind.UNKNOWN_ID, Kind.PINS_DIFFER, Kind.UNSUPPORTED_MEDIA),
     ),
     Operation(
         id="scrapeMetrics",
