@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import orjson
 import schemathesis
 
 from orchd.wire import codec
@@ -42,8 +43,12 @@ def the_codec_reads_the_answer(_context: Any, response: Any, case: Any) -> None:
     if row is None or not response.content:
         return
     reply = row.replies.get(response.status_code)
-    if reply is not None and (reply.shape is None or _reads(reply.shape, response.content)):
-        return
+    if reply is not None:
+        said = _faults(reply.shape, response.content) if reply.shape is not None else ""
+        if not said:
+            return
+        assert response.status_code >= 400, said
+    assert _faults(Envelope, response.content) == ""
     envelope = codec.loads(Envelope, response.content)
     listed = {(TABLE[kind].code, TABLE[kind].status) for kind in kinds_of(row)}
     assert (envelope.code, response.status_code) in listed
@@ -59,19 +64,20 @@ def what_the_schema_takes_the_codec_takes(_context: Any, response: Any, case: An
         return
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
-    codec.structure(row.body, _as_the_codec_wants(case.body))
+    data = orjson.dumps(_as_the_codec_wants(case.body))
+    assert _faults(row.body, data) == ""
 
 
 def row_of(case: Any) -> Operation | None:
     return ROWS.get((case.method.upper(), case.operation.path))
 
 
-def _reads(cls: type, data: bytes) -> bool:
+def _faults(cls: type, data: bytes) -> str:
     try:
         codec.loads(cls, data)
-    except codec.ShapeError:
-        return False
-    return True
+    except codec.ShapeError as exc:
+        return str(exc)
+    return ""
 
 
 def _as_the_codec_wants(value: Any, name: str = "") -> Any:

@@ -35,6 +35,16 @@ class Provider:
         if state and state != runs.UNREADY:  # the verifier also names a state without a name
             trio.run(self._enter, state, (parameters or {}).get("task_id"))
 
+    def leave(self) -> None:
+        """Cancel what still runs: a daemon that stops would wait for it."""
+
+        async def empty() -> None:
+            client = Client(self._target, token=runs.TOKEN)
+            await self._empty(client)
+            client.close()
+
+        trio.run(empty)
+
     async def _enter(self, state: str, task_id: str | None) -> None:
         client = Client(self._target, token=runs.TOKEN)
         with trio.fail_after(STATE_S):
@@ -77,12 +87,13 @@ class Provider:
 
 def main(port: int, states: str, file: Path = FILE) -> int:
     """Ask for every interaction whose state is one of these; 1 when an answer is another."""
+    provider = Provider(port)
     verifier = (
         Verifier("orchd", host="127.0.0.1")
         .add_transport(url=f"http://127.0.0.1:{port}")
         .add_source(file)
         .filter(state=states)
-        .state_handler(Provider(port), teardown=False)
+        .state_handler(provider, teardown=False)
         .set_error_on_empty_pact(enabled=True)
     )
     try:
@@ -90,6 +101,7 @@ def main(port: int, states: str, file: Path = FILE) -> int:
     except RuntimeError:
         return 1
     finally:
+        provider.leave()
         print(verifier.output(strip_ansi=True))
     return 0
 
