@@ -239,9 +239,10 @@ class Jobs:
         try:
             return await self._generate(running)
         except PeerError as exc:
-            if not running.index and exc.phase != "deadline":
-                await trio.sleep(DOUBT_S)
-            raise
+            broke = exc  # waited for outside, where a cancellation discards nothing
+        if not running.index and broke.phase != "deadline":
+            await trio.sleep(DOUBT_S)
+        raise broke
 
     async def _generate(self, running: Running) -> Finished | None:
         """Ask the engine and relay its answer; None when the job was stopped meanwhile."""
