@@ -36,7 +36,7 @@ LAST_BYTES_S: Final = 0.5
 closed instead of kept."""
 DOUBT_S: Final = 2.5
 """An engine that breaks a job off before a token is most likely dead. Its watch knows within this
-time (a child's at once, an external engine's in HEALTH_EXTERNAL_S), and why; until then the job
+time (a child's at once, an external engine's in HEALTH_S), and why; until then the job
 keeps its slot, so that no other is sent there to be broken too."""
 _HEAD: Final = wire.FRAMES_HEAD.size
 
