@@ -155,7 +155,7 @@ ROUTES: Final[tuple[tuple[str, str, _Served], ...]] = (
     ("GET", "/healthz", Routes._live),
     ("GET", "/readyz", Routes._ready),
 )
-"""What is served where. Each row has its like in tools/openapi/table.py: a test compares them."""
+"""What is served where. Each row has its like in tools/openapi: a test compares them."""
 
 
 def _by_path() -> dict[tuple[str, ...], dict[str, _Served]]:

@@ -16,8 +16,8 @@ import schemathesis
 
 from orchd.wire import codec
 from orchd.wire.errors import TABLE, Envelope
-from tools.openapi.document import kinds_of
-from tools.openapi.table import OPERATIONS, Operation
+from tools.openapi.document import OPERATIONS, kinds_of
+from tools.openapi.table import Operation
 
 ROWS = {(row.method, row.path): row for row in OPERATIONS}
 SEEN: Counter[str] = Counter()

@@ -20,8 +20,8 @@ from orchd.wire.control import API_VERSION
 from orchd.wire.errors import TABLE, Envelope, Kind
 from orchd.wire.shapes import Token
 from tools.openapi import examples
-from tools.openapi.document import document, is_stream, kinds_of
-from tools.openapi.table import EVENTS, FRAMES, IN_FRAMES, JSON, NEVER_ANSWERED, OPERATIONS, Plane
+from tools.openapi.document import OPERATIONS, document, is_stream, kinds_of
+from tools.openapi.table import EVENTS, FRAMES, IN_FRAMES, JSON, NEVER_ANSWERED, Plane
 
 ROOT = Path(__file__).parents[2]
 PLANES: tuple[Plane, ...] = ("control", "data")

@@ -19,7 +19,8 @@ import trio
 from orchd.kit.client import Client, Target
 from tests.sockets.suite import SIMULATED, Suite, mock_pool
 from tests.sockets.talk import get
-from tools.openapi.table import OPERATIONS, Plane
+from tools.openapi.document import OPERATIONS
+from tools.openapi.table import Plane
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

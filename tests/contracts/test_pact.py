@@ -20,8 +20,8 @@ import jsonschema
 import pytest
 
 from tests.sockets.suite import SIMULATED, Suite, mock_pool
-from tools.openapi.document import document
-from tools.openapi.table import EVENTS, JSON, OPERATIONS
+from tools.openapi.document import OPERATIONS, document
+from tools.openapi.table import EVENTS, JSON
 from tools.pactfile import runs
 from tools.pactfile.record import FILE, record
 

@@ -17,7 +17,7 @@ from orchd.config.jsonschema import LEAVES, Schema, Schemas
 from orchd.wire import codec, ids
 from orchd.wire.control import API_VERSION
 from orchd.wire.errors import TABLE, Envelope, Kind
-from tools.openapi import examples
+from tools.openapi import control, data, examples
 from tools.openapi.table import (
     CORRELATION,
     ERROR_HEADERS,
@@ -28,7 +28,6 @@ from tools.openapi.table import (
     IDS,
     IN_FRAMES,
     JSON,
-    OPERATIONS,
     Cursor,
     EventId,
     Operation,
@@ -36,6 +35,7 @@ from tools.openapi.table import (
     Reply,
 )
 
+OPERATIONS: Final = (*data.ROWS, *control.ROWS)
 _UUID: Final[Schema] = {"type": "string", "format": "uuid", "pattern": f"^{codec.UUID.pattern}$"}
 _LEAVES: Final = {
     **LEAVES,
@@ -53,8 +53,7 @@ _WORDS: Final[Mapping[Plane, tuple[str, str]]] = {
     ),
 }
 _HEAD: Final = """\
-# Written by tools/openapi (`make specs`) from orchd/wire, tools/openapi/table.py and
-# tools/openapi/examples.yaml: do not edit.
+# Written by `make specs` from orchd/wire and tools/openapi: do not edit.
 """
 WITH_OR_WITHOUT: Final[list[Schema]] = [{"token": []}, {}]
 """A document does not know whether a token is configured; without one loopback needs none."""
