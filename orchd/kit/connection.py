@@ -206,7 +206,6 @@ class Connection:
                 await self._drain()
             return keep, rest
         sink = Sink(self._pipe, head, rest, chunked=chunked)
-        trio.lowlevel.current_trio_token().run_sync_soon(_begin, sink)
         try:
             await answer.run(sink)
         except Exception as exc:  # noqa: BLE001 - the reset tells the client, the log the rest
@@ -244,10 +243,3 @@ class Connection:
             left = self._server.limits.body_bytes
             while left > 0 and (data := await self._pipe.recv()):
                 left -= len(data)
-
-
-def _begin(sink: Sink) -> None:
-    try:
-        sink.begin()
-    except PipeClosed:
-        sink.gone = True
