@@ -20,7 +20,7 @@ import trio
 from attrs import frozen
 
 from orchd.kit.log_sinks import OWN, Record, to_console, to_journal, to_lines
-from orchd.kit.redact import SHOWN, add_secret, is_secret_name, redact, redact_short
+from orchd.kit.redact import SHOWN, add_secret, encodable, is_secret_name, redact, redact_short
 
 __all__ = ["add_secret", "capture", "correlation", "debugging", "event", "redact", "setup"]
 
@@ -155,9 +155,15 @@ def _record(said: _Said) -> Record:
     if said.correlation_id is not None and "correlation_id" not in said.fields:
         record["correlation_id"] = said.correlation_id
     for key, value in said.fields.items():
-        if value is not None:
-            shown = SHOWN if is_secret_name(key) and value else _plain(value, 0)
-            record[f"{key}_" if key in OWN else key] = shown
+        if value is None:
+            continue
+        if is_secret_name(key) and value:
+            shown: object = SHOWN
+        elif isinstance(value, str) and len(value) <= MAX_SHORT:  # four of five fields
+            shown = redact_short(value)
+        else:
+            shown = _plain(value, 0)
+        record[f"{key}_" if key in OWN else key] = shown
     return record
 
 
@@ -192,8 +198,8 @@ def _is_journal(stream: str) -> bool:
 
 def _plain(value: object, depth: int) -> Any:
     """Return `value` as what JSON knows, redacted and bounded."""
-    if isinstance(value, str):  # most are
-        return _text(str(value))
+    if isinstance(value, str):
+        return redact_short(value) if len(value) <= MAX_SHORT else _text(value)
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
@@ -209,10 +215,5 @@ def _plain(value: object, depth: int) -> Any:
 
 
 def _text(text: str) -> str:
-    if len(text) <= MAX_SHORT and text.isascii():
-        return redact_short(text)
     text = redact(text)
-    if len(text) > MAX_TEXT:
-        text = text[:MAX_TEXT] + "..."
-    # a file name or a peer may bring a lone surrogate, which no encoder takes
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return encodable(text[:MAX_TEXT] + "..." if len(text) > MAX_TEXT else text)

@@ -58,8 +58,13 @@ def redact(text: str) -> str:
 
 @lru_cache(4096)
 def redact_short(text: str) -> str:
-    """Return what redact() does, remembered: ids and names stand in every event of a task."""
-    return redact(text)
+    """Return what a log may show, remembered: ids and names stand in every event of a task."""
+    return encodable(redact(str(text)))
+
+
+def encodable(text: str) -> str:
+    """Return text that any encoder takes: a file name or a peer may bring a lone surrogate."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @lru_cache(1024)
