@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchd.edge.relay import STALL_S, WINDOW_BYTES, Reader, Stream
+from orchd.kit.h1_sink import H1Sink
 from orchd.kit.pipe import Pipe
-from orchd.kit.sink import Sink
 from orchd.wire import link, sse
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, PoolId, TaskId
@@ -48,7 +48,7 @@ class Client:
         if sndbuf is not None:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
         self.peer = Pipe(theirs)
-        self.sink = Sink(Pipe(ours), b"", b"", chunked=False)
+        self.sink = H1Sink(Pipe(ours), b"", b"", chunked=False)
         self.reader = Reader(stream, position, self.sink)
         self.bytes = b""
 
