@@ -14,6 +14,7 @@ from h2.errors import ErrorCodes
 from orchd.kit import exchange, h2_heads, heads
 from orchd.kit.exchange import Server
 from orchd.kit.groups import only
+from orchd.kit.h1_connection import LINGER_S
 from orchd.kit.h2_output import H2Output
 from orchd.kit.h2_sink import H2Sink
 from orchd.kit.message import Peer, Request, Response, Streaming, error_response
@@ -28,6 +29,8 @@ class H2Stream:
         "_arrived",
         "_body",
         "_correlation_id",
+        "_discarded",
+        "_enough",
         "_fields",
         "_head_only",
         "_out",
@@ -59,6 +62,9 @@ class H2Stream:
         self._request_ended = ended
         self._arrived = trio.Event()
         """The body is whole, or is not waited for any more."""
+        self._enough: trio.Event | None = None
+        """Set when the client need not be waited for after an early answer."""
+        self._discarded = 0
         self.sink = H2Sink(out, stream_id)
 
     # told by the connection
@@ -71,6 +77,9 @@ class H2Stream:
     def receive(self, data: bytes) -> None:
         """Take a part of the body."""
         if self._arrived.is_set():
+            self._discarded += len(data)
+            if self._discarded > self._server.limits.body_bytes:
+                self._stop_waiting()
             return
         self._body += data
         if len(self._body) > self._server.limits.body_bytes:
@@ -82,12 +91,14 @@ class H2Stream:
         """The request is whole."""
         self._request_ended = True
         self._arrived.set()
+        self._stop_waiting()
 
     def leave(self) -> None:
         """The client reset the stream or left."""
         self._request_ended = True  # nobody is left to be told to stop sending
         self.sink.leave()
         self._arrived.set()
+        self._stop_waiting()
 
     # its task
 
@@ -104,13 +115,28 @@ class H2Stream:
                     await self._serve(request)
                     del request
             await self.sink.drain(self._server.limits.write_s)
-            if not self._request_ended:  # RFC 9113, 8.1: the answer is whole, send no more
-                self._out.reset_id(self.sink.stream_id, ErrorCodes.NO_ERROR)
+            if not self._request_ended:
+                await self._linger()
         except PipeClosed:
             pass  # the client left
         except Exception as exc:  # noqa: BLE001 - one stream must not end the others
             self._report("stream_failed", "An answer broke on an unexpected error", exc)
             self.sink.abort()
+
+    async def _linger(self) -> None:
+        """Discard what comes behind an early answer, then say that it is enough (RFC 9113, 8.1).
+
+        At once would be right too, but curl 7.88 then drops an answer that it has already.
+        """
+        self._enough = trio.Event()
+        with trio.move_on_after(LINGER_S):
+            await self._enough.wait()
+        if not self._request_ended:
+            self._out.reset_id(self.sink.stream_id, ErrorCodes.NO_ERROR)
+
+    def _stop_waiting(self) -> None:
+        if self._enough is not None:
+            self._enough.set()
 
     async def _request(self) -> Request | None:
         """Return the request once its body is there; None: the client left. Raises OrchError."""
