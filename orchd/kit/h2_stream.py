@@ -151,6 +151,8 @@ class H2Stream:
             await self._whole_body(expected=head.expects_continue)
         if self.sink.gone:
             return None
+        if self._too_large:
+            raise self._over()
         body, self._body = bytes(self._body), bytearray()
         return Request(
             head.method, path, query, head.headers, body, self._peer, head.correlation_id
@@ -165,8 +167,6 @@ class H2Stream:
             await self._arrived.wait()
         if patience.cancelled_caught:
             raise OrchError(Kind.REQUEST_TIMEOUT, "the body of the request took too long")
-        if self._too_large:
-            raise self._over()
 
     def _over(self) -> OrchError:
         limit = self._server.limits.body_bytes
