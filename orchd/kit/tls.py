@@ -105,7 +105,7 @@ class TlsPipe(Pipe):
                 return self._tls.read(max_bytes)
             except ssl.SSLWantReadError:
                 self._say()  # a key update is answered
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            except ssl.SSLEOFError:
                 return b""
             except ssl.SSLError as exc:
                 self._fail(exc)
