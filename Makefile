@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help demo check test setup specs clean
+.PHONY: help demo check test setup specs clean bench
 
 PY := .venv/bin/python
 # An order that fails early: types take longest, so their worker starts first.
@@ -32,3 +32,6 @@ specs: setup ## write again what is generated: requirements/, COMPLIANCE.md, con
 clean: ## remove .venv and every cache of this folder
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+bench: setup ## measure, and write the tables of specs/benchmarks.md (eight minutes, on a quiet machine)
+	@$(PY) -m tools.bench --write specs/benchmarks.md

@@ -24,7 +24,6 @@ from orchd.edge.routes import Routes
 from orchd.kit import fds, http1, log, run
 from orchd.kit.notify import Notifier
 from orchd.kit.tls import server_context
-from orchd.wire.errors import OrchError
 
 DRAIN_S: Final = 15.0
 """For running tasks after SIGTERM; orchd.service allows TimeoutStopSec=30 for this and the rest."""
@@ -32,18 +31,15 @@ HANG_UP_S: Final = 5.0
 LIMITS: Final = http1.Limits(connections=8192)  # 5,000 waiting readers and what else there is
 
 
-def main() -> int:
-    """Run orchd until it is told to stop. Returns the exit code."""
-    options = _options()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run orchd until it is told to stop. Returns the exit code of the error table."""
+    options = _parser().parse_args(argv)
     log.setup(options.log, "orchd")
-    try:
-        overrides = {"bind_addr": options.bind} if options.bind else {}
-        settings = load(options.config, overrides=overrides)
-    except OrchError as exc:
-        for line in str(exc).splitlines():
-            print(f"orchd: {line}", file=sys.stderr)
-        return exc.row.exit_code
-    return run.run(partial(serve, settings), "orchd")
+
+    async def configured(stop: trio.Event) -> None:
+        await serve(load(options.config, overrides={"bind_addr": options.bind}), stop)
+
+    return run.run(configured, "orchd")
 
 
 async def serve(settings: Settings, stop: trio.Event) -> None:
@@ -64,7 +60,7 @@ async def serve(settings: Settings, stop: trio.Event) -> None:
     hang_up = trio.Event()
     async with trio.open_nursery() as services:
         await services.start(app.run)
-        services.start_soon(partial(notifier.keep_beating, lambda: True))
+        services.start_soon(notifier.keep_beating, app.alive)
         async with trio.open_nursery() as serving:
             await serving.start(
                 partial(
@@ -78,13 +74,13 @@ async def serve(settings: Settings, stop: trio.Event) -> None:
                 )
             )
             where = ", ".join(_name(listener, tls is not None) for listener in listeners)
-            status = f"Serving {len(settings.pools)} pools on {where}"
+            count = len(settings.pools)
+            status = f"Serving {count} {'pool' if count == 1 else 'pools'} on {where}"
             run.started()
             notifier.ready(status)
             log.event("ready", f"{status}.", version=__version__, config=str(settings.source or ""))
             await stop.wait()
             notifier.stopping("Draining: running tasks end, new ones are refused")
-            log.event("draining", f"Stopping: running tasks have {DRAIN_S:.0f} s.")
             await app.drain(DRAIN_S)
             hang_up.set()
         services.cancel_scope.cancel()
@@ -107,15 +103,15 @@ def _name(listener: socket.socket, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{address[0]}:{address[1]}"
 
 
-def _options() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="orchd", description="The front daemon: admits, queues, places and streams tasks."
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the TOML file to use")
     parser.add_argument("--bind", metavar="ADDR", help="IP:PORT instead of the configured one")
-    parser.add_argument("--log", choices=["auto", "json", "pretty", "journal"], default="auto")
+    log.add_option(parser)
     parser.add_argument("--version", action="version", version=f"orchd {__version__}")
-    return parser.parse_args()
+    return parser
 
 
 if __name__ == "__main__":

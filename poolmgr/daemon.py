@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -50,12 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "replica", metavar="POOL:MASK", help="the replica, such as demo:0 or big:0_1"
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration file")
-    parser.add_argument(
-        "--log",
-        choices=["auto", "json", "pretty", "journal"],
-        default=os.environ.get("ORCHD_LOG", "auto"),
-        help="how to log (default: auto, or ORCHD_LOG)",
-    )
+    log.add_option(parser)
     parser.add_argument("--version", action="version", version=f"poolmgr {__version__}")
     return parser
 

@@ -18,12 +18,13 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"(?ms)^```{language}$\n(.*?)^```$", README)
 
 
-@pytest.mark.req("OC-CONFIG-6002")
+@pytest.mark.req("OC-CONFIG-6002", "ORCH-3820")
 @pytest.mark.parametrize("text", blocks("toml"))
-def test_its_configurations_are_valid(tmp_path, text):
+def test_its_configurations_are_valid_and_name_one_gpu_for_each_replica(tmp_path, text):
     file = tmp_path / "orchd.toml"
     file.write_text(text)
-    assert load(file, environ={}).pools
+    (pool,) = load(file, environ={}).pools
+    assert [len(mask.indices) for mask in pool.replicas] == [1] * len(pool.replica_ids)
 
 
 @pytest.mark.engine

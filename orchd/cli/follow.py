@@ -32,9 +32,12 @@ class Shown(Protocol):
 
 
 async def follow(client: Client, task_id: TaskId, shown: Shown) -> dict[str, object]:
-    """Show every frame once; return the data of `end`. Raises OrchError, also for `error`."""
+    """Show every frame once; return the data of `end`.
+
+    Raises OrchError: for `error`, and when a break of the connection was the end of the task.
+    """
     last_id: str | None = None
-    breaks = 0
+    breaks, broke = 0, ""
     while True:
         before = last_id
         try:
@@ -42,14 +45,29 @@ async def follow(client: Client, task_id: TaskId, shown: Shown) -> dict[str, obj
             why = "the stream ended before the task did"
         except _BrokenError as exc:
             last_id, end, why = exc.last_id, None, exc.why
+        except reach.ToldError as exc:
+            if broke and exc.kind is Kind.UNKNOWN_ID:
+                raise _lost(broke, "orchd was started anew and does not know the task") from exc
+            raise
         if end is not None:
+            if broke and end.get("finish_reason") == "canceled":
+                raise _lost(broke, "orchd cancels a task whose last reader leaves")
             return end
+        broke = why
         breaks = 1 if last_id != before else breaks + 1
         if breaks > MAX_BREAKS:
             raise OrchError(Kind.DAEMON_UNREACHABLE, f"the stream of {task_id} broke: {why}")
         delay_s = FIRST_DELAY_S * 2 ** (breaks - 1)
         shown.broken(why, delay_s)
         await trio.sleep(delay_s)
+
+
+def _lost(why: str, outcome: str) -> OrchError:
+    return reach.ToldError(
+        Kind.DAEMON_UNREACHABLE,
+        f"the connection broke ({why}); {outcome}",
+        "Run it again. With cancel_on_disconnect = false a task outlasts a connection.",
+    )
 
 
 class _BrokenError(Exception):

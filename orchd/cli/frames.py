@@ -53,8 +53,8 @@ class Text:
             self._line_end()
 
     def broken(self, why: str, again_s: float) -> None:
-        """Say that the connection is made again."""
-        self._line_end()
+        """Say that the connection is made again. Text in a pipe goes on where it was."""
+        self._line_end() if self._safe else self._clear()
         say.note(f"the stream broke ({why}); resuming in {say.seconds(again_s * 1000)}", "yellow")
 
     def failed(self, _error: OrchError) -> None:

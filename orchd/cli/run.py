@@ -86,9 +86,13 @@ def command(
     The text goes to stdout, position and predicted start to stderr. Ctrl-C cancels the task.
     """
     if prompt == "-":
-        prompt = sys.stdin.read()
+        prompt = _stdin()
     if not prompt:
         raise click.BadParameter("the prompt is empty", param_hint="PROMPT")
+    try:
+        prompt.encode()  # bytes that are no UTF-8 come from argv and stdin as lone surrogates
+    except UnicodeEncodeError:
+        raise click.BadParameter("the prompt is not UTF-8", param_hint="PROMPT") from None
     draft = TaskRequest(
         task_id=ids.TaskId(str(uuid.uuid4())),
         session_id=ids.SessionId(str(session or uuid.uuid4())),
@@ -105,6 +109,13 @@ def command(
     wanted = Wanted(engine=engine, model=model, ctx=ctx, max_tokens=max_tokens)
     where = reach.find(url, token_file)
     return reach.run(where, _main, draft, wanted, Lines() if as_json else Text())
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise click.BadParameter("stdin is not UTF-8", param_hint="PROMPT") from None
 
 
 async def _main(client: Client, draft: TaskRequest, wanted: Wanted, out: Text | Lines) -> int:
@@ -146,12 +157,16 @@ async def _completed(client: Client, draft: TaskRequest, wanted: Wanted) -> Task
     if len({(each.engine, each.model_ref) for each in fitting}) != 1:
         raise _undecided(found, fitting, wanted)
     one = fitting[0]
+    ctx = wanted.ctx or one.ctx_max
     return evolve(
         draft,
         engine=one.engine,
         model_ref=ids.Text(one.model_ref),
-        ctx=ids.Positive(wanted.ctx or one.ctx_max),
-        max_tokens=ids.Positive(wanted.max_tokens or min(MAX_TOKENS, one.max_tokens_out)),
+        ctx=ids.Positive(ctx),
+        # half of a small context: the prompt needs room too
+        max_tokens=ids.Positive(
+            wanted.max_tokens or max(1, min(MAX_TOKENS, one.max_tokens_out, ctx // 2))
+        ),
     )
 
 

@@ -22,6 +22,7 @@ from orchd.config.schema import (
     File,
     Mode,
     Pool,
+    Sse,
     is_file_ref,
     parse_bind,
 )
@@ -30,6 +31,8 @@ from orchd.wire.codec import Fault
 from orchd.wire.errors import TABLE, Kind
 
 _MOCK_ONLY: Final = ("tokens_per_s", "first_token_ms", "vram_mb", "faults")
+_FIXED: Final = ("channel_cap", "microbatch_ms", "narration_period_ms")
+"""Keys of the contract that have one value yet: what has no effect is not accepted."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HTTP = re.compile(r"http://(127\.\d{1,3}\.\d{1,3}\.\d{1,3}|localhost|\[::1\]):(\d{1,5})/?")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -41,8 +44,10 @@ MAX_SOCKET_PATH: Final = 107
 def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
     """Yield every fault that spans keys. `has_token`: from whatever source."""
     yield from _bind(file.bind_addr, has_token)
-    if file.sse.microbatch_ms != 0:
-        yield Fault("$.sse.microbatch_ms", "must be 0 (off): others come with a later version")
+    for name in _FIXED:
+        if getattr(file.sse, name) != getattr(Sse(), name):
+            must = f"must be {getattr(Sse(), name)}: others come with a later version"
+            yield Fault(f"$.sse.{name}", must)
     yield from _devices(file)
     first: dict[str, int] = {}
     for index, pool in enumerate(file.pools):
@@ -198,6 +203,9 @@ def _model(pool: Pool, path: str) -> Iterator[Fault]:
     model = pool.model
     if model.digest is not None and not _DIGEST.fullmatch(model.digest):
         yield Fault(f"{path}.digest", f"must be sha256:<64 hex digits>, not {model.digest!r}")
+    if model.cache_dir is not None:
+        later = "has no use yet: fetching models comes with a later version"
+        yield Fault(f"{path}.cache_dir", later)
     if pool.engine.id != LLAMACPP or not is_file_ref(pool):
         return
     if model.ref.startswith(_FETCHED):

@@ -27,7 +27,7 @@ _LEAVES: Final[dict[Any, dict[str, Any]]] = {
     ids.Count: {"type": "integer", "minimum": 0, "maximum": _MAX},
     ids.Positive: {"type": "integer", "minimum": 1, "maximum": _MAX},
     ids.NonNegative: {"type": "number", "minimum": 0},
-    ids.Text: {"type": "string", "minLength": 1},
+    ids.Text: {"type": "string", "minLength": 1, "maxLength": 4096},
     ids.PoolId: {"type": "string", "pattern": f"^{ids.POOL_ID.pattern}$"},
     ids.EngineId: {"type": "string", "enum": list(schema.ENGINES)},
     ids.DeviceMask: {

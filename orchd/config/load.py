@@ -6,10 +6,10 @@ keys are is in schema.py, what must hold between them in checks.py.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Final, get_args
 import attrs
 from xdg import BaseDirectory
 
-from orchd.config import checks, positions
+from orchd.config import checks, folders, positions
 from orchd.config.faults import ConfigError, ConfigFault
 from orchd.config.schema import File, Pool, Secret, Settings
 from orchd.wire import codec
@@ -63,8 +63,9 @@ def default_file(environ: Mapping[str, str] = os.environ) -> Path | None:
         return Path(named)
     if os.geteuid() != 0:
         own = Path(environ.get("XDG_CONFIG_HOME") or BaseDirectory.xdg_config_home)
-        if (own / "orchd" / "orchd.toml").exists():
-            return own / "orchd" / "orchd.toml"
+        with contextlib.suppress(PermissionError):  # a service user's HOME is nobody's business
+            if (own / "orchd" / "orchd.toml").exists():
+                return own / "orchd" / "orchd.toml"
     return SYSTEM_FILE if SYSTEM_FILE.exists() else None
 
 
@@ -96,8 +97,8 @@ class _Loading:
         except codec.ShapeError as exc:
             wrong += exc.faults
             file = _salvage(File, self.raw)
-        run_dir = Path(file.run_dir) if file.run_dir else _default_run_dir(self.environ)
-        state_dir = Path(file.state_dir) if file.state_dir else _default_state_dir(self.environ)
+        run_dir = self._run_dir(file)
+        state_dir = Path(file.state_dir) if file.state_dir else folders.state_dir(self.environ)
         echoes = _echoes(wrong)
         wrong += [
             fault
@@ -122,6 +123,14 @@ class _Loading:
             tls=file.tls,
             pools=tuple(_with_replicas(pool) for pool in file.pools),
         )
+
+    def _run_dir(self, file: File) -> Path:
+        if file.run_dir:
+            return Path(file.run_dir)
+        path, fault = folders.run_dir(self.environ)
+        if fault is not None:
+            self.faults.append(ConfigFault("default", "$.run_dir", fault))
+        return path
 
     def _read_file(self) -> dict[str, Any]:
         if self.path is None:
@@ -266,21 +275,3 @@ def _with_replicas(pool: Pool) -> Pool:
     if pool.devices is None:
         return pool
     return attrs.evolve(pool, replicas=(pool.devices,), devices=None)
-
-
-def _default_run_dir(environ: Mapping[str, str]) -> Path:
-    if os.geteuid() == 0:
-        return Path("/run")
-    if own := environ.get("XDG_RUNTIME_DIR"):
-        return Path(own)
-    if "INVOCATION_ID" in environ:  # a system service with a user of its own
-        return Path("/run")
-    return Path(tempfile.gettempdir()) / f"orchd-{os.geteuid()}"
-
-
-def _default_state_dir(environ: Mapping[str, str]) -> Path:
-    if given := environ.get("STATE_DIRECTORY"):  # systemd: a list with colons
-        return Path(given.partition(":")[0])
-    if os.geteuid() == 0:
-        return Path("/var/lib/orchd")
-    return Path(environ.get("XDG_STATE_HOME") or BaseDirectory.xdg_state_home) / "orchd"

@@ -140,7 +140,7 @@ class Model:
     digest: Text | None = None
     """sha256:<64 hex digits> that the model file must have."""
     cache_dir: str | None = None
-    """Where fetched models are kept."""
+    """Not in this version, which fetches none: where fetched models are kept."""
 
 
 @frozen(kw_only=True)
@@ -216,15 +216,16 @@ class Sse:
     """Streams to clients."""
 
     channel_cap: Positive = Positive(32)
-    """Batches of frames that may wait for one slow reader before it is caught up from the log."""
+    """Only 32 in this version: a slow reader is caught up from its task's log, by no channel."""
     microbatch_ms: Count = Count(0)
-    """Milliseconds to gather tokens before writing; only 0 (off) in this version."""
+    """Only 0 (off) in this version: no token waits for the next."""
     heartbeat_ms: Positive = Positive(15_000)
     """Milliseconds of silence after which a comment keeps a stream alive."""
     narration_period_ms: Count = Count(0)
-    """Milliseconds between narration frames; 0 is off."""
+    """Only 0 in this version: narration comes at start, cancel and end, not every so often."""
     metrics_period_ms: Positive = Positive(1000)
-    """Milliseconds between metrics frames of a waiting or running task."""
+    """Milliseconds between metrics frames of a running task, in steps of 250; a waiting one is told
+    when its place or its time has changed."""
 
 
 @frozen(kw_only=True)
@@ -244,7 +245,7 @@ class Common:
     bind_addr: str = DEFAULT_BIND
     """IP:PORT or localhost:PORT. Beyond loopback only with an auth_token. Env: ORCHD_ADDR."""
     auth_optional: bool = False
-    """With a token configured, let callers from loopback and the unix socket come without it."""
+    """With a token configured, let callers over loopback and the unix socket come without it."""
     cancel_on_disconnect: bool = True
     """Cancel a task when its last reader leaves before the end."""
     devices: Devices = Devices()
@@ -259,7 +260,7 @@ class File(Common):
     """orchd's configuration file (TOML)."""
 
     state_dir: Text | None = None
-    """Where state is kept. Env: ORCHD_STATE_DIR."""
+    """Where state is kept; this version keeps none. Env: ORCHD_STATE_DIR."""
     run_dir: Text | None = None
     """Where sockets are: orchd/orchd.sock and poolmgr/ below it. Env: ORCHD_RUN_DIR."""
     auth_token: Text | None = None

@@ -11,7 +11,7 @@ from typing import assert_never
 
 from attrs import evolve
 
-from orchd.core import admission, notes, runs, views
+from orchd.core import admission, notes, prompts, runs, views, workers
 from orchd.core.events import (
     Accepted,
     Cancel,
@@ -35,7 +35,7 @@ from orchd.core.events import (
 from orchd.core.pool import Pool, PoolSpec
 from orchd.core.task import LEASED, Life, Step, Task
 from orchd.core.world import Limits, World
-from orchd.wire.control import Capabilities, PoolHealth, QueueDepths
+from orchd.wire.control import Capabilities, PoolHealth, QueueDepths, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import (
@@ -43,6 +43,7 @@ from orchd.wire.shapes import (
     MetricsFrame,
     Started,
     TaskAccepted,
+    TaskRequest,
     TaskState,
     TaskStatus,
 )
@@ -303,6 +304,10 @@ class Front:
         """Return the health of every pool, by id."""
         return tuple(views.pool_health(self.world, p, now) for p in self.world.pools.values())
 
+    def unready_reasons(self, now: float) -> tuple[str, ...]:
+        """Return why no task could be served now; empty when a pool is ready."""
+        return views.unready_reasons(self.world, now)
+
     def queue_depth(self, pool_id: PoolId) -> QueueDepths:
         """Raises OrchError(UNKNOWN_ID)."""
         return views.queue_depths(self.world.pool(pool_id))
@@ -310,6 +315,18 @@ class Front:
     def capabilities(self, now: float) -> Capabilities:
         """Return what can be asked for: pools of one engine, model and version together."""
         return views.capabilities(self.world, now)
+
+    def check_worker(self, worker: WorkerRegistration) -> None:
+        """Raises OrchError: UNKNOWN_ID for none of ours, PINS_DIFFER for one unlike its set."""
+        workers.check(self.world, worker)
+
+    def counted_by(self, request: TaskRequest, now: float) -> ReplicaId | None:
+        """Return the replica that is to count the prompt before Submit; None: none need, or can."""
+        return prompts.counted_by(self.world, request, now)
+
+    def tokenized_by(self, model_ref: str, now: float) -> ReplicaId:
+        """Return a replica that serves the model. Raises OrchError(UNKNOWN_ID, POOL_UNREADY)."""
+        return prompts.tokenized_by(self.world, model_ref, now)
 
     def counters(self) -> dict[str, dict[tuple[str, ...], float]]:
         """Return metric name -> label values (in the contract's order) -> count."""

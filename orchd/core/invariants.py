@@ -76,6 +76,9 @@ def _check_idle(world: World, now: float) -> None:
 def _check_places(world: World) -> None:
     """Each task is in exactly one place: a queue, a lease, or the retained."""
     assert len(world.retained) <= world.limits.retain_max, "ended tasks are bounded"
+    assert not world.retained.keys() - world.tasks.keys(), "a forgotten task is forgotten"
+    kept = sum(world.tasks[task_id].tokens_out for task_id in world.retained)
+    assert world.retained_tokens == kept, "the tokens that are kept are those of ended tasks"
     for task_id, task in world.tasks.items():
         pool = world.pools[task.pool_id]
         queued = sum(task_id in fifo for fifo in pool.queue.classes.values())
@@ -86,4 +89,3 @@ def _check_places(world: World) -> None:
         assert bool(leased) == (task.life in LEASED), "running means leased"
         assert bool(retained) == (task.life in FINAL), "over means retained"
         assert not retained or task.request.prompt is None, "an ended task keeps no prompt"
-    assert not world.retained.keys() - world.tasks.keys(), "a forgotten task is forgotten"

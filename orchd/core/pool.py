@@ -82,11 +82,12 @@ class Replica:
         )
 
     def see(self, snapshot: Snapshot, now: float) -> None:
-        """Take a new snapshot."""
+        """Take a new snapshot. A cause stays while it tries again, but not "it is out of reach"."""
         self.snapshot, self.live = snapshot, True
         self.fresh_until = now + FRESH_S
         self.refusing = False
-        if snapshot.last_error is not None or snapshot.ready:
+        unheard = self.last_error is not None and self.last_error.kind is Kind.POOL_UNREADY
+        if snapshot.last_error is not None or snapshot.ready or unheard:
             self.last_error = snapshot.last_error
 
     def lose(self, cause: Cause) -> None:

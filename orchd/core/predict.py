@@ -70,6 +70,8 @@ def predict(slots: Sequence[Slot], before: Backlog) -> Prediction | None:
     """Return when the task behind `before` starts; None when there is no slot at all."""
     if not slots:
         return None
+    if not before.jobs and any(slot.free_in_s <= 0.0 for slot in slots):
+        return Prediction(0.0, 0.0)
     mean = before.tokens / before.jobs if before.jobs else 0.0
     lengths = [slot.job_s(mean) for slot in slots]
     start = _start(slots, lengths, before.jobs)

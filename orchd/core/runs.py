@@ -21,9 +21,11 @@ from orchd.wire.errors import TABLE, Kind, OrchError
 from orchd.wire.ids import Count, ReplicaId
 from orchd.wire.shapes import Ended, FinishReason
 
-TURNED_AWAY: Final = frozenset({Kind.REPLICA_EXHAUSTED, Kind.DRAINING})
+TURNED_AWAY: Final = frozenset({Kind.REPLICA_EXHAUSTED, Kind.DRAINING, Kind.POOL_UNREADY})
 """FAILs of a job that never began: it waits again, and the replica is asked no more until its next
-snapshot. Leases make them rare: a poolmgr that still clears the jobs of an earlier orchd."""
+snapshot. Leases and snapshots make them rare: an OPEN that crosses a STATE, a poolmgr that still
+clears the jobs of an earlier orchd."""
+ENGINE_LOST: Final = frozenset({Kind.ENGINE_DIED, Kind.ENGINE_UNHEALTHY})
 
 MOVED_MS: Final = 50  # a prediction that changed by less is not told again
 
@@ -201,9 +203,9 @@ def fail(world: World, task: Task, said: link.Fail, now: float) -> list[Effect]:
         return _requeue(
             world, task, replica, f"{replica.replica_id} refused it: {said.message}", now
         )
-    if never_began and said.kind is Kind.ENGINE_DIED:
+    if never_began and said.kind in ENGINE_LOST:
         replica.refusing = True
-        return _requeue(world, task, replica, f"its engine died: {said.message}", now)
+        return _requeue(world, task, replica, f"its engine broke: {said.message}", now)
     count(world, task, said.tokens_out, now)
     return _break(world, task, Step.FAIL, _for_client(said, task), now)
 
@@ -240,6 +242,7 @@ def retire(world: World, task: Task, now: float) -> list[Effect]:
         task.ended_at = now
     task.drop_content()
     world.retained[task.task_id] = now + world.limits.retain_s
+    world.retained_tokens += task.tokens_out
     return forget(world, now)
 
 
@@ -248,12 +251,19 @@ def forget(world: World, now: float) -> list[Effect]:
     effects: list[Effect] = []
     while world.retained:
         task_id, until = next(iter(world.retained.items()))
-        if until > now and len(world.retained) <= world.limits.retain_max:
+        if until > now and not _crowded(world):
             world.timers.set(("retain", ""), until)
             break
+        world.retained_tokens -= world.tasks[task_id].tokens_out
         del world.retained[task_id], world.tasks[task_id]
         effects.append(Forget(task_id))
     return effects
+
+
+def _crowded(world: World) -> bool:
+    """Return whether more is kept of tasks that are over than may be."""
+    kept, limits = len(world.retained), world.limits
+    return kept > limits.retain_max or (kept > 1 and world.retained_tokens > limits.retain_tokens)
 
 
 def _requeue(world: World, task: Task, replica: Replica, reason: str, now: float) -> list[Effect]:

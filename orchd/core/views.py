@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from orchd.core import predict, runs
+from orchd.core.admission import why_unready
 from orchd.core.pool import Pool, Replica
 from orchd.core.queue import Backlog
 from orchd.core.tally import of_replica
@@ -29,7 +30,7 @@ from orchd.wire.shapes import (
     Workload,
 )
 
-FEATURES = ("cancel", "idempotent_tasks", "resume")
+FEATURES = ("cancel", "idempotent_tasks", "resume", "tokenize")
 STRICT = "strict_determinism"
 
 Values = dict[tuple[str, ...], float]
@@ -187,6 +188,17 @@ def _pool_metrics(pool: Pool, live: list[Replica], now: float) -> PoolMetrics:
 def _mean(values: list[NonNegative | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def unready_reasons(world: World, now: float) -> tuple[str, ...]:
+    """Return why no task could be served now; empty when a pool is ready."""
+    if world.draining:
+        return ("orchd is stopping",)
+    if any(pool.servable(now) for pool in world.pools.values()):
+        return ()
+    return tuple(
+        f"pool {pool.spec.pool_id}: {why_unready(pool, now)}" for pool in world.pools.values()
+    ) or ("no pools are configured",)
 
 
 def capabilities(world: World, now: float) -> Capabilities:

@@ -29,6 +29,9 @@ class Limits:
     """An ended task is known for so long."""
     retain_max: int = 1000
     """And at most so many of them."""
+    retain_tokens: int = 1_000_000
+    """And at most so many tokens of theirs: their streams are kept for replay, some 60 bytes each
+    [SSE-1001]. The last one that ended is kept whatever its length."""
     attempts_max: int = 3
     """Starts of one task that die before a token; then it fails: a prompt that kills engines
     must not go round for ever."""
@@ -62,6 +65,7 @@ class World:
         """All that are known, in the order of admission."""
         self.retained: OrderedDict[TaskId, float] = OrderedDict()
         """Tasks that are over, oldest first, and when each is forgotten."""
+        self.retained_tokens = 0
         self.timers: Timers[tuple[TimerKind, str]] = Timers()
         self.tally = Tally()
         self.draining = False
@@ -80,7 +84,8 @@ class World:
         pool = self.pools.get(pool_id)
         if pool is None:
             known = ", ".join(self.pools) or "none"
-            raise OrchError(Kind.UNKNOWN_ID, f"no pool {pool_id} is configured (known: {known})")
+            shown = pool_id[:63]  # no pool's id is longer
+            raise OrchError(Kind.UNKNOWN_ID, f"no pool {shown} is configured (known: {known})")
         return pool
 
     def replica(self, replica_id: ReplicaId) -> Replica:

@@ -6,6 +6,7 @@ one step. Routes ask it; links report to it. How frames are written is in relay.
 
 from __future__ import annotations
 
+import math
 from typing import Final, assert_never
 
 import trio
@@ -38,6 +39,7 @@ from orchd.core.pool import PoolSpec
 from orchd.edge.links import Link
 from orchd.edge.relay import Stream
 from orchd.edge.scrape import Tally
+from orchd.edge.tokens import Tokenizers
 from orchd.kit import log
 from orchd.wire.control import Capabilities, PoolHealth, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
@@ -54,6 +56,8 @@ from orchd.wire.shapes import (
 
 PULSE_S: Final = 0.25
 """How often core hears of progress and streams get what is due: often enough for a prediction."""
+ALIVE_S: Final = 5.0
+"""A pulse that is later than this by its own clock beats no more: twenty of them were missed."""
 PAGE: Final = 100
 _StreamEffect = Accepted | Dispatch | Seal | Finish | Break | Moved | Forget
 _WHY: Final[dict[CancelReason, str]] = {
@@ -70,6 +74,7 @@ class App:
         self.settings = settings
         self.front = Front([_spec(pool) for pool in settings.pools])
         self.tally = Tally(self.front)
+        self.tokenizers = Tokenizers(self.front, settings)
         self._streams: dict[TaskId, Stream] = {}
         self._running: dict[TaskId, Stream] = {}
         self._open: set[TaskId] = set()
@@ -79,16 +84,22 @@ class App:
             for pool in settings.pools
             for replica in pool.replica_ids
         }
+        self._beat_at = -math.inf
         self._wake_at: float | None = None
         self._alarm = trio.Event()
 
     # what routes ask for
 
     def submit(
-        self, request: TaskRequest, digest: bytes, correlation_id: str, identity: str
+        self,
+        request: TaskRequest,
+        digest: bytes,
+        correlation_id: str,
+        identity: str,
+        prompt_tokens: int | None,
     ) -> TaskAccepted:
         """Admit a task. Raises OrchError when it is refused."""
-        answer = self.handle(Submit(request, digest, correlation_id, identity))
+        answer = self.handle(Submit(request, digest, correlation_id, identity, prompt_tokens))
         assert answer is not None, "core answers every Submit"
         return answer.accepted
 
@@ -140,26 +151,12 @@ class App:
 
     def unready_reasons(self) -> tuple[str, ...]:
         """Return why orchd could not serve a task now; empty when a pool is ready."""
-        pools = self.pools()
-        if any(pool.ready for pool in pools):
-            return ()
-        if not pools:
-            return ("no pools are configured",)
-        return tuple(
-            f"pool {pool.pool_id}: {pool.last_error.message if pool.last_error else 'not ready'}"
-            for pool in pools
-        )
+        return self.front.unready_reasons(trio.current_time())
 
     def register(self, worker: WorkerRegistration) -> None:
-        """A poolmgr is Ready: link to it now. Raises OrchError(UNKNOWN_ID)."""
-        link = self._links.get(worker.replica_id)
-        if link is None:
-            raise OrchError(
-                Kind.UNKNOWN_ID,
-                f"replica {worker.replica_id} is not in the configuration that orchd runs with",
-                path="$.replica_id",
-            )
-        link.nudge()
+        """A poolmgr is Ready: link to it now. Raises OrchError when core does not know it."""
+        self.front.check_worker(worker)
+        self._links[worker.replica_id].nudge()
 
     # the one door
 
@@ -200,24 +197,25 @@ class App:
                 if fresh:
                     now, pool_id = trio.current_time(), accepted.pool_id
                     stream = self._streams[task_id] = Stream(task_id, pool_id, now)
-                    stream.say("started", started)
+                    stream.say(("started", started))
                     self._open.add(task_id)
             case Dispatch(task_id, replica_id, request, correlation_id):
                 stream = self._running[task_id] = self._streams[task_id]
-                stream.say("narration", _told("start", replica_id, f"Starts on {replica_id}."))
+                stream.say(_told("start", replica_id, f"Starts on {replica_id}."))
                 self._links[replica_id].open(request, correlation_id, stream)
             case Seal(task_id, reason):
                 stream = self._streams[task_id]
                 stream.seal()
-                stream.say("narration", _told("cancel", task_id, _WHY[reason]))
+                stream.say(_told("cancel", task_id, _WHY[reason]))
             case Finish(task_id, ended):
                 stream = self._over(task_id)
-                if not stream.sealed:
+                if stream.sealed:
+                    stream.finish(("end", ended))
+                else:
                     human = f"Ended ({ended.finish_reason}) after {ended.tokens_out} tokens."
-                    stream.say("narration", _told("end", task_id, human))
-                stream.finish("end", ended)
+                    stream.finish(_told("end", task_id, human), ("end", ended))
             case Break(task_id, error):
-                self._over(task_id).finish("error", error.envelope())
+                self._over(task_id).finish(("error", error.envelope()))
             case Moved():
                 self._moved(effect)
             case Forget(task_id):
@@ -254,12 +252,20 @@ class App:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the links up, wake core when it asked for it, and keep streams informed."""
-        async with trio.open_nursery() as nursery:
-            for link in self._links.values():
-                nursery.start_soon(link.run)
-            nursery.start_soon(self._keep_time)
-            nursery.start_soon(self._pulse)
-            task_status.started()
+        self._beat_at = trio.current_time()
+        try:
+            async with trio.open_nursery() as nursery:
+                for link in self._links.values():
+                    nursery.start_soon(link.run)
+                nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._pulse)
+                task_status.started()
+        finally:
+            self.tokenizers.close()
+
+    def alive(self) -> bool:
+        """Return whether the pulse beats: what systemd's watchdog is to know."""
+        return trio.current_time() - self._beat_at < ALIVE_S
 
     async def drain(self, deadline_s: float) -> None:
         """Admit nothing more; give running tasks `deadline_s`, then cancel what is left."""
@@ -287,6 +293,7 @@ class App:
         heartbeat_s = self.settings.sse.heartbeat_ms / 1000
         next_metrics = next_beat = trio.current_time()
         while True:
+            self._beat_at = trio.current_time()
             await trio.sleep(PULSE_S)
             now = trio.current_time()
             for stream in list(self._running.values()):
@@ -326,5 +333,5 @@ def _spec(pool: Pool) -> PoolSpec:
     )
 
 
-def _told(action: str, target: str, human: str) -> Narration:
-    return Narration(human=human, actor="orchd", action=action, target=target)
+def _told(action: str, target: str, human: str) -> tuple[str, Narration]:
+    return "narration", Narration(human=human, actor="orchd", action=action, target=target)

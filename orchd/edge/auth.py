@@ -20,7 +20,8 @@ OPEN_PATHS = frozenset({"/health", "/healthz", "/readyz"})
 
 @frozen
 class Guard:
-    """The rule of one daemon. `token` None: loopback and the unix socket only [AUTH-1002]."""
+    """The rule of one daemon: with a token everybody presents it, but for `auth_optional` those
+    that come over loopback or the unix socket. Without one, only those are served [AUTH-1002]."""
 
     token: str | None
     auth_optional: bool
@@ -32,27 +33,24 @@ class Guard:
             if not hmac.compare_digest(offered.encode(), self.token.encode()):
                 raise OrchError(Kind.BAD_TOKEN, "the bearer token is not the configured one")
             return f"token:{fingerprint(offered)}"
-        if request.peer.kind == "unix":
-            return f"uid:{request.peer.uid}"  # the socket's mode and group let it in
+        here = _on_this_machine(request.peer)
+        if here is not None and (self.token is None or self.auth_optional):
+            return here
         if self.token is None:
-            if _is_loopback(request.peer):
-                return "localhost"
             raise OrchError(
                 Kind.NON_LOOPBACK_WITHOUT_TOKEN,
                 "no token is configured, so only loopback is served",
             )
-        if self.auth_optional and _is_loopback(request.peer):
-            return "localhost"
         if request.path in OPEN_PATHS:
             return "anonymous"
         raise OrchError(Kind.MISSING_TOKEN, "a bearer token is needed")
 
     def registration(self, request: Request) -> None:
-        """Check a worker's registration: with a token configured, it must carry it [AUTH-1003]."""
+        """Check a worker that may ask: it must carry the token also where others need not
+        [AUTH-1003]."""
         offered = _bearer(request.headers.get("authorization"))
         if self.token is not None and offered is None:
             raise OrchError(Kind.MISSING_TOKEN, "a worker registers with the configured token")
-        self.identity(request)
 
 
 def fingerprint(token: str) -> str:
@@ -63,6 +61,13 @@ def fingerprint(token: str) -> str:
 def _bearer(header: str | None) -> str | None:
     scheme, _, token = (header or "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+
+def _on_this_machine(peer: Peer) -> str | None:
+    """Return who a caller is that comes over loopback or a unix socket, whose mode let it in."""
+    if peer.kind == "unix":
+        return f"uid:{peer.uid}"
+    return "localhost" if _is_loopback(peer) else None
 
 
 def _is_loopback(peer: Peer) -> bool:

@@ -34,7 +34,8 @@ from orchd.wire.shapes import TaskRequest
 from orchd.wire.snapshot import FRESH_S, HEARTBEAT_S, Cause, Snapshot
 
 RETRY_FIRST_S: Final = 0.1
-RETRY_MAX_S: Final = 5.0
+RETRY_MAX_S: Final = 0.25
+"""A pool that fails to load is there for half a second: long enough to be asked why."""
 UPGRADE_S: Final = 10.0  # systemd may have to start the poolmgr first; its socket answers early
 FREED_S: Final = 30.0
 """A pool that has not freed a cancelled job's slot by then is taken for broken."""
@@ -53,6 +54,7 @@ class Link:
         self._client = Client(Target.unix(path))
         self._report = report
         self._pipe: Pipe | None = None
+        self._acks: list[bytes] = []
         self._jobs: dict[int, Stream] = {}
         self._numbers: dict[TaskId, JobNo] = {}
         self._cancelled: dict[int, float] = {}
@@ -106,6 +108,10 @@ class Link:
         self._send(wire.encode_json(wire.Type.CREDIT, number, {"bytes": owed}))
 
     def _send(self, message: bytes) -> None:
+        """Send, and with it the ACKs that wait: nobody hurries for one, and each costs a call."""
+        if self._acks:
+            message = b"".join((*self._acks, message))
+            self._acks.clear()
         if self._pipe is not None:
             try:
                 self._pipe.send_nowait(message)
@@ -153,6 +159,7 @@ class Link:
         if self._pipe is not None:
             self._pipe.close()
         self._pipe = None
+        self._acks.clear()
         self._jobs.clear()
         self._numbers.clear()
         self._cancelled.clear()
@@ -207,6 +214,8 @@ class Link:
                         Kind.ENGINE_PROTOCOL, f"its socket is answered by {snapshot.replica_id}"
                     )
                 self._report(ReplicaSeen(snapshot))
+                if self._acks:
+                    self._send(b"")
             case wire.Type.WELCOME:
                 welcome = wire.body(wire.Welcome, body)
                 log.event(
@@ -231,7 +240,7 @@ class Link:
         if stream is None:
             return  # END and CANCEL crossed; FREED comes for a job that is over
         del self._numbers[stream.task_id]
-        self._send(wire.encode(wire.Type.ACK, number))
+        self._acks.append(wire.encode(wire.Type.ACK, number))
         self._report(event(stream.task_id))
 
 

@@ -79,10 +79,16 @@ class Stream:
 
     # written by orchd
 
-    def say(self, event: str, value: Started | Narration | Ended | Envelope) -> None:
-        """Append a durable frame."""
-        self._append(sse.frame(self.next_id, event, codec.dumps(value)))
-        self.next_id += 1
+    def say(self, *frames: tuple[str, Started | Narration | Ended | Envelope]) -> None:
+        """Append durable frames, in one write."""
+        first_id = self.next_id
+        self.next_id += len(frames)
+        self._append(
+            b"".join(
+                sse.frame(first_id + n, event, codec.dumps(value))
+                for n, (event, value) in enumerate(frames)
+            )
+        )
 
     def hint(self, value: MetricsFrame) -> int:
         """Send a `metrics` frame to the readers that are level; it is not kept [SSE-1004].
@@ -95,13 +101,13 @@ class Stream:
         """Send a comment to the readers that are level."""
         self._whisper(sse.comment("heartbeat"))
 
-    def finish(self, event: str, value: Ended | Envelope) -> None:
-        """Append the last frame; nothing follows [ORCH-3406]."""
+    def finish(self, *frames: tuple[str, Narration | Ended | Envelope]) -> None:
+        """Append the last frames, in one write; nothing follows [ORCH-3406]."""
         if self.done:
             return
-        self.say(event, value)
         self.done = True
         self._grant = None
+        self.say(*frames)
         for reader in self.readers:
             reader.wake()
 
@@ -223,7 +229,7 @@ class Reader:
     def write(self, frames: bytes) -> None:
         """Write, and let the reader's own task do what the socket did not take."""
         try:
-            if not self.sink.send_nowait(frames):
+            if not self.sink.send_nowait(frames, last=self._stream.done):
                 self.wake()
         except PipeClosed:
             self.wake()
@@ -241,13 +247,14 @@ class Reader:
             while True:
                 if sink.pending:
                     with trio.move_on_after(STALL_S) as patience:
-                        await sink.flush()
+                        await sink.flush_some()
                     if patience.cancelled_caught:
                         sink.abort()
                         return False
                     stream.flushed()
                 elif self.position < len(stream.log):
-                    sink.send_nowait(self._next_frames())
+                    frames = self._next_frames()
+                    sink.send_nowait(frames, last=stream.done and self.position == len(stream.log))
                     stream.grant()
                     await trio.lowlevel.checkpoint()
                 elif stream.done:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import trio
 from attrs import frozen
 
 from orchd import __version__
@@ -19,7 +20,7 @@ from orchd.edge.relay import Reader
 from orchd.edge.scrape import page
 from orchd.kit.http1 import Request, Response, Sink, Streaming, json_response, require_json
 from orchd.wire import codec
-from orchd.wire.control import Health, Pools, WorkerRegistration
+from orchd.wire.control import Health, Pools, TokenizeRequest, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId, TaskId
 from orchd.wire.shapes import TaskRequest, TaskState
@@ -72,6 +73,8 @@ class Routes:
                 return {"GET": self._stream}, task
             case ["v1", "tasks", task, "cancel"]:
                 return {"POST": self._cancel}, task
+            case ["v1", "tokenize"]:
+                return {"POST": self._tokenize}, ""
             case ["v1", "capabilities"]:
                 return {"GET": self._capabilities}, ""
             case ["v1", "pools"]:
@@ -80,13 +83,19 @@ class Routes:
                 return {"GET": self._pool_health}, pool
             case ["v1", "workers", "register"]:
                 return {"POST": self._register}, ""
-            case ["metrics"]:
-                return {"GET": self._metrics}, ""
-            case ["health"] | ["healthz"]:
-                return {"GET": self._live}, ""
-            case ["readyz"]:
-                return {"GET": self._ready}, ""
+            case [name]:
+                return self._pages(name), ""
         return {}, ""
+
+    def _pages(self, name: str) -> dict[str, Handler]:
+        """Return what stands beside the API, for whoever watches the daemon."""
+        pages: dict[str, Handler] = {
+            "metrics": self._metrics,
+            "health": self._live,
+            "healthz": self._live,
+            "readyz": self._ready,
+        }
+        return {"GET": pages[name]} if name in pages else {}
 
     # data plane
 
@@ -94,8 +103,16 @@ class Routes:
         require_json(request)
         task = _body(TaskRequest, request)
         digest = hashlib.sha256(codec.dumps(task)).digest()
-        accepted = self.app.submit(task, digest, request.correlation_id, identity)
+        # the one wait, and before the task exists: whoever sends it again meanwhile waits too, and
+        # the first to come back is admitted
+        prompt_tokens = await self.app.tokenizers.count(task, trio.current_time())
+        accepted = self.app.submit(task, digest, request.correlation_id, identity, prompt_tokens)
         return json_response(accepted, 202)
+
+    async def _tokenize(self, request: Request, _identity: str) -> Answer:
+        require_json(request)
+        asked = _body(TokenizeRequest, request)
+        return Response(body=await self.app.tokenizers.tell(asked, trio.current_time()))
 
     async def _task(self, _request: Request, task: str) -> Answer:
         return json_response(self.app.task_status(_task_id(task)))
@@ -170,7 +187,8 @@ def _task_id(text: str) -> TaskId:
 
 def _with_etag(request: Request, response: Response) -> Response:
     tag = f'"{hashlib.sha256(response.body).hexdigest()[:16]}"'
-    known = {part.strip() for part in request.headers.get("if-none-match", "").split(",")}
-    if tag in known:
+    known = request.headers.get("if-none-match", "").split(",")
+    # compared weakly: a proxy that packs an answer marks its tag so (RFC 9110, 13.1.2)
+    if {part.strip().removeprefix("W/") for part in known} & {tag, "*"}:
         return Response(304, headers=(("ETag", tag),))
     return Response(200, response.body, headers=(("ETag", tag),))

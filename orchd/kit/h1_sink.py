@@ -14,18 +14,21 @@ from orchd.kit.pipe import Pipe, PipeClosed
 MAX_REST: Final = 32 << 10
 """Bytes a client may send behind a request whose answer still streams; more is no client."""
 _REST_RECV: Final = 4096
+END: Final = b"0\r\n\r\n"
+"""The chunk that ends a body."""
 
 
 class H1Sink:
     """Writes one body. Its methods raise PipeClosed once the peer has gone."""
 
-    __slots__ = ("_chunked", "_head", "_pipe", "gone", "rest")
+    __slots__ = ("_chunked", "_ended", "_head", "_pipe", "gone", "rest")
 
     def __init__(self, pipe: Pipe, head: bytes, rest: bytes, *, chunked: bool) -> None:
         self._pipe = pipe
         self._head = head
         """Held back until the first chunk, or the next turn of the loop: one send for both."""
         self._chunked = chunked
+        self._ended = False
         self.rest = rest
         """What the client sent behind the request: the next requests."""
         self.gone = False
@@ -36,14 +39,18 @@ class H1Sink:
         """Bytes written here that the kernel has not taken yet."""
         return self._pipe.pending
 
-    def send_nowait(self, data: bytes) -> bool:
-        """Write one chunk. False: a rest is pending; await flush() before the next."""
+    def send_nowait(self, data: bytes, *, last: bool = False) -> bool:
+        """Write one chunk. False: a rest is pending; await flush() before the next.
+
+        `last`: the end of the body goes out with it, and nothing may follow.
+        """
         if self.gone:
             raise PipeClosed("the body is closed")
         if not data:
             return not self._pipe.pending  # an empty chunk would end the body
         if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+            data = b"%x\r\n%b\r\n%b" % (len(data), data, END if last else b"")
+            self._ended = last
         if self._head:
             data = self._head + data
             self._head = b""
@@ -61,6 +68,13 @@ class H1Sink:
             raise PipeClosed("the body is closed")
         self.begin()
         await self._pipe.flush()
+
+    async def flush_some(self) -> None:
+        """Return when the kernel has taken a part of what is pending."""
+        if self.gone:
+            raise PipeClosed("the body is closed")
+        self.begin()
+        await self._pipe.flush_some()
 
     async def wait_closed(self) -> None:
         """Return when the peer hung up, or this side closed.
@@ -91,7 +105,7 @@ class H1Sink:
     def finish(self) -> None:
         """Write the end of the body: the server's call, after `run`. Nothing may follow."""
         self.gone = True
-        end = self._head + (b"0\r\n\r\n" if self._chunked else b"")
+        end = self._head + (END if self._chunked and not self._ended else b"")
         self._head = b""
         if end:
             self._pipe.send_nowait(end)

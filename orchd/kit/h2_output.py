@@ -65,7 +65,8 @@ class H2Output:
 
     def queue(self, sink: H2Sink) -> None:
         """Give a stream its turn when the next bytes are sent: a window may have opened."""
-        if not sink.queued and not sink.gone and (sink.rest or sink.ended):
+        waits = sink.rest or (sink.ended and not sink.sent)
+        if waits and not sink.queued and not sink.gone:
             sink.queued = True
             self._turns.append(sink)
 
@@ -131,7 +132,7 @@ class H2Output:
 
     def _frame(self, sink: H2Sink) -> int | None:
         """Frame what one frame holds of a stream; None: it has nothing to send, or no window."""
-        if sink.gone:
+        if sink.gone or sink.sent:
             return None
         size = len(sink.rest)
         if size:
@@ -142,8 +143,7 @@ class H2Output:
         data = sink.take(size)
         end = sink.ended and not sink.rest
         self._h2.send_data(sink.stream_id, data, end_stream=end)
-        if end:
-            sink.gone = True
+        sink.sent = end
         return size
 
     def _landed(self) -> None:

@@ -42,6 +42,7 @@ class H2Sink:
         "half_sent",
         "queued",
         "rest",
+        "sent",
         "stream_id",
     )
 
@@ -52,6 +53,8 @@ class H2Sink:
         """What waits for a window or for the kernel; at most MAX_PENDING and one piece."""
         self.ended = False
         """Nothing follows `rest`."""
+        self.sent = False
+        """The end of the stream is framed."""
         self.gone = False
         """The peer reset the stream or left, or this side did: nothing is written any more."""
         self.queued = False
@@ -66,12 +69,16 @@ class H2Sink:
         """Bytes written here that the kernel has not taken yet."""
         return len(self.rest) + (self._out.unsent if self.half_sent else 0)
 
-    def send_nowait(self, data: bytes) -> bool:
-        """Write one piece. False: a rest is pending; await flush() before the next."""
+    def send_nowait(self, data: bytes, *, last: bool = False) -> bool:
+        """Write one piece. False: a rest is pending; await flush() before the next.
+
+        `last`: the end of the body goes out with it, and nothing may follow.
+        """
         if self.gone or self.ended:
             raise PipeClosed("the body is closed")
         if not data:
             return not self.pending
+        self.ended = last
         if not self.rest:
             self.rest = data
             self._out.offer(self)
@@ -102,15 +109,20 @@ class H2Sink:
                 return
             await self._moved.park()
 
+    async def flush_some(self) -> None:
+        """Return when the kernel has taken a part of what is pending."""
+        if self.gone:
+            raise PipeClosed("the body is closed")
+        if self.pending:
+            await self._moved.park()
+
     async def drain(self, patience_s: float) -> None:
         """Return when the ended body is out; a peer that takes nothing for so long is cut off."""
-        while self.pending or not self.gone:
+        while not self.gone and (self.pending or not self.sent):
             with trio.move_on_after(patience_s) as patience:
                 await self._moved.park()
             if patience.cancelled_caught:
-                self.leave()
-                self._out.reset(self)
-                return
+                self.abort()
 
     async def wait_closed(self) -> None:
         """Return when the peer left or reset the stream, or this side did."""

@@ -201,7 +201,7 @@ class H2Stream:
     def _head(self, fields: h2_heads.Fields, *, end: bool) -> None:
         self._out.head(self.sink.stream_id, fields, end=end)
         if end:
-            self.sink.gone = True
+            self.sink.ended = self.sink.sent = True
             self._out.pump()
 
     async def _stream(self, answer: Streaming) -> None:

@@ -95,7 +95,8 @@ def malformed(exc: h11.RemoteProtocolError) -> OrchError:
     """Return what h11 found as our error."""
     if exc.error_status_hint == 431:
         return OrchError(Kind.HEADERS_TOO_LARGE, "the head of the request is too large")
-    return OrchError(Kind.MALFORMED_HTTP, f"not well-formed HTTP/1.1: {exc}")
+    what = str(exc).partition(": bytearray(")[0]  # the line itself may hold a secret
+    return OrchError(Kind.MALFORMED_HTTP, f"not well-formed HTTP/1.1: {what}")
 
 
 def _understood(event: h11.Request) -> Head:
@@ -104,6 +105,8 @@ def _understood(event: h11.Request) -> Head:
         name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     chunked = "transfer-encoding" in headers
+    if not event.http_version.startswith(b"1."):
+        raise OrchError(Kind.MALFORMED_HTTP, "HTTP/1.1 is spoken here, and no other version")
     http10 = event.http_version < b"1.1"
     if chunked and ("content-length" in headers or http10):
         # RFC 9112, 6.1: what a smuggled request looks like

@@ -6,41 +6,55 @@ events there are is the business of those who log.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime as dt
 import os
-import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
-import orjson
+import trio
+from attrs import frozen
 
-from orchd.kit.redact import SHOWN, add_secret, is_secret_name, redact
+from orchd.kit.log_sinks import OWN, Record, to_console, to_journal, to_lines
+from orchd.kit.redact import SHOWN, add_secret, is_secret_name, redact, redact_short
 
 __all__ = ["add_secret", "capture", "correlation", "debugging", "event", "redact", "setup"]
 
 Level = Literal["debug", "info", "warning", "error"]
 Mode = Literal["auto", "json", "pretty", "journal"]
-Record = dict[str, Any]
 
 MAX_TEXT: Final = 16 << 10  # bytes of one field: a traceback fits, a prompt gone astray does not
+MAX_SHORT: Final = 64  # characters: ids, names and words, of which most come again
 MAX_DEPTH: Final = 6
-_PRIORITY: Final[Mapping[str, int]] = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog(3)
-_COLOUR: Final[Mapping[str, str]] = {"debug": "2", "info": "0", "warning": "33", "error": "31"}
-_OWN: Final = frozenset({"ts", "level", "event", "human"})
-_JOURNAL_OWN: Final = frozenset({"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "MESSAGE_ID"})
 
 correlation: ContextVar[str | None] = ContextVar("correlation", default=None)
 """The correlation id of the request that this task serves; every event of it carries the id."""
+
+
+@frozen
+class _Said:
+    """An event as it was said; what is written of it is made when it is written."""
+
+    at: dt.datetime
+    name: str
+    human: str | None
+    level: Level
+    correlation_id: str | None
+    fields: Mapping[str, object]
 
 
 class _State:
     """The process has one log; it is set up once, by the program."""
 
     def __init__(self) -> None:
-        self.sink: Callable[[Record], None] | None = None
+        self.sink: Callable[[list[Record], str], None] | None = None
+        self.waiting: list[_Said] = []
+        self.lot: trio.lowlevel.ParkingLot | None = None
+        self.thread = 0
         self.captures: list[list[Record]] = []
         self.debug = False
         self.program = "orchd"
@@ -58,12 +72,26 @@ def setup(mode: Mode, program: str, *, debug: bool = False) -> None:
     _state.debug = debug
     if mode == "auto":
         mode = _auto()
-    if mode == "journal":
-        _state.sink = _to_journal
-    elif mode == "pretty":
-        _state.sink = _to_console
-    else:
-        _state.sink = _to_lines
+    _state.sink = {"journal": to_journal, "pretty": to_console}.get(mode, to_lines)
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """Let a daemon's command line choose the sink: --log, else ORCHD_LOG, else auto."""
+    parser.add_argument(
+        "--log",
+        type=_mode,  # unlike `choices` it holds for the default too
+        default=os.environ.get("ORCHD_LOG", "auto"),
+        metavar="|".join(get_args(Mode)),
+        help="how to log (default: ORCHD_LOG, else auto)",
+    )
+
+
+def _mode(text: str) -> str:
+    if text not in get_args(Mode):
+        raise argparse.ArgumentTypeError(
+            f"must be one of {', '.join(get_args(Mode))}, not {text!r}"
+        )
+    return text
 
 
 def debugging() -> bool:
@@ -78,26 +106,59 @@ def event(name: str, human: str | None = None, *, level: Level = "info", **field
     """
     if level == "debug" and not debugging():
         return
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
-    record: Record = {"ts": now.replace("+00:00", "Z"), "level": level, "event": name}
-    if human is not None:
-        record["human"] = _text(human)
-    if "correlation_id" not in fields and (current := correlation.get()) is not None:
-        record["correlation_id"] = current
-    for key, value in fields.items():
-        if value is not None:
-            shown = SHOWN if is_secret_name(key) and value else _plain(value, 0)
-            record[f"{key}_" if key in _OWN else key] = shown
-    for kept in _state.captures:
-        kept.append(record)
+    said = _Said(dt.datetime.now(dt.UTC), name, human, level, correlation.get(), fields)
+    if _state.captures:
+        record = _record(said)
+        for kept in _state.captures:
+            kept.append(record)
     if level == "debug" and not _state.debug:
         return
+    _state.waiting.append(said)
+    if _state.lot is not None and level == "info" and threading.get_ident() == _state.thread:
+        _state.lot.unpark_all()
+    else:
+        flush()
+
+
+async def keep_writing() -> None:
+    """Write info events at the end of each turn of the loop: a service for a nursery.
+
+    An admission logs three of them; so they are neither in the way of its answer nor a system call
+    each. What is more urgent, or comes from another thread, is written at once, in order.
+    """
+    _state.lot, _state.thread = trio.lowlevel.ParkingLot(), threading.get_ident()
+    try:
+        while True:
+            await _state.lot.park()
+            flush()
+    finally:
+        _state.lot = None
+        flush()
+
+
+def flush() -> None:
+    """Write what waits."""
     if _state.sink is None:
         setup("auto", _state.program)
     assert _state.sink is not None
+    waiting, _state.waiting = _state.waiting, []
     # a log that cannot be written must not end the program that writes it
     with contextlib.suppress(OSError, ValueError):
-        _state.sink(record)
+        _state.sink([_record(said) for said in waiting], _state.program)
+
+
+def _record(said: _Said) -> Record:
+    now = said.at.isoformat(timespec="milliseconds")
+    record: Record = {"ts": now.replace("+00:00", "Z"), "level": said.level, "event": said.name}
+    if said.human is not None:
+        record["human"] = _text(said.human)
+    if said.correlation_id is not None and "correlation_id" not in said.fields:
+        record["correlation_id"] = said.correlation_id
+    for key, value in said.fields.items():
+        if value is not None:
+            shown = SHOWN if is_secret_name(key) and value else _plain(value, 0)
+            record[f"{key}_" if key in OWN else key] = shown
+    return record
 
 
 @contextlib.contextmanager
@@ -131,6 +192,8 @@ def _is_journal(stream: str) -> bool:
 
 def _plain(value: object, depth: int) -> Any:
     """Return `value` as what JSON knows, redacted and bounded."""
+    if isinstance(value, str):  # most are
+        return _text(str(value))
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
@@ -146,56 +209,10 @@ def _plain(value: object, depth: int) -> Any:
 
 
 def _text(text: str) -> str:
+    if len(text) <= MAX_SHORT and text.isascii():
+        return redact_short(text)
     text = redact(text)
     if len(text) > MAX_TEXT:
         text = text[:MAX_TEXT] + "..."
     # a file name or a peer may bring a lone surrogate, which no encoder takes
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _json(value: object) -> str:
-    return orjson.dumps(value).decode("utf-8")
-
-
-def _to_lines(record: Record) -> None:
-    sys.stderr.write(_json(record) + "\n")
-    sys.stderr.flush()
-
-
-def _to_console(record: Record) -> None:
-    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    fields = [f"{k}={_cell(v)}" for k, v in record.items() if k not in _OWN and k != "traceback"]
-    # what a peer sent must not move the cursor
-    text = re.sub(r"[\x00-\x1f\x7f]", " ", str(record.get("human", record["event"])))
-    extra = "  " + " ".join(fields) if fields else ""
-    if colour:
-        text = f"\033[{_COLOUR[record['level']]}m{text}\033[0m"
-        extra = f"\033[2m{extra}\033[0m" if extra else ""
-    line = f"{record['ts'][11:23]} {record['level']:<7} {text}{extra}\n"
-    sys.stderr.write(line + str(record.get("traceback", "")))
-    sys.stderr.flush()
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, str) and re.fullmatch(r"[^\s\"'=]+", value):
-        return value
-    return _json(value)
-
-
-def _to_journal(record: Record) -> None:
-    from systemd import journal  # loads a shared library that other sinks do not need
-
-    fields: dict[str, str] = {}
-    for key, value in record.items():
-        if key not in {"ts", "level", "human"}:
-            field = re.sub(r"[^A-Z0-9_]", "_", key.upper()).lstrip("_0123456789")[:64] or "FIELD"
-            field = f"{field}_" if field in _JOURNAL_OWN else field
-            fields[field] = value if isinstance(value, str) else _json(value)
-    journal.send(
-        str(record.get("human", record["event"])),
-        # without one of these the library walks the stack for the caller, which is this line
-        CODE_FUNC=record["event"],
-        PRIORITY=str(_PRIORITY[record["level"]]),
-        SYSLOG_IDENTIFIER=_state.program,
-        **fields,
-    )

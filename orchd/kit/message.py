@@ -124,8 +124,11 @@ def error_response(error: OrchError) -> Response:
 
 
 def require_json(request: Request) -> None:
-    """Raise OrchError(UNSUPPORTED_MEDIA) unless the body is declared as JSON."""
+    """Raise OrchError(UNSUPPORTED_MEDIA) unless the body is declared as JSON, and not packed."""
     declared = request.headers.get("content-type", "")
     if declared.partition(";")[0].strip().lower() != JSON:
         shown = f"not {declared[:60]!r}" if declared else "and the request names none"
         raise OrchError(Kind.UNSUPPORTED_MEDIA, f"the body must be {JSON}, {shown}")
+    packed = request.headers.get("content-encoding", "identity")
+    if packed.strip().lower() != "identity":
+        raise OrchError(Kind.UNSUPPORTED_MEDIA, f"the body must not be packed ({packed[:20]!r})")

@@ -6,6 +6,7 @@ When a daemon is ready and what its status says is its own business.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -14,29 +15,39 @@ import trio
 
 from orchd.kit.redact import redact
 
-MAX_STATUS: Final = 240  # characters: a line of systemctl status, not a report
+MAX_STATUS: Final = 500  # characters: a cause with its figures and its advice, not a report
+WAIT_S: Final = 5.0
+"""How long READY=1, STOPPING=1 and last words wait for room: below any watchdog, and long enough
+for a manager that reloads its units."""
+BEAT_AGAIN_S: Final = 0.5
 
 
 class Notifier:
-    """Talks to $NOTIFY_SOCKET. A message that cannot be sent is dropped: sd_notify(3), Notes."""
+    """Talks to $NOTIFY_SOCKET. A manager that does not listen does not hold up the loop: a status
+    line or a beat for which it has no room is dropped, what matters waits for at most WAIT_S."""
 
     def __init__(self) -> None:
         # without the variable sdnotify leaks the socket that it made before it looked
-        self._notifier = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
+        named = os.environ.get("NOTIFY_SOCKET")
+        self._socket: socket.socket | None = sdnotify.SystemdNotifier().socket if named else None
         self.watchdog_s = _watchdog_s()
         """Half of WatchdogSec=, in seconds: how often to beat; None without a watchdog."""
 
     def ready(self, status: str) -> None:
         """READY=1, with what systemctl status then shows."""
-        self._send("READY=1", status)
+        self._send(f"READY=1\n{_line(status)}", WAIT_S)
 
-    def status(self, text: str) -> None:
-        """Replace the line that systemctl status shows."""
-        self._send(None, text)
+    def status(self, text: str) -> bool:
+        """Replace the line that systemctl status shows. False: there was no room, say it later."""
+        return self._send(_line(text))
 
     def stopping(self, status: str) -> None:
         """STOPPING=1: the orderly stop has begun."""
-        self._send("STOPPING=1", status)
+        self._send(f"STOPPING=1\n{_line(status)}", WAIT_S)
+
+    def last_words(self, text: str) -> None:
+        """Replace the line once more, for the time after the end."""
+        self._send(_line(text), WAIT_S)
 
     async def keep_beating(self, alive: Callable[[], bool]) -> None:
         """Send WATCHDOG=1 from the loop itself while `alive()`; returns only without a watchdog.
@@ -46,25 +57,29 @@ class Notifier:
         if self.watchdog_s is None:
             return
         while True:
-            if alive():
-                self._notify("WATCHDOG=1")
-            await trio.sleep(self.watchdog_s)
+            sent = not alive() or self._send("WATCHDOG=1")
+            await trio.sleep(self.watchdog_s if sent else min(self.watchdog_s, BEAT_AGAIN_S))
 
     def close(self) -> None:
         """Close the socket: for those that do not live as long as the process."""
-        if self._notifier is not None and self._notifier.socket is not None:
-            self._notifier.socket.close()
-        self._notifier = None
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
 
-    def _send(self, state: str | None, status: str) -> None:
-        line = " ".join(redact(status).split())[:MAX_STATUS]
-        # sdnotify encodes latin-1 and drops what does not fit: give it the UTF-8 bytes one by one
-        text = f"STATUS={line}".encode("utf-8", "replace").decode("latin-1")
-        self._notify(f"{state}\n{text}" if state else text)
+    def _send(self, message: str, wait_s: float = 0.0) -> bool:
+        """Send a message within `wait_s`; False when it was dropped."""
+        if self._socket is None:
+            return True
+        self._socket.settimeout(wait_s)
+        try:
+            self._socket.send(message.encode("utf-8", "replace"))
+        except OSError:  # no room, or no manager any more: sd_notify(3) advises to go on
+            return False
+        return True
 
-    def _notify(self, message: str) -> None:
-        if self._notifier is not None:
-            self._notifier.notify(message)
+
+def _line(status: str) -> str:
+    return f"STATUS={' '.join(redact(status).split())[:MAX_STATUS]}"
 
 
 def _watchdog_s() -> float | None:

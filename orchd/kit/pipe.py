@@ -87,9 +87,12 @@ class Pipe:
                     self._drained = 0 < len(data) < max_bytes
                     return data
             self._drained, self._turns = False, 0
+            if self._closed:
+                # trio keeps a wait on the number -1 for ever; the next one raises BusyResourceError
+                raise PipeClosed("closed on this side")
             try:
                 await trio.lowlevel.wait_readable(self._sock.fileno())
-            except (trio.ClosedResourceError, ValueError, OSError) as exc:
+            except (trio.ClosedResourceError, OSError) as exc:
                 raise PipeClosed("closed on this side") from exc
 
     def send_nowait(self, data: bytes) -> bool:
@@ -123,7 +126,7 @@ class Pipe:
             return
         try:
             await trio.lowlevel.wait_writable(self._sock.fileno())
-        except (trio.ClosedResourceError, ValueError, OSError) as exc:
+        except (trio.ClosedResourceError, OSError) as exc:
             raise PipeClosed("closed on this side") from exc
         try:
             taken = self._sock.send(self._pending)

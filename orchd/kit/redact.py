@@ -6,6 +6,7 @@ Known secrets are replaced wherever they occur; beside them whatever looks like 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 SHOWN: Final = "[redacted]"
@@ -15,18 +16,21 @@ _secrets: list[str] = []
 
 _LOOKS: Final = re.compile(
     r"""
-    (?P<scheme>\b(?:bearer|basic)\s+)[\w.~+/=-]{4,}          # Authorization: Bearer ...
+    (?P<scheme>\b(?:bearer|basic)\s+)(?!(?:tokens?|auth)(?![\w~+/=-]|\.\w))[\w.~+/=-]{4,}
     | (?P<user>://[^/\s:@]*:)[^/\s@]+(?=@)                    # https://user:password@host
-    | (?P<key>["']?(?:[\w-]*[_-])?(?:token|secret|password|passwd|api[_-]?key|authorization|cookie)
+    | (?P<option>--(?:[\w-]*-)?(?:token|secret|password|passwd|api-?key)\s+)[^\s"']{4,}
+    | (?!token:[0-9a-f]{6}(?![\w~+/=-]))                      # a fingerprint [AUTH-1008]
+      (?P<key>["']?(?:[\w-]*[_-])?(?:token|secret|password|passwd|api[_-]?key|authorization|cookie)
         ["']?\s*[=:]\s*["']?)(?!\[redacted)(?!bearer\s|basic\s)[^\s"'&,;]{4,}
     | \b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|AKIA[0-9A-Z]{16})
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_HINT: Final = re.compile(
-    r"bearer|basic|://|token|secret|passw|api.?key|authoriz|cookie|hf_|sk-|gh[pousr]_|AKIA",
-    re.IGNORECASE,
+_HINTS: Final = (
+    *("bearer", "basic", "://", "token", "secret", "passw", "key", "authoriz", "cookie"),
+    *("hf_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "akia"),
 )
+"""One of these, case-folded, stands in whatever _LOOKS finds: ten times cheaper to look for."""
 _NAMES: Final = re.compile(
     r"(?:.*[_-])?(?:token|secret|password|passwd|api_?key|authorization|cookie)", re.IGNORECASE
 )
@@ -37,6 +41,7 @@ def add_secret(secret: str) -> None:
     if len(secret) >= MIN_SECRET and secret not in _secrets:
         _secrets.append(secret)
         _secrets.sort(key=len, reverse=True)  # one may hold another
+        redact_short.cache_clear()
 
 
 def redact(text: str) -> str:
@@ -44,11 +49,20 @@ def redact(text: str) -> str:
     for secret in _secrets:
         if secret in text:
             text = text.replace(secret, SHOWN)
-    if _HINT.search(text):
-        text = _LOOKS.sub(_blank, text)
+    low = text.casefold()  # as IGNORECASE does: a long s is an s
+    for hint in _HINTS:
+        if hint in low:
+            return _LOOKS.sub(_blank, text)
     return text
 
 
+@lru_cache(4096)
+def redact_short(text: str) -> str:
+    """Return what redact() does, remembered: ids and names stand in every event of a task."""
+    return redact(text)
+
+
+@lru_cache(1024)
 def is_secret_name(name: str) -> bool:
     """True for the name of a field whose value is a secret: auth_token, but not tokens_out."""
     return _NAMES.fullmatch(name) is not None
@@ -56,4 +70,4 @@ def is_secret_name(name: str) -> bool:
 
 def _blank(match: re.Match[str]) -> str:
     groups = match.groupdict()
-    return (groups["scheme"] or groups["user"] or groups["key"] or "") + SHOWN
+    return (groups["scheme"] or groups["user"] or groups["option"] or groups["key"] or "") + SHOWN

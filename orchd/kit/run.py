@@ -48,6 +48,8 @@ def started() -> None:
     """
     gc.collect()
     gc.freeze()
+    # a full collection walks every queued task: 0.9 s at 100,000 of them (specs/benchmarks.md)
+    gc.set_threshold(700, 10, 1000)
 
 
 def _raise_descriptor_limit() -> None:
@@ -64,6 +66,7 @@ async def _supervise(main: Callable[[trio.Event], Awaitable[None]], program: str
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             scope = trio.CancelScope()
+            nursery.start_soon(log.keep_writing)
             nursery.start_soon(_watch, signals, stop, forced, scope, program)
             with scope:
                 await main(stop)
@@ -90,6 +93,7 @@ async def _watch(
             scope.cancel()
             break
     async for number in signals:
+        log.flush()
         os._exit(128 + number)
 
 
@@ -98,9 +102,10 @@ def _failed(exc: BaseException, program: str) -> int:
     error = orch_error(exc)
     if error is not None:
         row = error.row
-        human = f"{program}: {error.message.rstrip('.')}. {row.advice}"
+        why = f"{error.message.rstrip('.')}. {row.advice}"
+        human = f"{program}: {why}"
         log.event("failed", human, level="error", kind=error.kind.value, exit_code=row.exit_code)
-        _tell_systemd(human)
+        _tell_systemd(why)
         return row.exit_code
     row, cause = TABLE[Kind.INTERNAL], next(leaves(exc))
     log.event(
@@ -111,11 +116,11 @@ def _failed(exc: BaseException, program: str) -> int:
         exit_code=row.exit_code,
         traceback="".join(traceback.format_exception(exc)),
     )
-    _tell_systemd(f"ended on an unexpected error: {type(cause).__name__}")
+    _tell_systemd(f"{type(cause).__name__}, a bug. Report it with the lines of the journal.")
     return row.exit_code
 
 
-def _tell_systemd(status: str) -> None:
+def _tell_systemd(why: str) -> None:
     notifier = Notifier()
-    notifier.status(status)
+    notifier.last_words(f"Failed: {why}")
     notifier.close()

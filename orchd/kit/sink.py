@@ -16,11 +16,17 @@ class Sink(Protocol):
     def pending(self) -> int:
         """Bytes written here that the kernel has not taken yet; 0 means that it has them all."""
 
-    def send_nowait(self, data: bytes) -> bool:
-        """Write one piece. False: a rest is pending; await flush() before the next."""
+    def send_nowait(self, data: bytes, *, last: bool = False) -> bool:
+        """Write one piece. False: a rest is pending; await flush() before the next.
+
+        `last`: the end of the body goes out with it, and nothing may follow.
+        """
 
     async def flush(self) -> None:
         """Return when the kernel has taken everything."""
+
+    async def flush_some(self) -> None:
+        """Return when the kernel has taken a part of what is pending."""
 
     async def wait_closed(self) -> None:
         """Return when the peer hung up, or this side closed."""

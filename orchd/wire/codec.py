@@ -27,6 +27,9 @@ from orchd.wire.errors import Kind, OrchError
 
 T = TypeVar("T")
 
+MAX_FAULTS = 32
+"""Of one list or object: a body of 8 MB that is wrong two million times is told as quickly."""
+
 UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
@@ -61,6 +64,10 @@ def _shown(value: object) -> str:
     """Return a short form of a value for a message: never the whole of a prompt."""
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= 80 else name[:77] + "..."
 
 
 def _integer(low: int | None, high: int | None, name: str) -> Callable[[Any, Any], int]:
@@ -124,8 +131,9 @@ def _mask(value: Any, _type: Any) -> ids.DeviceMask:
 
 
 _MAX_COUNT = 2**53 - 1  # what every JSON reader keeps exactly (RFC 8259, section 6)
-_ANY_TEXT = re.compile(r"(?s).+")
-_MASK_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}:\d{1,2}(_\d{1,2})*")
+_TEXT = re.compile(r"(?s).{1,4096}")  # the longest are paths: PATH_MAX
+_ENGINE_ID = ids.POOL_ID  # the same letters: it stands in labels and file names too
+_MASK_ID = re.compile(f"{ids.POOL_ID.pattern}:{ids.MASK.pattern}")
 
 
 def _make() -> Converter:
@@ -139,7 +147,8 @@ def _make() -> Converter:
     hook(ids.Positive, _integer(1, _MAX_COUNT, "an integer of at least 1"))
     hook(ids.Int64, _integer(-(2**63), 2**63 - 1, "a 64-bit integer"))
     hook(ids.NonNegative, _number(0.0, "a number of at least 0"))
-    hook(ids.Text, _string(_ANY_TEXT, "a string that is not empty"))
+    hook(ids.Text, _string(_TEXT, "a string of 1 to 4096 characters"))
+    hook(ids.EngineId, _string(_ENGINE_ID, "an engine's name (a-z, 0-9 and -, at most 63)"))
     hook(ids.TaskId, _uuid)
     hook(ids.SessionId, _uuid)
     hook(ids.PoolId, _string(ids.POOL_ID, "a pool id (a-z, 0-9 and -, at most 63)"))
@@ -175,6 +184,9 @@ def _listed(converter: Converter, cls: Any) -> Callable[[Any, Any], tuple[Any, .
             except (ValueError, BaseValidationError) as exc:
                 exc.add_note(IterableValidationNote(f"at index {index}", index, item_type))
                 wrong.append(exc)
+                if len(wrong) == MAX_FAULTS:
+                    wrong.append(WrongValueError("has more faults"))
+                    break
         if wrong:
             raise IterableValidationError("in a list", wrong, cls)
         return tuple(done)
@@ -251,15 +263,22 @@ def _faults(exc: BaseException, path: str) -> list[Fault]:
         return found
     if isinstance(exc, IterableValidationError):
         found = []
-        for inner, at in exc.group_exceptions()[0]:
+        noted_items, bare = exc.group_exceptions()
+        for inner, at in noted_items:
             found += _faults(inner, f"{path}[{at.index}]")
+        for inner_bare in bare:
+            found += _faults(inner_bare, path)
         return found
     if isinstance(exc, ForbiddenExtraKeysError):
         allowed = ", ".join(field.name for field in attrs.fields(exc.cl))
-        return [
-            Fault(f"{path}.{name}", f"is not a known key (known: {allowed})")
-            for name in sorted(map(str, exc.extra_fields))
+        names = sorted(map(str, exc.extra_fields))
+        found = [
+            Fault(f"{path}.{_cut(name)}", f"is not a known key (known: {allowed})")
+            for name in names[:MAX_FAULTS]
         ]
+        if len(names) > MAX_FAULTS:
+            found.append(Fault(path, f"has {len(names) - MAX_FAULTS} more unknown keys"))
+        return found
     if isinstance(exc, KeyError):
         return [Fault(path, "is required")]
     return [Fault(path, str(exc))]

@@ -12,6 +12,9 @@ from orchd.wire.snapshot import Cause, Snapshot
 
 API_VERSION: Final = "1.0.0"
 """Of OrchQueue: `info.version` of the OpenAPI documents."""
+MAX_TEXT_BYTES: Final = 1 << 20
+"""Of a text whose tokens are asked for, in UTF-8: about 256k tokens. Its escaped JSON fits into a
+body, and its answer does not hold up the streams for long."""
 
 
 @frozen(kw_only=True)
@@ -107,6 +110,31 @@ class WorkerRegistration:
     engine_version: Text
     sampler_profile_version: Text
     slots_total: Positive
+
+
+@frozen(kw_only=True)
+class TokenizeRequest:
+    """The body of `POST /v1/tokenize`."""
+
+    model_ref: Text
+    text: str
+
+
+@frozen(kw_only=True)
+class PoolTokenize:
+    """The body of `POST /tokenize` on a pool's socket."""
+
+    text: str
+    tokens: bool = True
+    """False: only the count is wanted."""
+
+
+@frozen(kw_only=True)
+class Tokens:
+    """The answer to both: the tokens of a text as the engine would read it as a prompt."""
+
+    count: Count
+    tokens: tuple[Count, ...] | None = None
 
 
 @frozen(kw_only=True)

@@ -29,6 +29,7 @@ class Kind(enum.StrEnum):
     HEADERS_TOO_LARGE = "headers_too_large"
     UNSUPPORTED_MEDIA = "unsupported_media"
     TASK_ID_REUSED = "task_id_reused"
+    PINS_DIFFER = "pins_differ"
     DEADLINE_UNMET = "deadline_unmet"
     MISSING_TOKEN = "missing_token"
     BAD_TOKEN = "bad_token"
@@ -111,6 +112,9 @@ TABLE: dict[Kind, Row] = {
     Kind.HEADERS_TOO_LARGE: _bad(431, "Send fewer or shorter headers."),
     Kind.UNSUPPORTED_MEDIA: _bad(415, "Send the body with Content-Type: application/json."),
     Kind.TASK_ID_REUSED: _bad(409, "Choose a new task_id for a task with another body."),
+    Kind.PINS_DIFFER: _bad(
+        409, "Give all replicas of the pool one engine, version and sampler profile."
+    ),
     Kind.DEADLINE_UNMET: Row(
         "DEADLINE_UNMET", 400, _TEMPFAIL, True, "client", "Allow a later deadline_ms or ask later."
     ),
@@ -184,7 +188,7 @@ TABLE: dict[Kind, Row] = {
         "Correct the device mask or tensor_split; the engine must use exactly the GPUs it names."
     ),
     Kind.NOT_ATTESTED: _pool(
-        "Set provisioning.gpu_attested = true if the external engine does run on a GPU."
+        "Use mode external with gpu_attested = true, if the engine does run on a GPU."
     ),
     Kind.DAEMON_UNREACHABLE: Row(
         "POOL_UNAVAILABLE", 503, _UNAVAILABLE, True, "operator",

@@ -29,10 +29,13 @@ Int64 = NewType("Int64", int)
 NonNegative = NewType("NonNegative", float)
 """A finite number >= 0 (JSON numbers with or without a point)."""
 Text = NewType("Text", str)
-"""A string that is not empty."""
+"""A string of 1 to 4096 characters."""
 
 POOL_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """Lower case, digits and dashes: what a systemd instance name holds without escaping."""
+
+MASK = re.compile(r"(0|[1-9][0-9]?)(_[1-9][0-9]?)*")
+"""Plain digits without a zero before them: one mask has one name, and so one socket."""
 
 MAX_DEVICES = 64  # NVML itself enumerates far fewer on a workstation
 
@@ -59,7 +62,7 @@ class DeviceMask:
     @classmethod
     def parse(cls, text: str) -> DeviceMask:
         """Read what `str()` wrote. Raises ValueError."""
-        if not re.fullmatch(r"\d{1,2}(_\d{1,2})*", text):
+        if not MASK.fullmatch(text):
             raise ValueError(f"{text!r} is not a device mask such as 0 or 0_1")
         return cls(tuple(int(part) for part in text.split("_")))
 

@@ -19,7 +19,7 @@ from attrs import frozen
 
 from orchd.wire import codec
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import Count, JobNo, PoolId, Positive, ReplicaId, TaskId
+from orchd.wire.ids import Count, Int64, JobNo, PoolId, Positive, ReplicaId, TaskId
 from orchd.wire.shapes import Determinism, FinishReason, Workload
 
 PROTOCOL: Final = "orchd-link/1"
@@ -49,7 +49,8 @@ class Type(enum.IntEnum):
     FREED = 70
 
 
-_TYPES = frozenset(int(t) for t in Type)
+_LEAST = {int(t): FRAMES_HEAD.size if t is Type.FRAMES else 0 for t in Type}
+"""Bytes that a body of a known type has at least: its reader unpacks without looking."""
 
 
 @frozen(kw_only=True)
@@ -84,7 +85,7 @@ class Open:
     credit: Positive
     """Bytes of FRAMES bodies that may be sent before a CREDIT."""
     ctx: Positive
-    seed: int | None = None
+    seed: Int64 | None = None
     prompt: str | None = None
     inputs: tuple[str, ...] | None = None
 
@@ -163,7 +164,7 @@ class Decoder:
         unpack = HEAD.unpack_from
         while size - at >= head:
             length, kind, job = unpack(buffer, at)
-            if length > MAX_BODY or kind not in _TYPES:
+            if length > MAX_BODY or length < _LEAST.get(kind, MAX_BODY + 1):
                 raise OrchError(
                     Kind.ENGINE_PROTOCOL,
                     f"the link's peer sent a message of type {kind} and {length} bytes",

@@ -241,7 +241,7 @@ class TaskStatus:
 
 @frozen(kw_only=True)
 class TaskStatuses:
-    """The body of `GET /v1/tasks`: in order of admission. `next_cursor`: there may be more."""
+    """The body of `GET /v1/tasks`: the newest first. `next_cursor`: there may be older ones."""
 
     tasks: tuple[TaskStatus, ...]
     next_cursor: str | None = None

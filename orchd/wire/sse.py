@@ -135,7 +135,7 @@ class Decoder:
         value = value.removeprefix(" ")
         if key == "data":
             self._data.append(value)
-            self._size += len(value)
+            self._size += len(line)  # not the value: a million empty ones are memory too
         elif key == "event":
             self._name = value
         elif key == "id" and "\0" not in value:

@@ -7,6 +7,7 @@ Readiness is the phase READY and nothing else [OC-POOL-3001].
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final, assert_never
 
 from attrs import frozen
@@ -229,6 +230,8 @@ class Life:
     def __init__(self, now: float) -> None:
         self.phase = Phase.DEVICES
         self.last_error: Cause | None = None
+        self.preloads: Counter[tuple[str, str]] = Counter()
+        """Preloads that ended, by result (ready, failed) and reason."""
         self._error: OrchError | None = None
         self._since = now
         self._where = ""
@@ -275,6 +278,7 @@ class Life:
                 return [Announce(), SelfTest()]
             case SelfTestPassed(proof):
                 self._proof, self.last_error = proof, None
+                self.preloads["ready", ""] += 1
                 return [Announce(), BecomeReady()]
             case HealthLost(error) | Broke(error):
                 return self._broke(error, before, after)
@@ -293,6 +297,8 @@ class Life:
             self._words = error.message
             return [FailJobs(error), Announce(), WaitForHealth()]
         self._error = error
+        if after is Phase.FAILED and before is not Phase.READY:
+            self.preloads["failed", error.kind] += 1
         return [FailJobs(error), Announce(), StopEngine()]
 
     def _leave(self, before: Phase, after: Phase) -> list[Effect]:
@@ -331,6 +337,8 @@ class Life:
                 return "Stopping the engine"
             case Phase.FAILED:
                 cause = self.last_error
-                return f"Failed: {cause.message}. {cause.advice}" if cause else "Failed"
+                assert cause is not None, "every way to FAILED has its cause"
+                # as orchd/kit/run.py says it at the end, so that the line does not change again
+                return f"Failed: {cause.message.rstrip('.')}. {cause.advice}"
             case _:
                 assert_never(self.phase)

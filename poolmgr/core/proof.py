@@ -27,19 +27,21 @@ def prove(
     be found). `attested` is the operator's word for an external engine; it never overrides what
     was seen to be wrong. Raises OrchError: CPU_FALLBACK, GPU_MISMATCH, NOT_ATTESTED.
     """
-    unlisted = any(gpu.processes is None for gpu in gpus if gpu.index in mask.indices)
-    if engine_pids is None or unlisted:
-        if attested:
-            return GpuProof.ATTESTED
-        why = "NVML does not list processes here" if unlisted else "its process cannot be found"
-        raise OrchError(Kind.NOT_ATTESTED, f"the engine's use of the GPU cannot be verified: {why}")
-    on = [gpu.index for gpu in gpus if _holds(gpu, engine_pids)]
+    # beside the mask too: where nothing is listed, nothing shows that the engine is not there
+    unlisted = [gpu.index for gpu in gpus if gpu.processes is None]
+    on = [gpu.index for gpu in gpus if _holds(gpu, engine_pids or ())]
     outside = [index for index in on if index not in mask.indices]
     if outside:
         raise OrchError(
             Kind.GPU_MISMATCH,
             f"the engine holds memory of GPU {_listed(outside)}, and the mask is {mask}",
         )
+    if engine_pids is None or unlisted:
+        if attested:
+            return GpuProof.ATTESTED
+        where = f"NVML does not list the processes of GPU {_listed(unlisted)}"
+        why = where if unlisted else "its process cannot be found"
+        raise OrchError(Kind.NOT_ATTESTED, f"the engine's use of the GPU cannot be verified: {why}")
     missing = [index for index in mask.indices if index not in on]
     if not missing:
         return GpuProof.VERIFIED

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 SMOOTHING: Final = 0.2
-"""Weight of the newest job: a change of load shows after about five jobs."""
+"""What each job takes from the weight of those before it: a change of load shows after about five
+jobs."""
 
 
 class Slots:
@@ -20,6 +21,7 @@ class Slots:
         """Of one slot while it generates, smoothed [ORCH-3972]."""
         self.first_token_ms: float | None = None
         """From OPEN to the first token, smoothed."""
+        self._tokens = self._seconds = 0.0
 
     def take(self) -> bool:
         """Lease a slot; False when none is free."""
@@ -41,7 +43,10 @@ class Slots:
         self.first_token_ms = _smooth(self.first_token_ms, first_token_s * 1000)
         spent = decode_s - first_token_s
         if tokens > 1 and spent > 0:
-            self.tokens_per_s = _smooth(self.tokens_per_s, (tokens - 1) / spent)
+            # of sums and not a mean of rates: three tokens in one packet are no 100,000 a second
+            self._tokens += tokens - 1 - SMOOTHING * self._tokens
+            self._seconds += spent - SMOOTHING * self._seconds
+            self.tokens_per_s = self._tokens / self._seconds
 
 
 def _smooth(old: float | None, new: float) -> float:

@@ -6,6 +6,7 @@ and never exposed [OC-ADAPT-5002].
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import orjson
@@ -24,6 +25,7 @@ class LlamaServer:
 
     engine_id: EngineId
     workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
+    sampler_profiles: Container[str] = llama.SAMPLERS
 
     def health(self) -> Call:
         """Return `GET /health`."""
@@ -77,6 +79,22 @@ class LlamaServer:
         if slots and None not in room and None not in held:
             ratio = sum(filter(None, held)) / sum(filter(None, room))
         return Usage(slots_active=len(active), kv_cache_usage_ratio=ratio)
+
+    def tokenize(self, text: str) -> Call | None:
+        """Return `POST /tokenize`, which reads the text as `/completion` reads a prompt: special
+        tokens in it are recognised, and those of the beginning are added."""
+        value = {"content": text, "add_special": True, "parse_special": True}
+        return Call(method="POST", path="/tokenize", body=orjson.dumps(value), headers=_JSON)
+
+    def read_tokenize(self, status: int, body: bytes) -> tuple[int, ...]:
+        """Return the tokens. Raises OrchError: what the engine's error means, ENGINE_PROTOCOL."""
+        if status != 200:
+            raise llama_errors.http_error(status, body)
+        value = _json(body)
+        tokens = value.get("tokens") if isinstance(value, dict) else None
+        if not isinstance(tokens, list) or not set(map(type, tokens)) <= {int}:
+            raise OrchError(Kind.ENGINE_PROTOCOL, "the engine's /tokenize has no list of tokens")
+        return tuple(tokens)
 
     def submit(self, job: Job) -> Call:
         """Return `POST /completion`. Nothing of the client's headers goes along: X-Conversation-Id

@@ -20,6 +20,7 @@ from poolmgr.core.gpus import Gpu
 from poolmgr.core.life import Life
 from poolmgr.core.slots import Slots
 from poolmgr.edge.link import Link
+from poolmgr.edge.scrape import exposition
 from poolmgr.engines.base import Adapter, Props
 
 SETTLE_S: Final = 0.05
@@ -107,6 +108,10 @@ class Board:
             engine_pid=self.engine_pid,  # type: ignore[arg-type]
         )
 
+    def page(self) -> bytes:
+        """Return the scrape page of now."""
+        return exposition(self.snapshot(), self._life.preloads)
+
     def state(self) -> bytes:
         """Return the STATE message of now."""
         return wire.encode_json(wire.Type.STATE, 0, self.snapshot())
@@ -124,8 +129,9 @@ class Board:
         status, phase, now = self.status, self._life.phase, trio.current_time()
         if status == self._said or (phase is self._said_phase and now - self._said_at < STATUS_S):
             return
-        self._said, self._said_phase, self._said_at = status, phase, now
-        self._notifier.status(status)
+        self._said_phase, self._said_at = phase, now
+        if self._notifier.status(status):
+            self._said = status
 
     def changed(self) -> None:
         """Tell soon: slots or figures changed."""

@@ -1,11 +1,13 @@
 """The engine as a child process: started, listened to, ended. It never outlives this process.
 
-Three nets hold it: its cgroup (where delegated), its process group, and the kernel's parent-death
-signal, which works on our kill -9 too. What the exit means for the replica is core's business.
+Three nets hold it: its cgroup (where delegated), its process group with a guard in it, and the
+kernel's parent-death signal; the last two work on our kill -9 too. What the exit means for the
+replica is core's business.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -30,6 +32,10 @@ TERM_GRACE_S: Final = 5.0
 """From SIGTERM to the kill. All its connections are closed by then, so an engine has nothing to
 finish; llama-server leaves within milliseconds."""
 KILL_WAIT_S: Final = 5.0  # a process that holds a GPU may be long in the driver on its way out
+_GUARD: Final = ("/bin/sh", "-c", "read -r line; kill -KILL 0")
+"""Leads the engine's process group and reads a pipe that we hold: when we are gone, however that
+came, the pipe ends, and the guard kills the group. While it is not reaped, the group's number is
+nobody else's, so killing by it never hits a stranger."""
 
 # what is ours and would confuse or betray: the engine must not notify systemd or see the token
 _NOT_PASSED: Final = (
@@ -41,10 +47,17 @@ _NOT_PASSED: Final = (
 class Child:
     """A running engine. Made by `start`."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], output: int, cgroup: Cgroup | None) -> None:
+    def __init__(
+        self,
+        popen: subprocess.Popen[bytes],
+        guard: subprocess.Popen[bytes],
+        output: int,
+        cgroup: Cgroup | None,
+    ) -> None:
         self.pid = popen.pid
         self.last_lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._popen = popen
+        self._guard = guard
         self._output = output
         self._cgroup = cgroup
 
@@ -59,13 +72,7 @@ class Child:
 
     async def wait(self) -> str:
         """Return how it ended, in words, once it has: `exited with code 1`."""
-        while self.running:
-            pidfd = os.pidfd_open(self.pid)  # one for each waiter: trio allows one on a descriptor
-            try:
-                await trio.lowlevel.wait_readable(pidfd)
-            finally:
-                os.close(pidfd)
-        return ending(self._popen.returncode)
+        return ending(await _ended(self._popen))
 
     async def listen(self) -> None:
         """Copy its output into the log until it is closed. Bounded per line and per second."""
@@ -91,28 +98,35 @@ class Child:
             log.event("engine_output", line, engine_pid=self.pid, lines_skipped=skipped)
 
     async def stop(self) -> str:
-        """SIGTERM, then the kill; return how it ended, in words. Takes at most some 10 s."""
-        with trio.CancelScope(shield=True):
+        """SIGTERM, then the kill; return how it ended, in words. Takes at most some 10 s.
+
+        A cancellation does not wait: the kill comes at once.
+        """
+        try:
             if self.running:
                 self._popen.terminate()
                 with trio.move_on_after(TERM_GRACE_S):
                     await self.wait()
+        finally:
             self.kill()
-            with trio.move_on_after(KILL_WAIT_S):
-                ending_ = await self.wait()
-                if self._cgroup is not None:
-                    self._cgroup.remove()
-                return ending_
+        with trio.move_on_after(KILL_WAIT_S):
+            ending_ = await self.wait()
+            await _ended(self._guard)
+            assert self._guard.stdin is not None
+            self._guard.stdin.close()
+            if self._cgroup is not None:
+                self._cgroup.remove()
+            return ending_
         return f"is stuck in the kernel (pid {self.pid})"
 
     def kill(self) -> None:
         """Kill it and whatever it started, now."""
-        try:
-            if self._cgroup is not None:
+        if self._cgroup is not None:
+            with contextlib.suppress(OSError):
                 self._cgroup.kill()
-            os.killpg(self.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # nobody is left in the group
+        if self._guard.returncode is None:  # else all is over, and the number may be another's
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._guard.pid, signal.SIGKILL)
 
 
 def start(argv: Sequence[str], env: Mapping[str, str]) -> Child:
@@ -127,27 +141,41 @@ def start(argv: Sequence[str], env: Mapping[str, str]) -> Child:
     if cgroup is not None:
         # it moves itself before it becomes the engine: no fork of the engine is ever outside
         prefix += ["/bin/sh", "-c", 'echo 0 >"$0" && exec "$@"', str(cgroup.procs)]
+    guard: subprocess.Popen[bytes] | None = None
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
+        guard = subprocess.Popen(_GUARD, stdin=subprocess.PIPE, env={}, process_group=0)
         popen = subprocess.Popen(
             [*prefix, *argv],
             env=environment(env),
             stdin=subprocess.DEVNULL,
             stdout=write_end,
             stderr=write_end,
-            process_group=0,
+            process_group=guard.pid,
         )
-    except FileNotFoundError as exc:
-        os.close(read_end)
-        raise OrchError(
-            Kind.ENGINE_MISSING, f"{exc.filename} is not installed (it is part of util-linux)"
-        ) from exc
     except OSError as exc:
         os.close(read_end)
+        if guard is not None:
+            guard.communicate()  # its pipe ends, and so does it
+        if isinstance(exc, FileNotFoundError):
+            raise OrchError(
+                Kind.ENGINE_MISSING, f"{exc.filename} is not installed (it is part of util-linux)"
+            ) from exc
         raise OrchError(Kind.ENGINE_START_FAILED, f"cannot start {argv[0]}: {exc}") from exc
     finally:
         os.close(write_end)
-    return Child(popen, read_end, cgroup)
+    return Child(popen, guard, read_end, cgroup)
+
+
+async def _ended(popen: subprocess.Popen[bytes]) -> int:
+    """Return the exit status of a child once it has ended."""
+    while popen.poll() is None:
+        pidfd = os.pidfd_open(popen.pid)  # one for each waiter: trio allows one on a descriptor
+        try:
+            await trio.lowlevel.wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
+    return int(popen.returncode)
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Facts about GPUs, from the NVIDIA driver through pynvml or from a simulation for engine mock.
 
-One small interface: `read()` gives every GPU that can be seen, `close()` ends it. What the facts
-mean for a replica is decided in poolmgr/core.
+One small interface: `read()` gives every GPU that can be seen. What the facts mean for a replica is
+decided in poolmgr/core.
 """
 
 from __future__ import annotations
@@ -33,10 +33,6 @@ class Devices(Protocol):
 
     async def read(self) -> tuple[Gpu, ...]:
         """Return every GPU that can be seen, by index. Raises OrchError(DRIVER_UNAVAILABLE)."""
-        ...
-
-    def close(self) -> None:
-        """Let the driver go."""
         ...
 
 
@@ -80,20 +76,19 @@ class Simulated:
             for index, device in enumerate(self._configured)
         )
 
-    def close(self) -> None:
-        """Nothing is open."""
-
 
 class Nvml:
     """The GPUs of this machine. The only source of device facts on a real one.
 
     Calls run in a worker thread with a deadline: the library blocks inside the kernel while a GPU
-    wakes or falls off the bus, and the loop that relays tokens must not wait for it.
+    wakes or falls off the bus, and the loop that relays tokens must not wait for it. The session
+    is never closed: a failure ends the process, and nvmlShutdown would wait for a call that hangs.
     """
 
     simulated = False
 
-    def __init__(self) -> None:
+    def __init__(self, mask: DeviceMask) -> None:
+        self._mask = mask
         self._open = False
         self._limiter = trio.CapacityLimiter(1)  # one hung call, not one more each second
 
@@ -110,19 +105,9 @@ class Nvml:
                 f"the NVIDIA driver did not answer within {READ_DEADLINE_S:.0f} s",
             ) from None
         except pynvml.NVMLError as exc:
-            self.close()  # a driver that was loaded again needs a new session
             raise OrchError(
                 Kind.DRIVER_UNAVAILABLE, f"the NVIDIA driver does not answer: {exc}"
             ) from exc
-
-    def close(self) -> None:
-        """End the session with the driver."""
-        if self._open:
-            self._open = False
-            try:
-                pynvml.nvmlShutdown()
-            except pynvml.NVMLError:
-                pass  # it is gone already
 
     def _read(self) -> tuple[Gpu, ...]:
         if not self._open:
@@ -132,14 +117,18 @@ class Nvml:
         for index in range(pynvml.nvmlDeviceGetCount()):
             try:
                 gpus.append(_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)))
+            except pynvml.NVMLError_NoPermission:
+                continue  # DeviceAllow= of another mask: as good as not there
             except pynvml.NVMLError as exc:
-                # no permission (DeviceAllow= of another mask) or lost: as good as not there
-                if not isinstance(exc, _ABSENT):
-                    raise
+                # a sick one beside the mask is the trouble of its own pool [OC-POOL-3020]
+                if index in self._mask.indices:
+                    raise OrchError(
+                        Kind.DRIVER_UNAVAILABLE,
+                        f"GPU {index} does not answer: {exc} (journalctl -k -g Xid tells why)",
+                    ) from exc
         return tuple(gpus)
 
 
-_ABSENT: Final = (pynvml.NVMLError_NoPermission, pynvml.NVMLError_GpuIsLost)
 _UNSAID: Final = (
     pynvml.NVMLError_NotSupported,
     pynvml.NVMLError_NoPermission,

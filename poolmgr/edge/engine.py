@@ -17,6 +17,11 @@ PROBE_S: Final = 5.0
 streams it can take longer, and that is no reason to call it dead."""
 SELF_TEST_S: Final = 120.0
 """For one token after loading: the first CUDA kernels may have to be compiled for the GPU."""
+TOKENIZE_S: Final = 5.0
+"""For the tokens of a text: a megabyte takes llama-server 0.35 s on one core."""
+TOKENIZERS: Final = 2
+"""Texts that the engine reads at a time, so that its HTTP threads stay free for streams and health
+(engines/llamacpp.py: SPARE_HTTP_THREADS)."""
 _TEST_PROMPT: Final = "Hello"
 
 
@@ -28,6 +33,7 @@ class Engine:
         self.client = Client(target, max_idle=slots)
         self._probes = Client(target, max_idle=1)
         self._adapter = adapter
+        self._tokenizers = trio.CapacityLimiter(TOKENIZERS)
 
     async def probe(self) -> tuple[Load, str]:
         """Return where the engine is, in words too. Raises PeerError when it does not answer."""
@@ -56,6 +62,27 @@ class Engine:
             return self._adapter.read_usage(answer.body).kv_cache_usage_ratio
         except (PeerError, OrchError):
             return None  # a figure for people; the health probe judges
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a prompt; takes no slot.
+
+        Raises OrchError: ENGINE_UNHEALTHY without an answer in time, INVALID_PARAMS where the
+        engine does not tell tokens, what `read_tokenize` raises.
+        """
+        call = self._adapter.tokenize(text)
+        if call is None:
+            engine = self._adapter.engine_id
+            raise OrchError(Kind.INVALID_PARAMS, f"{engine} does not tell tokens", engine=engine)
+        try:
+            with trio.fail_after(TOKENIZE_S):
+                async with self._tokenizers:
+                    answer = await self._ask(call)
+        except (PeerError, trio.TooSlowError) as exc:
+            why = str(exc) or f"no answer within {TOKENIZE_S:.0f} s"
+            raise OrchError(
+                Kind.ENGINE_UNHEALTHY, f"the engine does not tell the tokens of a text: {why}"
+            ) from exc
+        return self._adapter.read_tokenize(answer.status, answer.body)
 
     async def one_token(self) -> None:
         """Generate a token. Raises OrchError(SELF_TEST_FAILED)."""

@@ -34,6 +34,10 @@ HIGH_BYTES: Final = 256 << 10
 LAST_BYTES_S: Final = 0.5
 """How long the end of an answer's body may take after its last event; then the connection is
 closed instead of kept."""
+DOUBT_S: Final = 2.5
+"""An engine that breaks a job off before a token is most likely dead. Its watch knows within this
+time (a child's at once, an external engine's in HEALTH_EXTERNAL_S), and why; until then the job
+keeps its slot, so that no other is sent there to be broken too."""
 _HEAD: Final = wire.FRAMES_HEAD.size
 
 
@@ -166,11 +170,11 @@ class Jobs:
         error: OrchError | None = None
         try:
             with running.scope:
-                done = await self._generate(running)
+                done = await self._answer(running)
         except OrchError as exc:
             error = exc
         except PeerError as exc:
-            error = _broken(exc)
+            error = _broken(exc, running)
         except PipeClosed:
             running.verdict = LOST
         except Exception as exc:  # noqa: BLE001 - an adapter's fault must not end the whole pool
@@ -229,6 +233,15 @@ class Jobs:
     def _fail(self, running: Running, error: OrchError) -> None:
         fail = wire.Fail(kind=error.kind, message=error.message, tokens_out=running.index)  # type: ignore[arg-type]
         running.pipe.send_nowait(wire.encode_json(wire.Type.FAIL, running.number, fail))
+
+    async def _answer(self, running: Running) -> Finished | None:
+        """Generate; after a break without a token, wait for the engine's watch to say why."""
+        try:
+            return await self._generate(running)
+        except PeerError as exc:
+            if not running.index and exc.phase != "deadline":
+                await trio.sleep(DOUBT_S)
+            raise
 
     async def _generate(self, running: Running) -> Finished | None:
         """Ask the engine and relay its answer; None when the job was stopped meanwhile."""
@@ -336,11 +349,15 @@ async def _wait_for_credit(running: Running) -> None:
         running.wake = None
 
 
-def _broken(exc: PeerError) -> OrchError:
-    """Return a break of the connection to the engine as the job's error."""
+def _broken(exc: PeerError, running: Running) -> OrchError:
+    """Return a break of the connection to the engine as the job's error.
+
+    A job without a token may run again: orchd is told so by ENGINE_DIED.
+    """
     if exc.phase == "deadline":
         return OrchError(Kind.DECODE_TIMEOUT, f"the engine did not answer in time: {exc}")
-    return OrchError(Kind.WORKER_RESET, f"the connection to the engine broke: {exc}")
+    kind = Kind.WORKER_RESET if running.index else Kind.ENGINE_DIED
+    return OrchError(kind, f"the connection to the engine broke: {exc}")
 
 
 def _told(error: OrchError) -> OrchError:

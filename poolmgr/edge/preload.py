@@ -6,6 +6,7 @@ order of the steps is the table's.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -39,7 +40,9 @@ HEALTH_S: Final = 5.0
 HEALTH_EXTERNAL_S: Final = 2.0
 HEALTH_LOST: Final = 3
 """Probes in a row without an answer before an engine is given up: one may meet a full queue."""
-DRAIN_OUTPUT_S: Final = 0.2
+LAST_BYTES_S: Final = 0.2
+"""After the engine's end: its last lines are still in the pipe, and its jobs see for themselves."""
+LAST_LINE: Final = 160  # characters of it in a status line, which has to hold the advice too
 
 Say = Callable[[life.Event], None]
 _WAITED_OUT: Final = frozenset({Kind.ENGINE_UNHEALTHY, Kind.SELF_TEST_FAILED})
@@ -71,7 +74,7 @@ class Preload:
         self.devices: Devices = (
             Simulated(settings.devices, mask, self._simulated_bytes)
             if settings.devices.backend is Backend.SIMULATED
-            else Nvml()
+            else Nvml(mask)
         )
 
     @property
@@ -83,8 +86,9 @@ class Preload:
 
     def engine_pids(self) -> frozenset[int]:
         """Return the engine's processes; empty when there is none or it cannot be found."""
-        if self._child is not None:
-            return self._child.pids()
+        child = self._child  # once: ram_bytes runs in a thread
+        if child is not None:
+            return child.pids()
         return procs.tree(self._external_pid) if self._external_pid else frozenset()
 
     def ram_bytes(self) -> int:
@@ -124,8 +128,12 @@ class Preload:
         self.engine = Engine(plan_.target, self._adapter, self._pool.slots)
         if plan_.argv is None or plan_.socket is None:
             return None
-        plan_.socket.parent.mkdir(parents=True, exist_ok=True)
-        plan_.socket.unlink(missing_ok=True)  # a stale file makes llama-server's bind fail
+        try:
+            plan_.socket.parent.mkdir(parents=True, exist_ok=True)
+            plan_.socket.unlink(missing_ok=True)  # a stale file makes llama-server's bind fail
+        except OSError as exc:
+            words = f"the engine cannot have its socket {plan_.socket}: {exc.strerror}"
+            raise OrchError(Kind.ENGINE_START_FAILED, words) from exc
         self._child = children.start(plan_.argv, plan_.env)
         self._board.engine_pid = self._child.pid
         log.event(
@@ -142,13 +150,13 @@ class Preload:
         child = self._child
         assert child is not None
         ending = await child.wait()
-        await trio.sleep(DRAIN_OUTPUT_S)  # its last lines are still in the pipe
+        await trio.sleep(LAST_BYTES_S)
         when, kind = (
             ("", Kind.ENGINE_DIED)
             if self._was_ready
             else (" before it served", Kind.ENGINE_START_FAILED)
         )
-        last = f"; its last line: {child.last_lines[-1]}" if child.last_lines else ""
+        last = f"; its last line: {child.last_lines[-1][:LAST_LINE]}" if child.last_lines else ""
         log.event(
             "engine_ended",
             f"The engine {ending}{when}.",
@@ -163,6 +171,9 @@ class Preload:
         """Probe until the engine serves. An external one may take for ever."""
         engine = self.engine
         assert engine is not None
+        if self._external:  # it may be another one by now
+            self._external_pid = self._board.engine_pid = None
+            self._board.proof = GpuProof.PENDING
         give_up_at = trio.current_time() + LOAD_S
         pause = PROBE_FIRST_S
         while True:
@@ -232,12 +243,18 @@ class Preload:
         )
 
     async def watch_health(self, say: Say) -> None:
-        """Probe while Ready. An external engine may come back, ours is started anew."""
+        """Probe while Ready. An external engine may come back, ours is started anew.
+
+        One that comes back is proven anew, also when it is there before the next probe.
+        """
         engine = self.engine
         assert engine is not None
         lost = 0
         while True:
-            await trio.sleep(HEALTH_EXTERNAL_S if self._external else HEALTH_S)
+            with trio.move_on_after(HEALTH_EXTERNAL_S if self._external else HEALTH_S):
+                ended = await self._external_end()
+                say(life.HealthLost(OrchError(Kind.ENGINE_UNHEALTHY, ended)))
+                return
             try:
                 state, words = await engine.probe()
             except PeerError as exc:
@@ -254,18 +271,25 @@ class Preload:
             say(life.HealthLost(error))
             return
 
+    async def _external_end(self) -> str:
+        """Return, in words, that the external engine's process has ended; never if it is unseen."""
+        pid = self._external_pid
+        if pid is None:
+            await trio.sleep_forever()
+        await procs.wait_gone(pid)
+        await trio.sleep(LAST_BYTES_S)
+        return f"the engine's process {pid} has ended"
+
     async def stop(self) -> None:
         """End the engine. Takes at most some ten seconds."""
         if self.engine is not None:
             self.engine.close()
-        child, self._child = self._child, None
+        child = self._child
         if child is None:
             return
         was_running = child.running
         ending = await child.stop()
-        self._board.engine_pid = None
-        if self._plan is not None and self._plan.socket is not None:
-            self._plan.socket.unlink(missing_ok=True)
+        self._child = self._board.engine_pid = None
         if not was_running:
             return  # watch_child has told it
         log.event(
@@ -276,5 +300,10 @@ class Preload:
         )
 
     def close(self) -> None:
-        """Let the driver go."""
-        self.devices.close()
+        """Leave nothing of the engine behind, however poolmgr ends: a bug and a second SIGTERM come
+        without stop()."""
+        if self._child is not None:
+            self._child.kill()
+        if self._plan is not None and self._plan.socket is not None:
+            with contextlib.suppress(OSError):
+                self._plan.socket.unlink()

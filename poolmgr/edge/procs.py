@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import socket
 import struct
 from pathlib import Path
 from typing import Final
+
+import trio
 
 from orchd.kit.client import Target
 
@@ -36,6 +38,18 @@ def tree(root: int) -> frozenset[int]:
     return frozenset(found)
 
 
+async def wait_gone(pid: int) -> None:
+    """Return when the process has ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
 def resident_bytes(pids: frozenset[int]) -> int:
     """Return the resident memory of these processes; shared pages count once for each."""
     total = 0
@@ -60,14 +74,38 @@ def server_pid(target: Target) -> int | None:
 
     A unix socket's peer is told by the kernel (SO_PEERCRED). A loopback port is looked up in
     /proc/net/tcp and then among the open files of processes, which needs the right to see them.
+    An ancestor of ours is a supervisor that made the socket for the engine (systemd, a shell): its
+    tree holds half the machine, and would prove nothing.
     """
     if target.path is not None:
-        return _peer_of(target.path)
+        pid = _peer_of(target.path)
+        return None if pid in _ancestors() else pid
     inode = _listening_inode(target.port) if target.host in _LOOPBACK else None
-    return None if inode is None else _holder_of(inode)
+    if inode is None:
+        return None
+    holders = _holders_of(inode) - _ancestors()
+    # a server that forked workers: they hold the port too, and are found in its tree
+    return next((pid for pid in holders if _parent(pid) not in holders), None)
 
 
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+
+
+def _parent(pid: int) -> int:
+    """Return the parent of a process; 0 where there is none, or it cannot be seen."""
+    try:
+        return int((PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _ancestors() -> frozenset[int]:
+    found: set[int] = set()
+    pid = os.getppid()
+    while pid and pid not in found:
+        found.add(pid)
+        pid = _parent(pid)
+    return frozenset(found)
 
 
 def _peer_of(path: Path) -> int | None:
@@ -83,28 +121,38 @@ def _peer_of(path: Path) -> int | None:
 
 
 def _listening_inode(port: int) -> str | None:
-    wanted = re.compile(rf"^\s*\d+: [0-9A-F]+:{port:04X} [0-9A-F]+:0000 0A(?: \S+){{5}} (\d+)")
+    """Return the socket that takes loopback connections to `port`: the closer address first."""
+    found: dict[str, str] = {}
     for table in ("tcp", "tcp6"):
         try:
-            lines = (PROC / "net" / table).read_text().splitlines()
+            lines = (PROC / "net" / table).read_text().splitlines()[1:]
         except OSError:
             continue
         for line in lines:
-            match = wanted.match(re.sub(r" +", " ", line))
-            if match:
-                return match[1]
-    return None
+            _, local, _, state, *_, inode = line.split()[:10]
+            address, _, number = local.partition(":")
+            if state == _LISTEN and int(number, 16) == port:
+                found[address] = inode
+    return next((found[address] for address in _TAKES_LOOPBACK if address in found), None)
 
 
-def _holder_of(inode: str) -> int | None:
+def _as_listed(address: str) -> str:
+    """Return an address as /proc/net/tcp writes it: words of 32 bits in the machine's order."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    raw = socket.inet_pton(family, address)
+    return "".join(f"{word:08X}" for word in struct.unpack(f"={len(raw) // 4}I", raw))
+
+
+_LISTEN: Final = "0A"
+_TAKES_LOOPBACK: Final = tuple(map(_as_listed, ("127.0.0.1", "::1", "0.0.0.0", "::")))
+
+
+def _holders_of(inode: str) -> frozenset[int]:
     wanted = f"socket:[{inode}]"
-    for entry in PROC.iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            for link in (entry / "fd").iterdir():
-                if str(link.readlink()) == wanted:
-                    return int(entry.name)
-        except OSError:
-            continue  # gone, or another user's
-    return None
+    found = set()
+    for link in PROC.glob("[0-9]*/fd/*"):
+        # one that cannot be read was closed meanwhile, or is another user's
+        with contextlib.suppress(OSError):
+            if str(link.readlink()) == wanted:
+                found.add(int(link.parts[-3]))
+    return frozenset(found)

@@ -67,21 +67,23 @@ class Replica:
         side = Side(
             self._pool.id, self._replica_id, self._jobs, self._board.state, self._board.links
         )
-        server = Server(side, self._board.snapshot)
-        async with trio.open_nursery() as services:
-            self._services = services
-            await services.start(self._jobs.serve)
-            await services.start(http1.serve, listeners, server.handle)
-            services.start_soon(self._board.serve, self._turned)
-            services.start_soon(self._notifier.keep_beating, self._alive)
-            services.start_soon(self._refresh)
-            services.start_soon(self._register)
-            await services.start(self._hold_work)
-            services.start_soon(self._watch_stop, stop)
-            self._happened(life.Begun())
-            await self._exit.wait()
-            services.cancel_scope.cancel()
-        self._steps.close()
+        server = Server(side, self._board.snapshot, self._board.page, self._tokenize)
+        try:
+            async with trio.open_nursery() as services:
+                self._services = services
+                await services.start(self._jobs.serve)
+                await services.start(http1.serve, listeners, server.handle)
+                services.start_soon(self._board.serve, self._turned)
+                services.start_soon(self._notifier.keep_beating, self._alive)
+                services.start_soon(self._refresh)
+                services.start_soon(self._register)
+                await services.start(self._hold_work)
+                services.start_soon(self._watch_stop, stop)
+                self._happened(life.Begun())
+                await self._exit.wait()
+                services.cancel_scope.cancel()
+        finally:
+            self._steps.close()
         if self._error is not None:
             raise self._error
 
@@ -100,6 +102,13 @@ class Replica:
         if self._life.draining:
             return OrchError(Kind.DRAINING, "the pool is stopping")
         return OrchError(Kind.POOL_UNREADY, self._board.status)
+
+    async def _tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text. Raises OrchError: not Ready, what the engine says."""
+        if self._jobs.refusal is not None:
+            raise self._jobs.refusal
+        assert self._steps.engine is not None, "Ready with an engine only"
+        return await self._steps.engine.tokenize(text)
 
     def _do(self, effect: life.Effect) -> None:
         match effect:

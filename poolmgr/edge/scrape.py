@@ -6,12 +6,14 @@ those of wire/metrics.py. restarts_total is not here: systemd counts those (NRes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from orchd.wire.metrics import BY_NAME
-from orchd.wire.snapshot import Phase, Snapshot
+from orchd.wire.snapshot import Snapshot
 
 
-def exposition(snapshot: Snapshot) -> bytes:
-    """Return the page."""
+def exposition(snapshot: Snapshot, preloads: Mapping[tuple[str, str], int]) -> bytes:
+    """Return the page; `preloads` are counted by result and reason."""
     pool = {
         "engine": str(snapshot.engine),
         "engine_version": snapshot.engine_version,
@@ -20,7 +22,13 @@ def exposition(snapshot: Snapshot) -> bytes:
     replica = {**pool, "replica_id": str(snapshot.replica_id)}
     lines = _family("pool_ready", [(pool, int(snapshot.ready))])
     lines += _family("active_leases", [(replica, snapshot.slots_active)])
-    lines += _family("preload_outcomes_total", _outcomes(snapshot, replica))
+    lines += _family(
+        "preload_outcomes_total",
+        [
+            ({**replica, "result": result, "reason": reason}, count)
+            for (result, reason), count in preloads.items()
+        ],
+    )
     lines += _family(
         "vram_used_bytes",
         [
@@ -29,15 +37,6 @@ def exposition(snapshot: Snapshot) -> bytes:
         ],
     )
     return ("\n".join(lines) + "\n").encode()
-
-
-def _outcomes(snapshot: Snapshot, replica: dict[str, str]) -> list[tuple[dict[str, str], int]]:
-    """Return the outcome of this life's preload: one, or none while it goes on."""
-    if snapshot.phase is Phase.FAILED and snapshot.last_error is not None:
-        return [({**replica, "result": "failed", "reason": snapshot.last_error.kind}, 1)]
-    if snapshot.ready or snapshot.draining:
-        return [({**replica, "result": "ready", "reason": ""}, 1)]
-    return []
 
 
 def _family(name: str, samples: list[tuple[dict[str, str], int]]) -> list[str]:

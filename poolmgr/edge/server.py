@@ -1,30 +1,47 @@
 """The pool's socket: who may ask what. Served from the first moment, also while loading.
 
-GET /health, /state, /metrics, and GET /link, which becomes a link (link.py). No control of the
-replica is here: drain and reload come with a later issue.
+GET /health, /state, /metrics, POST /tokenize, and GET /link, which becomes a link (link.py). No
+control of the replica is here: drain and reload come with a later issue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Final, cast
 
-from orchd.kit.http1 import Request, Response, Upgraded, json_response
+from orchd.kit.http1 import Request, Response, Upgraded, json_response, require_json
 from orchd.kit.pipe import Pipe
+from orchd.wire import codec
 from orchd.wire import link as wire
+from orchd.wire.control import PoolTokenize, Tokens
 from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import Count
 from orchd.wire.snapshot import Snapshot
 from poolmgr.edge.link import Link, Side
-from poolmgr.edge.scrape import exposition
 
-ROUTES = ("/health", "/state", "/metrics", "/link")
+ROUTES: Final = {
+    "/health": "GET",
+    "/state": "GET",
+    "/metrics": "GET",
+    "/tokenize": "POST",
+    "/link": "GET",
+}
 
 
 class Server:
     """The handler of the pool's socket."""
 
-    def __init__(self, side: Side, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self,
+        side: Side,
+        snapshot: Callable[[], Snapshot],
+        page: Callable[[], bytes],
+        tokenize: Callable[[str], Awaitable[tuple[int, ...]]],
+    ) -> None:
         self._side = side
         self._snapshot = snapshot
+        self._page = page
+        self._tokenize = tokenize
 
     async def handle(self, request: Request) -> Response | Upgraded:
         """Answer one request. Raises OrchError."""
@@ -32,17 +49,32 @@ class Server:
             raise OrchError(
                 Kind.UNKNOWN_ROUTE, f"{request.path} is not served; these are: {', '.join(ROUTES)}"
             )
-        if request.method != "GET":
-            raise OrchError(Kind.METHOD_NOT_ALLOWED, f"{request.path} takes GET only", allow="GET")
+        method = ROUTES[request.path]
+        if request.method != method:
+            why = f"{request.path} takes {method} only"
+            raise OrchError(Kind.METHOD_NOT_ALLOWED, why, allow=method)
+        if request.path == "/tokenize":
+            return await self._tokens(request)
         if request.path == "/link":
             return self._link(request)
-        snapshot = self._snapshot()
         if request.path == "/metrics":
             return Response(
-                body=exposition(snapshot), content_type="text/plain; version=0.0.4; charset=utf-8"
+                body=self._page(), content_type="text/plain; version=0.0.4; charset=utf-8"
             )
+        snapshot = self._snapshot()
         status = 503 if request.path == "/health" and not snapshot.ready else 200
         return json_response(snapshot, status)
+
+    async def _tokens(self, request: Request) -> Response:
+        """The size of the text is bounded by that of a body; orchd asks for less."""
+        require_json(request)
+        try:
+            asked = codec.loads(PoolTokenize, request.body)
+        except codec.ShapeError as exc:
+            raise exc.as_error() from None
+        tokens = await self._tokenize(asked.text)
+        told = cast("tuple[Count, ...]", tokens) if asked.tokens else None
+        return json_response(Tokens(count=Count(len(tokens)), tokens=told))
 
     def _link(self, request: Request) -> Upgraded:
         if request.headers.get("upgrade", "").lower() != wire.PROTOCOL:

@@ -79,6 +79,11 @@ class Adapter(Protocol):
         ...
 
     @property
+    def sampler_profiles(self) -> Container[str]:
+        """The values of `engine.sampler_profile_version` that it has."""
+        ...
+
+    @property
     def strict_needs_single_slot(self) -> bool:
         """True: with more than one slot, jobs that run together change each other's output, so the
         pool refuses strict jobs (`refuse_strict`)."""
@@ -117,6 +122,15 @@ class Adapter(Protocol):
         """Return how full the engine is. Raises OrchError(ENGINE_PROTOCOL)."""
         ...
 
+    def tokenize(self, text: str) -> Call | None:
+        """Return the request that `read_tokenize` reads the answer of: the tokens of `text` as a
+        prompt, those that the engine adds included. None: this engine does not tell tokens."""
+        ...
+
+    def read_tokenize(self, status: int, body: bytes) -> tuple[int, ...]:
+        """Return the tokens; as many as `Finished.tokens_in` would say. Raises OrchError."""
+        ...
+
     def submit(self, job: Job) -> Call:
         """Return the request of one job. Raises OrchError(INVALID_PARAMS) for one it cannot do."""
         ...
@@ -127,13 +141,13 @@ class Adapter(Protocol):
         ...
 
 
-def check_profile(pool: Pool, known: Container[str]) -> None:
-    """Refuse a sampler profile that the engine's dialect does not have.
+def check_profile(pool: Pool, adapter: Adapter) -> None:
+    """Refuse a sampler profile that the engine's dialect does not have, whoever starts the engine.
 
     Raises OrchError(CONFIG_INVALID).
     """
     profile = pool.engine.sampler_profile_version
-    if profile not in known:
+    if profile not in adapter.sampler_profiles:
         raise OrchError(
             Kind.CONFIG_INVALID,
             f"pool {pool.id}: engine.sampler_profile_version {profile!r} is not known to "

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
-from poolmgr.dialects.llama import SAMPLERS
 from poolmgr.dialects.llama_server import LlamaServer
-from poolmgr.engines.base import Launch, check_profile, gpu_environment
+from poolmgr.engines.base import Launch, gpu_environment
 
 if TYPE_CHECKING:
     from orchd.config.schema import Pool
@@ -30,8 +29,7 @@ class LlamaCpp(LlamaServer):
     def launch(
         self, pool: Pool, model: Path | None, socket: Path, device_uuids: tuple[str, ...]
     ) -> Launch:
-        """Return how to start it. Raises OrchError(CONFIG_INVALID, MODEL_MISSING)."""
-        check_profile(pool, SAMPLERS)
+        """Return how to start it. Raises OrchError(MODEL_MISSING)."""
         if model is None:
             raise OrchError(Kind.MODEL_MISSING, "llama.cpp needs a GGUF file, and there is none")
         argv = [

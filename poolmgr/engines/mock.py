@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchd.wire.ids import EngineId
-from poolmgr.dialects.llama import SAMPLERS
 from poolmgr.dialects.llama_server import LlamaServer
-from poolmgr.engines.base import Launch, check_profile, gpu_environment
+from poolmgr.engines.base import Launch, gpu_environment
 
 if TYPE_CHECKING:
     from orchd.config.schema import Faults, Pool
@@ -32,8 +31,7 @@ class Mock(LlamaServer):
         socket: Path,
         device_uuids: tuple[str, ...],
     ) -> Launch:
-        """Return how to start it. Raises OrchError(CONFIG_INVALID)."""
-        check_profile(pool, SAMPLERS)
+        """Return how to start it."""
         engine = pool.engine
         argv = [
             "--socket", str(socket),

@@ -5,9 +5,11 @@ Fetching models from elsewhere comes with a later version; the error says so.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,7 @@ import trio
 from attrs import frozen
 
 from orchd.config.schema import Pool, Settings, is_file_ref
+from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
 
 CHUNK_BYTES: Final = 4 << 20
@@ -41,6 +44,14 @@ async def stage(settings: Settings, pool: Pool) -> Staged:
     """
     ref = pool.model.ref
     if not is_file_ref(pool):
+        if pool.model.digest is not None:
+            log.event(
+                "model_not_verified",
+                f"model.digest of {ref} is compared only if the engine itself names one: poolmgr "
+                "sees no file of it.",
+                level="warning",
+                pool_id=pool.id,
+            )
         return Staged(ref.rpartition("/")[2] or ref)
     if _SCHEME.fullmatch(ref):
         scheme = ref.partition(":")[0]
@@ -54,7 +65,7 @@ async def stage(settings: Settings, pool: Pool) -> Staged:
     size = sum(_readable(file) for file in files)
     if pool.model.digest is not None:
         wanted = pool.model.digest.removeprefix("sha256:").lower()
-        found = await trio.to_thread.run_sync(sha256, path, abandon_on_cancel=True)
+        found = await trio.to_thread.run_sync(sha256, files, abandon_on_cancel=True)
         if found != wanted:
             raise OrchError(
                 Kind.MODEL_MISSING,
@@ -77,9 +88,16 @@ def _files(path: Path) -> list[Path]:
 
 def _readable(path: Path) -> int:
     """Return the size of a file that we can read. Raises OrchError(MODEL_MISSING)."""
+    with _told(path), path.open("rb"):
+        return path.stat().st_size
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Tell what is wrong with a file. Raises OrchError(MODEL_MISSING)."""
     try:
-        with path.open("rb"):
-            return path.stat().st_size
+        yield
+        return
     except FileNotFoundError:
         why = f"there is no model file {path}"
     except IsADirectoryError:
@@ -98,10 +116,14 @@ def _user() -> str:
         return "of this process"
 
 
-def sha256(path: Path) -> str:
-    """Return the hex digest of a file. Blocks."""
+def sha256(files: Sequence[Path]) -> str:
+    """Return the hex digest of these files, one after the other: that of `cat FILES`. Blocks.
+
+    Raises OrchError(MODEL_MISSING).
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
+    for path in files:
+        with _told(path), path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
     return digest.hexdigest()

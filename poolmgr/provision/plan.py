@@ -17,7 +17,7 @@ from orchd.config.schema import MOCK, Mode, Pool
 from orchd.kit.client import Target
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.core.fit import Need
-from poolmgr.engines.base import Adapter
+from poolmgr.engines.base import Adapter, check_profile
 from poolmgr.provision.models import Staged
 
 MOCK_COMMAND: Final = (sys.executable, "-m", "poolmgr.mockengine")
@@ -46,8 +46,13 @@ class Plan:
 def plan(
     pool: Pool, adapter: Adapter, model: Staged, socket: Path, device_uuids: tuple[str, ...]
 ) -> Plan:
-    """Return the plan. Raises OrchError: ENGINE_MISSING that says what to install."""
+    """Return the plan.
+
+    Raises OrchError: ENGINE_MISSING that says what to install; CONFIG_INVALID for a sampler profile
+    that the engine does not have.
+    """
     how = pool.provisioning
+    check_profile(pool, adapter)
     if how.mode is Mode.EXTERNAL:
         assert how.url is not None, "configuration has checked it"
         return Plan(target=Target.parse(how.url), argv=None, env={}, socket=None, need=None)

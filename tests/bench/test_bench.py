@@ -12,6 +12,7 @@ from tools.bench.run import load
 
 
 @pytest.mark.slow
+@pytest.mark.req("PERF-BENCH")
 def test_the_suite_is_measured_beside_its_engine() -> None:
     with house(Shape(slots=4)) as home:
         first = load(Order(mode=Mode.FIRST, targets=(home.bare, home.tasks), tasks=3, max_tokens=2))

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import time
 from types import SimpleNamespace
 
 import orjson
@@ -84,18 +85,54 @@ def test_a_broken_stream_is_resumed_and_nothing_is_lost_or_seen_twice(peer, orch
         stream(end(6)),
     )
     ran = orchctl("run", "--url", peer.url, "p")
-    assert (ran.code, ran.out.replace("\n", "")) == (0, "abcd")
+    assert (ran.code, ran.out) == (0, "abcd\n")
     resumed = [each.headers.get("last-event-id") for each in peer.asked("/stream")]
     assert resumed == [None, "3", "4", "5"]
 
 
 def test_it_gives_up_after_some_breaks_in_a_row(peer, orchctl, monkeypatch):
-    monkeypatch.setattr(follow, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(follow, "FIRST_DELAY_S", 0.004)
     peer.say("GET", "stream", stream(STARTED, cut=True), stream(cut=True))
+    begun = time.monotonic()
     ran = orchctl("run", "--url", peer.url, "p")
+    assert time.monotonic() - begun >= 0.004 * (1 + 1 + 2 + 4 + 8)
     assert ran.code == TABLE[Kind.DAEMON_UNREACHABLE].exit_code
     assert len(peer.asked("/stream")) == follow.MAX_BREAKS + 1
     assert "systemctl start orchd.socket" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("then", "why"),
+    [
+        (stream(end(2, "canceled")), "orchd cancels a task whose last reader leaves"),
+        (OrchError(Kind.UNKNOWN_ID, "no task"), "orchd was started anew"),
+    ],
+)
+def test_a_break_that_ended_the_task_is_no_cancel_of_ours(peer, orchctl, monkeypatch, then, why):
+    monkeypatch.setattr(follow, "FIRST_DELAY_S", 0.001)
+    peer.say("GET", "stream", stream(STARTED, cut=True), then)
+    ran = orchctl("run", "--url", peer.url, "p")
+    assert ran.code == TABLE[Kind.DAEMON_UNREACHABLE].exit_code
+    assert "the stream broke (" in ran.err
+    assert why in ran.err
+    assert "cancel_on_disconnect = false" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        ([OrchError(Kind.UNKNOWN_ID, "no task")], Kind.UNKNOWN_ID),
+        ([stream(STARTED, cut=True), OrchError(Kind.BAD_TOKEN, "no")], Kind.BAD_TOKEN),
+    ],
+)
+def test_a_stream_that_is_refused_is_no_break(peer, orchctl, monkeypatch, answers, kind):
+    monkeypatch.setattr(follow, "FIRST_DELAY_S", 0.001)
+    peer.say("GET", "stream", *answers)
+    ran = orchctl("run", "--json", "--url", peer.url, "p")
+    assert ran.code == TABLE[kind].exit_code
+    assert "cancel_on_disconnect" not in ran.err
+    said = [orjson.loads(line)["event"] for line in ran.out.splitlines()]
+    assert said == ["accepted", *["started", "broken"] * (len(answers) - 1), "failed"]
 
 
 @pytest.mark.req("ORCH-3331", "ORCH-3330", "HME-032")
@@ -227,5 +264,20 @@ def test_a_terminal_gets_no_control_characters(peer, orchctl, monkeypatch):
     assert orchctl("run", "--url", peer.url, "p").out == "a [2Jb\tc\nd\n"
 
 
+def test_a_small_context_leaves_room_for_the_prompt(peer, orchctl):
+    peer.say("GET", "stream", stream(*GOOD))
+    assert orchctl("run", "--url", peer.url, "--ctx", "60", "p").code == 0
+    body = codec.loads(TaskRequest, peer.asked("/v1/tasks")[0].body)
+    assert (body.ctx, body.max_tokens) == (60, 30)
+
+
 def test_an_empty_prompt_is_wrong_usage(orchctl):
     assert orchctl("run", "").code == 2
+
+
+def test_a_prompt_that_is_no_text_is_wrong_usage(orchctl, monkeypatch):
+    assert orchctl("run", "\udcff").code == 2
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), "utf-8"))
+    ran = orchctl("run", "-")
+    assert ran.code == 2
+    assert "stdin is not UTF-8" in ran.err

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from orchd.config import load as loading
 from orchd.config.faults import ConfigError
+from orchd.config.folders import make_private
 from orchd.config.load import default_file, load
 from orchd.config.schema import Backend, Devices, FullPolicy, Mode, Settings, SimulatedDevice
 from orchd.wire.errors import Kind
@@ -105,7 +108,7 @@ def test_flag_over_environment_over_file_over_default(write):
 
 def test_which_file_is_read(write, tmp_path, monkeypatch, as_user):
     monkeypatch.setattr(loading, "SYSTEM_FILE", tmp_path / "etc.toml")
-    environ = {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+    environ = {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "ORCHD_RUN_DIR": "/r"}
     assert default_file(environ) is None
     settings = load(environ=environ)
     assert (settings.source, settings.pools) == (None, ())
@@ -143,9 +146,32 @@ def test_folders_of_root_user_and_service(tmp_path, monkeypatch):
     assert folders(0, user) == ("/run", "/var/lib/orchd")
     assert folders(7, user) == ("/run/user/7", "/home/u/.state/orchd")
     assert folders(7, service) == ("/run", "/var/lib/orchd")
-    assert folders(7, {"XDG_STATE_HOME": "/s"})[0].endswith("/orchd-7")
     own = {"ORCHD_RUN_DIR": "/r", "ORCHD_STATE_DIR": "/s"}
     assert folders(7, user | service | own) == ("/r", "/s")
+
+
+def test_a_user_without_a_runtime_folder_gets_one_that_nobody_else_enters(tmp_path, monkeypatch):
+    """In /tmp anybody may come first, and would be sent our prompts and token."""
+    uid = os.geteuid()
+    path = tmp_path / f"orchd-{uid}"
+    for _ in range(2):  # made, and found again
+        assert make_private(path, uid) is None
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    for mode in (0o750, 0o701):
+        path.chmod(mode)
+        assert "not a folder of yours alone" in str(make_private(path, uid))
+    path.chmod(0o700)
+    assert "remove it" in str(make_private(path, uid + 1)), "it is somebody else's"
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    assert "remove it" in str(make_private(link, uid)), "it leads to a folder of ours"
+    assert "cannot be made" in str(make_private(tmp_path / "no" / "way", uid))
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    (tmp_path / f"orchd-{uid + 1}").mkdir()
+    (fault,) = faults_of(environ={"XDG_CONFIG_HOME": "/no"})
+    assert fault.startswith(f"default: $.run_dir: {tmp_path}/orchd-{uid + 1} is not")
 
 
 @pytest.mark.req("OC-CONFIG-6030", "CONF-PRECEDENCE")

@@ -118,7 +118,9 @@ def test_a_pool_that_was_never_ready_refuses_with_its_last_error() -> None:
     assert "no replica has reported" in house.refuse().message
     house.lose(cause=GONE)
     assert GONE.message in house.refuse().message
-    house.see(unready())
+    house.see(unready())  # it is heard of: what was wrong with the link is over
+    assert house.refuse().message.endswith("demo:0: loading the model")
+    assert house.front.unready_reasons(house.now) == ("pool demo: demo:0: loading the model",)
     why = Cause(kind=Kind.VRAM_SHORT, message="24 GB are needed, 12 are free", advice="Free VRAM.")
     house.see(unready(phase=Phase.FAILED, last_error=why))
     error = house.refuse()

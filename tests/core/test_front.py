@@ -292,7 +292,16 @@ class TestFail:
         assert dispatched(effects) == [(uid(2), "demo:0")]
         assert house.front.task_status(uid(1), house.now).tokens_out == 4
 
-    @pytest.mark.parametrize("kind", [Kind.REPLICA_EXHAUSTED, Kind.DRAINING, Kind.ENGINE_DIED])
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            Kind.REPLICA_EXHAUSTED,
+            Kind.DRAINING,
+            Kind.POOL_UNREADY,
+            Kind.ENGINE_DIED,
+            Kind.ENGINE_UNHEALTHY,
+        ],
+    )
     def test_a_job_that_never_began_waits_for_the_next_snapshot(
         self, house: House, kind: Kind
     ) -> None:
@@ -302,10 +311,11 @@ class TestFail:
         assert not dispatched(effects)
         assert dispatched(house.see(snapshot(seq=2))) == [(uid(1), "demo:0")]
 
-    def test_a_refusal_is_no_attempt(self, house: House) -> None:
+    @pytest.mark.parametrize("kind", [Kind.REPLICA_EXHAUSTED, Kind.POOL_UNREADY])
+    def test_a_refusal_is_no_attempt(self, house: House, kind: Kind) -> None:
         house.admit(1)
         for seq in range(2, 12):
-            house.fail(1, Kind.REPLICA_EXHAUSTED)
+            house.fail(1, kind)
             assert dispatched(house.see(snapshot(seq=seq)))
 
     def test_freed_without_a_cancel_is_a_fault_of_the_pool(self, house: House) -> None:

@@ -90,6 +90,16 @@ class TestTime:
             forgotten += of(house.finish(number), Forget)
         assert forgotten == [Forget(uid(n)) for n in range(3)]
 
+    def test_and_when_their_tokens_are_too_many(self) -> None:
+        house = House.of(retain_tokens=100)
+        house.see()
+        forgotten: list[Effect] = []
+        for number, tokens in enumerate((60, 40, 1, 500, 5)):
+            house.admit(number)
+            forgotten = of(house.finish(number, tokens), Forget)
+            told = {0: [], 1: [], 2: [0], 3: [1, 2], 4: [3]}[number]
+            assert forgotten == [Forget(uid(n)) for n in told]
+
     def test_an_ended_task_keeps_no_content(self, house: House) -> None:
         house.admit(1)
         house.finish(1)

@@ -125,7 +125,7 @@ def test_capabilities_add_up_like_pools_and_keep_unlike_ones_apart() -> None:
     assert (other.model_ref, other.concurrency, other.pools) == ("mock:other", 0, ("c",))
 
 
-@pytest.mark.req("OC-METRICS-7101", "ORCH-3028")
+@pytest.mark.req("OC-METRICS-7101", "ORCH-3028", "OC-CORE-1041", "OC-CTRL-2051")
 def test_every_count_and_gauge_is_of_the_contract(house: House) -> None:
     gpu = Device(
         index=Count(0), uuid="GPU-0", name="Simulated", vram_total_bytes=Count(9),
@@ -145,6 +145,13 @@ def test_every_count_and_gauge_is_of_the_contract(house: House) -> None:
     where = ("mock", "1.0", "demo", "demo:0")
     assert front.counters()["tokens_out_total"] == {where: 10}
     assert front.counters()["tokens_in_total"] == {where: 3}
+    assert front.counters()["tasks_enqueued_total"] == {
+        ("mock", "1.0", "demo", "", "interactive"): 2
+    }
+    assert front.counters()["tasks_started_total"] == {(*where, "interactive"): 2}
+    assert front.counters()["tasks_canceled_total"] == {(*where, "client"): 1}
+    assert front.counters()["tasks_rejected_total"] == {("mock", "invalid_params"): 1}
+    assert front.counters()["preload_outcomes_total"] == {(*where, "ready", ""): 1}
     assert gauges["active_leases"] == {where: 1}
     assert gauges["kv_cache_usage_ratio"] == {where: 0.5}
     assert gauges["vram_used_bytes"] == {(*where, "0"): 4}

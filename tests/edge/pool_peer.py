@@ -6,6 +6,7 @@ end of a real link is in tests/sockets.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import trio
 from attrs import evolve
 
 from orchd.kit import fds, http1
-from orchd.kit.http1 import Request, Upgraded
+from orchd.kit.http1 import Request, Response, Upgraded, json_response
 from orchd.kit.pipe import Pipe, PipeClosed
-from orchd.wire import link, sse
+from orchd.wire import codec, link, sse
+from orchd.wire.control import PoolTokenize, Tokens
 from orchd.wire.errors import Kind
 from orchd.wire.ids import Count, DeviceMask, EngineId, JobNo, Positive, ReplicaId, parse_replica_id
 from orchd.wire.shapes import FinishReason
@@ -82,6 +84,13 @@ class Job:
         self.peer.send(link.encode_json(link.Type.FREED, self.number, freed))
 
 
+async def words(asked: PoolTokenize) -> Response:
+    """Each word is a token."""
+    tokens = tuple(Count(len(word)) for word in asked.text.split())
+    told = Tokens(count=Count(len(tokens)), tokens=tokens if asked.tokens else None)
+    return json_response(told)
+
+
 class PoolPeer:
     """Listens on the pool's socket; takes one link at a time."""
 
@@ -93,6 +102,8 @@ class PoolPeer:
         self.jobs: dict[int, Job] = {}
         self.credit: dict[int, int] = {}
         self.acks: list[int] = []
+        self.asked: list[PoolTokenize] = []
+        self.tokenize: Callable[[PoolTokenize], Awaitable[Response]] = words
         self._opened: trio.MemorySendChannel[Job]
         self._opened, self.opened = trio.open_memory_channel[Job](1000)
 
@@ -121,7 +132,10 @@ class PoolPeer:
         with trio.fail_after(5):
             return await self.opened.receive()
 
-    async def _handle(self, request: Request) -> Upgraded:
+    async def _handle(self, request: Request) -> Upgraded | Response:
+        if request.path == "/tokenize":
+            self.asked.append(codec.loads(PoolTokenize, request.body))
+            return await self.tokenize(self.asked[-1])
         assert request.path == "/link"
         assert request.headers["upgrade"] == link.PROTOCOL
         return Upgraded(link.PROTOCOL, self._link)

@@ -32,7 +32,7 @@ END = Ended(
 
 def new_stream() -> Stream:
     stream = Stream(TASK, PoolId("demo"), 0.0)
-    stream.say("started", HELLO)
+    stream.say(("started", HELLO))
     return stream
 
 
@@ -91,7 +91,7 @@ async def test_a_late_reader_gets_every_frame_from_the_first() -> None:
     feed(stream, "a", "b")
     async with reading(Client(stream)) as client:
         feed(stream, "c")
-        stream.finish("end", END)
+        stream.finish(("end", END))
         assert names(client.events()) == ["started", "token", "token", "token", "end"]
         assert [e.id for e in client.events()] == ["1", "2", "3", "4", "5"]
 
@@ -114,7 +114,7 @@ def test_resuming_after_any_id_gives_exactly_the_rest(
     stream = new_stream()
     feed(stream, *texts)
     if late:
-        stream.finish("end", END)
+        stream.finish(("end", END))
     whole = sse.Decoder().feed(bytes(stream.log))
     if seen >= stream.next_id:
         with pytest.raises(OrchError) as refused:
@@ -139,8 +139,8 @@ async def test_after_the_seal_no_token_is_written_or_replayed() -> None:
         stream.seal()
         before = client.drain_nowait()
         feed(stream, "late")
-        stream.say("narration", HELLO)
-        stream.finish("end", END)
+        stream.say(("narration", HELLO))
+        stream.finish(("end", END))
         assert b"event: token" not in client.drain_nowait()[len(before) :]
         assert names(client.events()) == ["started", "token", "token", "narration", "end"]
     async with reading(Client(stream)) as later:
@@ -152,8 +152,8 @@ def test_a_reader_resumes_over_a_seal_without_loss_of_what_is_left(seen: str) ->
     stream = new_stream()
     feed(stream, "a", "b")
     stream.seal()
-    stream.say("narration", HELLO)
-    stream.finish("end", END)
+    stream.say(("narration", HELLO))
+    stream.finish(("end", END))
     rest = sse.Decoder().feed(bytes(stream.log[stream.offset(seen) :]))
     wanted = ["narration", "end"] if int(seen) < 4 else ["end"]
     assert names(rest) == wanted
@@ -166,7 +166,7 @@ async def test_a_cancel_waits_for_a_half_written_frame_and_cuts_behind_it() -> N
         feed(stream, *["x" * 1000] * 100)
         assert client.sink.pending, "the socket took only a part"
         stream.seal()
-        stream.finish("end", END)
+        stream.finish(("end", END))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.settle)
             while client.sink.pending:
@@ -199,6 +199,20 @@ async def test_a_stalled_reader_is_given_up(autojump_clock: trio.testing.MockClo
         feed(stream, *["x" * 1000] * 100)
         await trio.sleep(STALL_S + 1)
         assert stream.readers == []
+
+
+async def test_a_reader_that_takes_a_little_now_and_then_is_kept(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    stream = new_stream()
+    client = Client(stream, sndbuf=4096)
+    async with reading(client):
+        feed(stream, *["x" * 1000] * 200)
+        for _ in range(4):
+            await trio.sleep(STALL_S * 0.9)
+            assert client.drain_nowait()
+        assert client.sink.pending, "one batch, for longer than STALL_S"
+        assert stream.readers == [client.reader]
 
 
 async def test_a_slow_reader_stops_the_pools_credit_and_nobody_else() -> None:

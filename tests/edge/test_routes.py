@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hmac
+
 import pytest
 import trio
 
 from orchd import __version__
+from orchd.core.views import FEATURES, STRICT
 from orchd.edge.auth import Guard, fingerprint
+from orchd.edge.routes import Routes
 from orchd.kit.http1 import Peer, Request
 from orchd.wire.errors import Kind, OrchError
 from tests.edge.conftest import Opener, read_json, task_body
@@ -33,8 +37,13 @@ async def test_replicasets_is_not_served_and_capabilities_is(front: Opener) -> N
         assert said["engines"][0]["engine_version"] == "mock-1"
         assert said["engines"][0]["slots_total"] == 2
         assert said["engines"][0]["pools"] == ["demo"]
-        again = await it.get("/v1/capabilities", **{"if-none-match": answer.headers["etag"]})
-        assert (again.status, again.body) == (304, b"")
+        assert "tokenize" in said["engines"][0]["features"]
+        tag = answer.headers["etag"]
+        for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+            again = await it.get("/v1/capabilities", **{"if-none-match": known})
+            assert (again.status, again.body) == (304, b"")
+        other = await it.get("/v1/capabilities", **{"if-none-match": '"other"'})
+        assert other.status == 200
 
 
 @pytest.mark.parametrize(
@@ -48,6 +57,7 @@ async def test_replicasets_is_not_served_and_capabilities_is(front: Opener) -> N
         ("GET", "/v1/pools/none/health", 404, None),
         ("DELETE", "/v1/tasks", 405, "GET, POST"),
         ("POST", "/metrics", 405, "GET"),
+        ("GET", "/v1/tokenize", 405, "POST"),
         ("PUT", "/v1/tasks/6e7a1d0c-0000-4000-8000-000000000001/stream", 405, "GET"),
         ("GET", "/v1/tasks?state=unknown", 400, None),
         ("GET", "/v1/tasks?cursor=x", 400, None),
@@ -67,7 +77,7 @@ async def test_what_is_not_there_is_said_in_the_envelope(
         assert answer.headers["x-correlation-id"]
 
 
-@pytest.mark.req("OC-CTRL-2030", "ORCH-3331")
+@pytest.mark.req("OC-CTRL-2030", "ORCH-3331", "ORCH-3409")
 @pytest.mark.parametrize(
     ("changes", "status", "code", "words"),
     [
@@ -93,9 +103,37 @@ async def test_a_task_that_cannot_be_served_is_refused_before_it_is_queued(
         assert read_json(await it.get("/v1/tasks"))["tasks"] == []
 
 
-async def test_an_unknown_output_mode_is_only_a_hint(front: Opener) -> None:
+@pytest.mark.req("ORCH-3101", "ORCH-3102")
+@pytest.mark.parametrize(
+    ("mode", "status"), [("text", 202), ("json", 202), ("edits", 202), ("sonnet", 202), (1, 400)]
+)
+async def test_the_output_mode_is_only_a_hint(front: Opener, mode: object, status: int) -> None:
     async with front() as it:
-        assert (await it.post("/v1/tasks", task_body(output_mode="sonnet"))).status == 202
+        assert (await it.post("/v1/tasks", task_body(output_mode=mode))).status == status
+
+
+@pytest.mark.req("OC-CTRL-2060", "OC-CTRL-2061", "ORCH-3093", "ORCH-3096", "ORCH-3812")
+async def test_capabilities_say_all_that_a_client_has_to_know(front: Opener) -> None:
+    async with front(replicas=2) as it:
+        assert read_json(await it.get("/v1/capabilities")) == {
+            "api_version": "1.0.0",
+            "engines": [
+                {
+                    "engine": "mock",
+                    "engine_version": "mock-1",
+                    "sampler_profile_version": "v1",
+                    "model_ref": "mock:lorem",
+                    "ctx_max": 4096,
+                    "max_tokens_out": 4096,
+                    "supported_workloads": ["completion"],
+                    "concurrency": 2,
+                    "slots_total": 2,
+                    "rate_limits": {},
+                    "features": [*FEATURES, STRICT],
+                    "pools": ["demo"],
+                }
+            ],
+        }
 
 
 async def test_a_body_must_be_json_by_name_and_by_nature(front: Opener) -> None:
@@ -162,6 +200,8 @@ async def test_a_worker_registers_with_the_token_only(front: Opener) -> None:
         assert (await it.post("/v1/workers/register", REGISTRATION)).status == 200
         unknown = REGISTRATION | {"replica_id": "demo:7"}
         assert (await it.post("/v1/workers/register", unknown)).status == 404
+        unlike = REGISTRATION | {"sampler_profile_version": "v2"}
+        assert (await it.post("/v1/workers/register", unlike)).status == 409
         wrong = await it.post(
             "/v1/workers/register", REGISTRATION, authorization="Bearer not-the-token"
         )
@@ -170,13 +210,19 @@ async def test_a_worker_registers_with_the_token_only(front: Opener) -> None:
         assert b"not-the-token" not in wrong.body
 
 
-def request_from(kind: str, address: str, token: str | None = None, path: str = "/v1/pools"):
-    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+def request_from(
+    kind: str,
+    address: str,
+    token: str | None = None,
+    path: str = "/v1/pools",
+    scheme: str = "Bearer",
+):
+    headers = {} if token is None else {"authorization": f"{scheme} {token}"}
     peer = Peer(kind, address, 1000 if kind == "unix" else None)  # type: ignore[arg-type]
     return Request("GET", path, {}, headers, b"", peer, "c")
 
 
-@pytest.mark.req("AUTH-1001", "AUTH-1004", "AUTH-1008")
+@pytest.mark.req("AUTH-1001", "AUTH-1004", "AUTH-1008", "OC-CONFIG-6033")
 @pytest.mark.parametrize(
     ("guard", "request_", "answer"),
     [
@@ -187,6 +233,14 @@ def request_from(kind: str, address: str, token: str | None = None, path: str = 
         (Guard(None, False), request_from("tcp", "192.0.2.1:9"), Kind.NON_LOOPBACK_WITHOUT_TOKEN),
         (Guard("t", False), request_from("tcp", "127.0.0.1:9"), Kind.MISSING_TOKEN),
         (Guard("t", True), request_from("tcp", "127.0.0.1:9"), "localhost"),
+        (Guard("t", False), request_from("unix", ""), Kind.MISSING_TOKEN),
+        (
+            Guard("t", False),
+            request_from("unix", "", scheme="Basic", token="t"),
+            Kind.MISSING_TOKEN,
+        ),
+        (Guard(None, False), request_from("tcp", "who knows"), Kind.NON_LOOPBACK_WITHOUT_TOKEN),
+        (Guard("t", True), request_from("unix", ""), "uid:1000"),
         (Guard("t", True), request_from("tcp", "192.0.2.1:9"), Kind.MISSING_TOKEN),
         (Guard("t", False), request_from("tcp", "192.0.2.1:9", "t"), f"token:{fingerprint('t')}"),
         (Guard("t", True), request_from("tcp", "127.0.0.1:9", "wrong"), Kind.BAD_TOKEN),
@@ -200,3 +254,60 @@ def test_who_may_ask(guard: Guard, request_: Request, answer: str | Kind) -> Non
         assert refused.value.kind is answer
     else:
         assert guard.identity(request_) == answer
+
+
+@pytest.mark.req("AUTH-1003")
+def test_a_worker_needs_the_token_even_where_others_do_not() -> None:
+    local = request_from("unix", "")
+    assert Guard("t", True).identity(local) == "uid:1000"
+    with pytest.raises(OrchError) as refused:
+        Guard("t", True).registration(local)
+    assert refused.value.kind is Kind.MISSING_TOKEN
+    Guard("t", True).registration(request_from("unix", "", "t"))
+    Guard(None, False).registration(local)
+
+
+@pytest.mark.req("AUTH-1007")
+def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the one function that does so, whatever the token looks like."""
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return True
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    for token in ("t", "secret", "\u00e9", "secret-and-more"):
+        # what it says is believed: nothing beside it has looked at the token
+        assert Guard("secret", False).identity(request_from("tcp", "192.0.2.1:9", token))
+        assert compared.pop() == (token.encode(), b"secret")
+
+
+@pytest.mark.req("AUTH-1005")
+async def test_whoever_may_ask_may_ask_everything(front: Opener) -> None:
+    """No roles: the token from afar opens what the machine's own users get, on every route."""
+    async with front(token="s3cret-token", auth_optional=True) as it:
+        for method, path in (
+            ("GET", "/v1/tasks"),
+            ("GET", "/v1/capabilities"),
+            ("GET", "/v1/pools"),
+            ("GET", "/v1/pools/demo/health"),
+            ("GET", "/metrics"),
+            ("GET", "/readyz"),
+            ("POST", "/v1/tasks/6e7a1d0c-0000-4000-8000-000000000001/cancel"),
+        ):
+            statuses = []
+            for who in (
+                Peer("tcp", "192.0.2.1:9"),
+                Peer("tcp", "127.0.0.1:9"),
+                Peer("unix", "", 7),
+            ):
+                headers = {"authorization": "Bearer s3cret-token"} if "192" in who.address else {}
+                request = Request(method, path, {}, headers, b"", who, "c")
+                try:
+                    answer = await Routes(it.app, Guard("s3cret-token", True))(request)
+                    statuses.append(answer.status)
+                except OrchError as error:
+                    statuses.append(error.row.status)
+            assert len(set(statuses)) == 1, (path, statuses)
+            assert statuses[0] in {200, 404}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
-from orchd.config.schema import Queue
+from orchd.config.schema import Queue, Settings
+from orchd.edge.app import ALIVE_S, App
+from orchd.kit import log
 from orchd.kit.client import Incoming
 from orchd.wire import sse
 from orchd.wire.errors import Kind
@@ -31,6 +36,21 @@ async def read_events(incoming: Incoming) -> list[sse.Event]:
     return events
 
 
+async def test_the_watchdog_hears_of_a_pulse_that_beats_and_of_one_that_does_not(
+    folder: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    app = App(Settings(state_dir=folder, run_dir=folder))
+    assert not app.alive()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(app.run)
+        for _ in range(20):
+            assert app.alive()
+            await trio.sleep(3)
+        nursery.cancel_scope.cancel()
+    await trio.sleep(ALIVE_S)
+    assert not app.alive()
+
+
 async def stream(front: Front, task: str, **headers: str) -> list[sse.Event]:
     async with front.client.open("GET", f"/v1/tasks/{task}/stream", headers=headers) as incoming:
         assert incoming.status == 200
@@ -43,7 +63,8 @@ def names(events: list[sse.Event]) -> list[str]:
     return [event.name for event in events if event.name != "metrics"]
 
 
-@pytest.mark.req("ORCH-2002", "ORCH-3029", "OC-CTRL-2027", "ORCH-3401", "ORCH-3308")
+@pytest.mark.req("ORCH-2002", "ORCH-3029", "OC-CTRL-2021", "OC-CTRL-2027")
+@pytest.mark.req("ORCH-3401", "ORCH-3308", "ORCH-3310")
 async def test_a_task_travels_to_a_pool_and_its_tokens_back(front: Opener) -> None:
     async with front() as it:
         task = await it.submit(max_tokens=3, seed=7)
@@ -54,6 +75,8 @@ async def test_a_task_travels_to_a_pool_and_its_tokens_back(front: Opener) -> No
         job.end(FinishReason.LENGTH)
         events = await stream(it, task)
         assert names(events) == ["started", "narration", *["token"] * 3, "narration", "end"]
+        started = orjson.loads(events[0].data)
+        assert (started["queue_position"], started["predicted_start_ms"]) == (0, 0)
         texts = [orjson.loads(e.data) for e in events if e.name == "token"]
         assert texts == [{"t": "Hé", "i": 0}, {"t": "llo", "i": 1}, {"t": "!", "i": 2}]
         end = orjson.loads(events[-1].data)
@@ -66,6 +89,51 @@ async def test_a_task_travels_to_a_pool_and_its_tokens_back(front: Opener) -> No
         with trio.fail_after(2):
             while it.peer.acks != [job.number]:
                 await trio.sleep(0.001)
+
+
+@pytest.mark.req("ORCH-3100", "OC-CTRL-2023", "OC-METRICS-7110")
+async def test_who_waits_is_told_in_metrics_frames(front: Opener) -> None:
+    async with front() as it:
+        _, _, last = [await it.submit() for _ in range(3)]
+        job = await it.peer.next_job()
+        decoder, events = sse.Decoder(), list[sse.Event]()
+        async with it.client.open("GET", f"/v1/tasks/{last}/stream") as incoming:
+            with trio.fail_after(5):
+                events += decoder.feed(await incoming.read_some())
+                job.end()
+                while events[-1].name != "metrics":
+                    events += decoder.feed(await incoming.read_some())
+        assert events[-1].id == events[0].id
+        said = orjson.loads(events[-1].data)
+        assert (said["queue_depth"], said["queue_position"]) == (1, 0)
+        assert 0 <= said["on_time_probability"] <= 1
+
+
+@pytest.mark.req("ORCH-3300", "ORCH-3304", "ORCH-3305", "ORCH-3306")
+@pytest.mark.req("OC-CTRL-2050", "ORCH-3810", "ORCH-3811")
+async def test_each_step_of_a_task_is_a_sentence_in_the_log_with_who_asked(front: Opener) -> None:
+    with log.capture() as events:
+        async with front() as it:
+            first, second = [await it.submit() for _ in range(2)]
+            job = await it.peer.next_job()
+            job.tokens("a")
+            job.end()
+            await it.peer.next_job()
+            assert (await it.post(f"/v1/tasks/{second}/cancel")).status == 204
+    steps = ["task_admitted", "task_placed", "task_started", "task_ended", "task_canceled"]
+    told = {name: next(e for e in events if e["event"] == name) for name in steps}
+    for name, event in told.items():
+        task = second if name == "task_canceled" else first
+        assert task[:8] in event["human"]
+        assert (event["actor"], event["target"], event["job_id"]) == ("orchd", task, task)
+        assert event["action"] == name.removeprefix("task_")
+        assert event["correlation_id"]
+        assert event["engine"] == "mock"
+    assert told["task_admitted"]["identity"] == f"uid:{os.getuid()}"
+    assert told["task_ended"]["tokens_out"] == 1
+    ready = next(event for event in events if event["event"] == "replica_ready")
+    assert "is ready" in ready["human"]
+    assert ready["replica_id"] == "demo:0"
 
 
 async def test_two_readers_and_a_resumed_one_see_the_same(front: Opener) -> None:
@@ -269,6 +337,40 @@ async def test_a_lost_link_after_tokens_is_a_worker_reset(front: Opener) -> None
             it.peer.hang_up()
             events = await read_events(incoming)
         assert orjson.loads(events[-1].data)["code"] == "WORKER_RESET"
+
+
+async def test_a_stop_refuses_what_is_new_lets_tasks_end_and_cancels_what_is_left(
+    front: Opener,
+) -> None:
+    async with front(slots=2) as it:
+        first, second = [await it.submit() for _ in range(2)]
+        ending, lasting = [await it.peer.next_job() for _ in range(2)]
+        lasting.tokens("x")
+        async with trio.open_nursery() as stopping:
+            stopping.start_soon(it.app.drain, 0.2)
+            await trio.testing.wait_all_tasks_blocked()
+            refused = await it.post("/v1/tasks", task_body())
+            assert (refused.status, read_json(refused)["message"]) == (503, "orchd is stopping")
+            assert read_json(await it.get("/readyz"))["reasons"] == ["orchd is stopping"]
+            ending.tokens("a")
+            ending.end()
+        ends = [orjson.loads((await stream(it, task))[-1].data) for task in (first, second)]
+        assert [end["finish_reason"] for end in ends] == ["stop", "canceled"]
+        told = [e.data for e in await stream(it, second) if e.name == "narration"]
+        assert "Canceled because orchd stops." in told[-1]
+        await lasting.canceled.wait()
+
+
+async def test_a_stop_does_not_wait_once_nothing_runs(front: Opener) -> None:
+    async with front() as it:
+        await it.submit()
+        job = await it.peer.next_job()
+        with trio.fail_after(5):
+            async with trio.open_nursery() as stopping:
+                stopping.start_soon(it.app.drain, 60)
+                await trio.testing.wait_all_tasks_blocked()
+                job.end()
+            await it.app.drain(60)
 
 
 @pytest.mark.req("ORCH-3011", "OC-CORE-1011", "HME-010", "ORCH-1103")

@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 import pytest
 
+from orchd.core.prompts import ADDED_TOKENS
 from orchd.wire.errors import Kind
 from orchd.wire.shapes import FinishReason
 from poolmgr.engines.base import Broken, Finished, Load
@@ -66,6 +67,29 @@ def test_a_stream_has_its_tokens_in_order_and_truly_counted(server):
         assert outcome.end.finish_reason is FinishReason.STOP
     else:
         assert outcome.end.finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.req("OC-CORE-1021", "ORCH-3390")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hello there",
+        "",
+        " a  b\n\tc ",
+        "<|bos|>Hi<|eos|>",
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        "na\u00efve caf\u00e9 \U0001f30d \u8a00\u8449\x00\x01",
+        "word and " * 40,
+    ],
+)
+def test_a_text_has_as_many_tokens_as_it_has_as_a_prompt(server, text):
+    call = server.adapter.tokenize(text)
+    assert call is not None
+    tokens = server.adapter.read_tokenize(*server.ask(call.method, call.path, call.body))
+    outcome = server.run(job(text, max_tokens=1))
+    assert isinstance(outcome.end, Finished)
+    assert len(tokens) == outcome.end.tokens_in
+    assert len(tokens) <= len(text.encode()) + ADDED_TOKENS, "what orchd counts on unasked"
 
 
 def test_a_self_test_of_one_token(server):

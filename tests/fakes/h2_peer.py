@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -67,7 +68,7 @@ class H2Peer:
 
     def __init__(self, pipe: Pipe) -> None:
         self.pipe = pipe
-        self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding="latin-1"))
+        self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
         self.answers: dict[int, Answer] = {}
         self.idle: set[int] = set()
         self.goaway: ConnectionTerminated | None = None
@@ -99,7 +100,7 @@ class H2Peer:
         body: bytes = b"",
         *,
         end: bool = True,
-        **headers: str,
+        **headers: Any,
     ) -> int:
         """Send a request; `end` False: more of the body is to come. Returns its stream id."""
         stream_id = self.h2.get_next_available_stream_id()
@@ -136,9 +137,9 @@ class H2Peer:
         if answer is None:
             return
         if isinstance(event, ResponseReceived):
-            answer.headers = dict(event.headers)
+            answer.headers = _text(event.headers)
         elif isinstance(event, InformationalResponseReceived):
-            answer.informed.append(dict(event.headers)[":status"])
+            answer.informed.append(_text(event.headers)[":status"])
         elif isinstance(event, DataReceived):
             answer.data += event.data
             if event.stream_id not in self.idle and event.flow_controlled_length:
@@ -156,7 +157,7 @@ class H2Peer:
         return answer
 
     async def ask(
-        self, path: str = "/", method: str = "GET", body: bytes = b"", **headers: str
+        self, path: str = "/", method: str = "GET", body: bytes = b"", **headers: Any
     ) -> Answer:
         """Send a request and return its answer."""
         return await self.answer(await self.send(path, method, body, **headers))
@@ -177,6 +178,10 @@ class H2Peer:
         """Take everything until the connection ends."""
         while await self.receive():
             pass
+
+
+def _text(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}
 
 
 def frames(data: bytes) -> list[tuple[int, int, int, bytes]]:

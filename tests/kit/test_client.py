@@ -82,6 +82,7 @@ async def test_request_against_our_server() -> None:
         client.close()
 
 
+@pytest.mark.req("ORCH-3610")
 async def test_the_connection_is_kept_and_used_again() -> None:
     async with scripted(says(OK, OK, OK)) as client:
         for _ in range(3):
@@ -189,6 +190,7 @@ async def test_nobody_there(tmp_path: Path) -> None:
         await Client(Target.parse(f"http://127.0.0.1:{port}")).request("GET", "/")
 
 
+@pytest.mark.req("ORCH-3610")
 async def test_deadlines(autojump_clock: object) -> None:
     async def hangs(peer: RawPeer) -> None:
         await peer.to_end()

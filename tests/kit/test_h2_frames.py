@@ -275,7 +275,7 @@ async def test_only_the_stream_is_reset(case: tuple[bytes, Code]) -> None:
         peer = await served.connect()
         await peer.say(HELLO + frame(HEADERS, HEADS, 1, b"\x83\x86\x41\x01x" + path) + data)
         await peer.say(frame(HEADERS, HEADS | END, 3, GET))
-        seen = []
+        seen: list[tuple[int, int, int, bytes]] = []
         while not any(kind == HEADERS for kind, *_ in seen):
             seen += frames(await peer.recv())
         assert (RST, 0, 1, word(code)) in seen
@@ -300,7 +300,7 @@ async def test_what_is_ignored(data: bytes) -> None:
     async with serving(handler) as served:
         peer = await served.connect()
         await peer.say(HELLO + data + DONE)
-        seen = []
+        seen: list[tuple[int, int, int, bytes]] = []
         while not any(kind == HEADERS for kind, *_ in seen):
             seen += frames(await peer.recv())
         assert not any(kind in {GOAWAY, RST} for kind, *_ in seen)

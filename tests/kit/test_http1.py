@@ -231,6 +231,7 @@ BAD = [
     (b"GARBAGE\r\n\r\n", 400),
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),  # a TLS hello
     (b"GET / HTTP/1.1\r\n\r\n", 400),  # no Host
+    (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: y\r\n\r\n", 400),
     (_head("Content-Length: 1", "Content-Length: 2"), 400),
@@ -274,6 +275,15 @@ async def test_what_never_reaches_the_handler(data: bytes, status: int) -> None:
         assert envelope["code"] == "INVALID_PARAMS"
         assert envelope["message"]
         assert await peer.to_end() == b""
+
+
+async def test_a_refused_header_is_not_repeated() -> None:
+    async with serving(echo) as served:
+        peer = await served.connect()
+        await peer.say(_head("X-Key : opensesame"))
+        got = await peer.answer()
+        assert got.status == 400
+        assert b"opensesame" not in got.body
 
 
 async def test_a_head_over_the_limit_in_one_packet() -> None:
@@ -389,6 +399,14 @@ def test_require_json(declared: str | None, good: bool) -> None:
         with pytest.raises(OrchError) as caught:
             http1.require_json(request)
         assert caught.value.row.status == 415
+
+
+def test_a_packed_body_is_not_unpacked() -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    request = http1.Request("POST", "/", {}, headers, b"{}", http1.Peer("tcp", "x"), "c")
+    with pytest.raises(OrchError, match="gzip") as caught:
+        http1.require_json(request)
+    assert caught.value.row.status == 415
 
 
 async def test_a_header_that_would_split_the_answer_is_not_sent() -> None:

@@ -9,6 +9,8 @@ import sys
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from orchd.kit import log, redact
 
@@ -51,11 +53,11 @@ def test_json_is_the_default_where_stderr_is_neither(capsys: pytest.CaptureFixtu
 def test_pretty_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup("pretty", "orchd")
     log.event("ready", "Pool demo is ready.", level="warning", pool_id="demo", why="two words")
-    log.event("odd", "a\x1b[2Jb\nc", traceback="Traceback:\n  x\n")
+    log.event("odd", "a\x1b[2Jb\nc\x9b2J", peer="d\x9b2Je\x7f", traceback="Traceback:\n  x\n")
     out = capsys.readouterr().err
     first, second, *rest = out.splitlines()
     assert first[13:] == 'warning Pool demo is ready.  pool_id=demo why="two words"'
-    assert second[13:] == "info    a [2Jb c"
+    assert second[13:] == 'info    a [2Jb c 2J  peer="d 2Je "'
     assert rest == ["Traceback:", "  x"]
 
 
@@ -203,3 +205,27 @@ def test_an_event_never_raises(
 
     monkeypatch.setattr(sys, "stderr", Broken())
     log.event("lost")
+
+
+async def test_info_is_written_at_the_end_of_the_turn_and_warnings_at_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log.setup("json", "orchd")
+
+    def written() -> list[str]:
+        return [record["event"] for record in _lines(capsys)]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.keep_writing)
+        await trio.testing.wait_all_tasks_blocked()
+        log.event("first")
+        log.event("second")
+        assert written() == [], "nothing stands in the way of what is being done"
+        await trio.testing.wait_all_tasks_blocked()
+        assert written() == ["first", "second"]
+        log.event("third")
+        log.event("trouble", level="warning")
+        assert written() == ["third", "trouble"], "in order, and at once"
+        log.event("last")
+        nursery.cancel_scope.cancel()
+    assert written() == ["last"], "nothing is lost at the end"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 import trio
 
+from orchd.kit import notify
 from orchd.kit.notify import MAX_STATUS, Notifier
 from tests.fakes.peers import short_folder
 
@@ -48,6 +51,54 @@ def test_states(manager: socket.socket) -> None:
     notifier.close()
     notifier.status("not heard")
     assert _heard(manager) == []
+
+
+def _fill(notifier: Notifier) -> None:
+    """Say so much that nobody has room for more."""
+    with_room = 0
+    while notifier.status(f"line {with_room}"):
+        with_room += 1
+        assert with_room < 100_000
+
+
+def test_a_manager_that_does_not_listen_holds_up_nobody(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "WAIT_S", 0.02)
+    with contextlib.closing(Notifier()) as notifier:
+        _fill(notifier)
+        began = time.monotonic()
+        notifier.ready("Ready")
+        assert 0.02 <= time.monotonic() - began < 1.0
+    assert not [text for text in _heard(manager) if "READY=1" in text]
+
+
+@pytest.mark.parametrize("state", ["READY=1", "STOPPING=1"])
+def test_a_manager_that_is_slow_hears_what_matters(manager: socket.socket, state: str) -> None:
+    heard: list[str] = []
+    with contextlib.closing(Notifier()) as notifier:
+        _fill(notifier)
+        late = threading.Timer(0.02, lambda: heard.extend(_heard(manager)))
+        late.start()
+        notifier.ready("now") if state == "READY=1" else notifier.stopping("now")
+        late.join()
+    assert f"{state}\nSTATUS=now" in heard + _heard(manager)
+
+
+async def test_a_beat_that_had_no_room_is_repeated_soon(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "10000000")
+    notifier = Notifier()
+    _fill(notifier)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(notifier.keep_beating, lambda: True)
+        await trio.sleep(1)
+        assert "WATCHDOG=1" not in _heard(manager)
+        await trio.sleep(1)
+        assert _heard(manager) == ["WATCHDOG=1"]
+        nursery.cancel_scope.cancel()
+    notifier.close()
 
 
 @pytest.mark.req("OC-CTRL-2041", "ORCH-3302")

@@ -189,3 +189,14 @@ async def test_quiet_tells_a_usable_pipe_from_a_dead_one() -> None:
     assert not a.quiet()
     a.close()
     assert not a.quiet()
+
+
+async def test_receiving_on_a_closed_pipe_is_told_each_time() -> None:
+    for _ in range(2):
+        ours, theirs = pipe_pair()
+        theirs.send_nowait(b"short")
+        assert await ours.recv() == b"short"
+        ours.close()
+        with pytest.raises(PipeClosed):
+            await ours.recv()
+        theirs.close()

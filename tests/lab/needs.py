@@ -116,12 +116,22 @@ PYTHON_H = Need(
     arch=("python",),
 )
 
+MAKEPKG = Need("makepkg", has_program("makepkg"), debian=("makepkg",), arch=("pacman",))
+PACMAN = Need(
+    "pacman",
+    has_program("pacman"),
+    debian=("pacman-package-manager", "libarchive-tools", "zstd"),
+    arch=("pacman",),
+)
+FAKEROOT = Need("fakeroot", has_program("fakeroot"), debian=("fakeroot",), arch=("fakeroot",))
+
 MACHINE = (ROOT, LINUX, NSPAWN, NSENTER, MMDEBSTRAP, CGROUP2, OVERLAY)
 DEBIAN_LLAMA = (X86_64, APT, PATCHELF)
 WHEEL_LLAMA = (X86_64, LIBGOMP)
 FAKE_NVML = (GCC,)
 VENV = (GCC, LIBSYSTEMD, PYTHON_H)
-EVERYTHING = (*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *FAKE_NVML)
+PACKAGING = (MAKEPKG, PACMAN, FAKEROOT)
+EVERYTHING = (*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *FAKE_NVML, *PACKAGING)
 
 
 def missing(needs: Iterable[Need]) -> list[Need]:

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,16 @@ class Run:
 
     async def get(self, path: str) -> tuple[int, Any]:
         """Ask its socket."""
+        return await self._ask("GET", path, None)
+
+    async def post(self, path: str, body: object) -> tuple[int, Any]:
+        """Send it JSON."""
+        return await self._ask("POST", path, json.dumps(body).encode())
+
+    async def _ask(self, method: str, path: str, body: bytes | None) -> tuple[int, Any]:
         client = Client(Target.unix(self.socket))
         try:
-            answer = await client.request("GET", path)
+            answer = await client.request(method, path, body)
         finally:
             client.close()
         is_json = "json" in answer.headers["content-type"]
@@ -89,7 +96,7 @@ class Run:
                         return body
                 except PeerError:
                     assert self.process.poll() is None, self.log
-                self.hear()  # as systemd would: a full queue blocks who sends
+                self.hear()  # as systemd would: what finds a full queue is dropped
                 await trio.sleep(0.01)
 
     async def exit_code(self, deadline_s: float = 15.0) -> int:
@@ -115,6 +122,7 @@ async def poolmgr(
     head: str = HEAD,
     env: Mapping[str, str] | None = None,
     listener: socket.socket | None = None,
+    program: Sequence[str] = ("-m", "poolmgr"),
 ) -> AsyncIterator[Run]:
     """Run `poolmgr NAME` with this configuration; it is ended at the end."""
     config = folder / "orchd.toml"
@@ -122,7 +130,7 @@ async def poolmgr(
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.setblocking(False)
     notify.bind(str(folder / "notify"))
-    command = [sys.executable, "-m", "poolmgr", name, "--config", str(config), "--log", "json"]
+    command = [sys.executable, *program, name, "--config", str(config), "--log", "json"]
     if listener is not None:
         command = [sys.executable, "-c", AS_SYSTEMD, str(listener.fileno()), *command]
     with (folder / "log").open("wb") as log:

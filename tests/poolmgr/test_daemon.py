@@ -21,7 +21,7 @@ from orchd.wire.errors import TABLE, Kind
 from orchd.wire.metrics import BY_NAME
 from tests.poolmgr.edge.test_child import gone
 from tests.poolmgr.peer import last_of, linked
-from tests.poolmgr.runs import poolmgr
+from tests.poolmgr.runs import Run, poolmgr
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -100,6 +100,28 @@ async def test_a_job_runs_through_it_and_a_stop_lets_it_finish(tmp_path: Path) -
         assert not (tmp_path / "poolmgr" / "demo:0.engine.sock").exists()
 
 
+@pytest.mark.req("ORCH-3390")
+async def test_tokens_are_told_once_it_is_ready_and_take_no_slot(tmp_path: Path) -> None:
+    async with poolmgr(tmp_path, "demo:0", mock(pace=50, faults="load_ms = 500")) as run:
+        await run.until(503)
+        status, said = await run.post("/tokenize", {"text": "a bc"})
+        assert (status, said["code"]) == (503, "POOL_UNREADY")
+        await run.until(200)
+        async with linked(run.socket) as peer:
+            for _ in range(2):
+                peer.open(max_tokens=1000)
+            await peer.until(lambda: peer.states[-1].slots_active == 2)
+            assert await run.post("/tokenize", {"text": "a bc"}) == (
+                200, {"count": 2, "tokens": [1, 2]},
+            )  # fmt: skip
+            assert await run.post("/tokenize", {"text": "a bc", "tokens": False}) == (
+                200, {"count": 2},
+            )  # fmt: skip
+        assert (await run.post("/tokenize", {"text": 1}))[0] == 400
+        assert (await run.get("/tokenize"))[0] == 405
+        assert (await run.post("/state", {}))[0] == 405
+
+
 @pytest.mark.req("ORCH-3026")
 async def test_a_cancel_frees_the_engines_slot(tmp_path: Path) -> None:
     async with poolmgr(tmp_path, "demo:0", mock(pace=200)) as run:
@@ -139,7 +161,10 @@ async def test_a_failure_is_told_and_ends_with_the_exit_code_of_its_kind(
             assert TABLE[kind].advice in failed["human"]
             assert not [said for said in run.said if "READY=1" in said]
         assert code != 0
-        assert words in "".join(said for said in run.said if "STATUS=Failed" in said)
+        told = [said.partition("STATUS=")[2] for said in run.said]
+        (line,) = {line for line in told if line.startswith("Failed")}  # never in other words
+        assert told[-1] == line == "Failed: " + failed["human"].removeprefix("poolmgr: ")
+        assert words in line
 
 
 @pytest.mark.req("ORCH-3001")
@@ -168,6 +193,77 @@ async def test_kill_9_takes_the_engine_along(tmp_path: Path) -> None:
         engine = (await run.until(200))["engine_pid"]
         run.process.kill()
         assert gone(engine)
+
+
+FORKING = """
+provisioning = {{ command = [
+  "sh", "-c", 'sleep 99 & echo forked $!; exec {} -m poolmgr.mockengine "$@"', "sh",
+] }}
+"""
+"""For a mock engine that forks, and says what."""
+
+CRASHING = """
+import sys
+from poolmgr.edge.preload import Preload
+async def broken(*_): raise KeyError("a bug in the preload")
+Preload.self_test = broken
+from poolmgr.daemon import main
+sys.exit(main())
+"""
+
+
+def forking() -> str:
+    return mock(pace=100) + FORKING.format(sys.executable)
+
+
+async def forked(run: Run) -> int:
+    """Return the pid that the forking engine said."""
+    with trio.fail_after(10):
+        while True:
+            for entry in run.log:
+                if entry["event"] == "engine_output" and entry["human"].startswith("forked "):
+                    return int(entry["human"].split()[1])
+            await trio.sleep(0.01)
+
+
+def socket_of(run: Run) -> Path:
+    return run.folder / "poolmgr" / f"{run.name}.engine.sock"
+
+
+@pytest.mark.req("ORCH-3001")
+async def test_kill_9_takes_along_what_the_engine_forked(tmp_path: Path) -> None:
+    async with poolmgr(tmp_path, "demo:0", forking()) as run:
+        engine, fork = (await run.until(200))["engine_pid"], await forked(run)
+        run.process.kill()
+        assert gone(engine)
+        assert gone(fork)
+
+
+@pytest.mark.req("ORCH-3001")
+async def test_a_second_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with poolmgr(tmp_path, "demo:0", forking()) as run:
+        engine, fork = (await run.until(200))["engine_pid"], await forked(run)
+        async with linked(run.socket) as peer:
+            job = peer.open(max_tokens=4000)
+            await peer.until(lambda: peer.jobs[job].tokens)
+            run.stop()
+            await peer.until(lambda: peer.states[-1].draining)
+            run.stop()
+            assert await run.exit_code(2.0) == 128 + signal.SIGTERM
+        assert gone(engine, 1.0)
+        assert gone(fork, 1.0)
+        assert not socket_of(run).exists()
+
+
+@pytest.mark.req("ORCH-3001")
+async def test_a_bug_in_the_preload_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with poolmgr(tmp_path, "demo:0", forking(), program=["-c", CRASHING]) as run:
+        assert await run.exit_code() == TABLE[Kind.INTERNAL].exit_code
+        fork = await forked(run)
+        assert gone(fork, 1.0)
+        assert not socket_of(run).exists()
+        (failed,) = [entry for entry in run.log if entry["event"] == "failed"]
+        assert "a bug in the preload" in failed["traceback"]
 
 
 async def test_a_stop_while_loading_leaves_at_once(tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 
 from orchd.wire.errors import TABLE, Kind
+from orchd.wire.snapshot import HEARTBEAT_S
 from tests.lab.cache import Cache
 from tests.lab.nvml import FakeNvml, uuid_of
+from tests.poolmgr.edge.test_devices import NO_PERMISSION
 from tests.poolmgr.runs import Run, poolmgr
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -97,7 +100,7 @@ async def test_vram_that_others_hold_is_not_free(tmp_path: Path, fake: FakeNvml)
 
 @pytest.mark.req("ORCH-1102", "ORCH-3003")
 async def test_no_driver_and_no_such_gpu_are_told_apart(tmp_path: Path, fake: FakeNvml) -> None:
-    fake.lose_gpu(1)
+    fake.set_gpu(1, error=NO_PERMISSION)
     async with poolmgr(tmp_path, "gpu:1", POOL, head=HEAD, env=fake.env) as run:
         human = await fails(run, Kind.DEVICE_MISSING)
         assert "usable here: 0 (NVIDIA Fake 4090)" in human
@@ -107,13 +110,18 @@ async def test_no_driver_and_no_such_gpu_are_told_apart(tmp_path: Path, fake: Fa
         assert "modprobe nvidia" in await fails(run, Kind.DRIVER_UNAVAILABLE)
 
 
-@pytest.mark.req("ORCH-1102")
+@pytest.mark.req("ORCH-1102", "OC-POOL-3010")
 async def test_a_gpu_that_falls_off_the_bus_ends_the_pool(tmp_path: Path, fake: FakeNvml) -> None:
     async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
         await while_loading(run, lambda pid: fake.add_process(0, pid, 2048))
         await run.until(200)
+        fake.lose_gpu(1)  # beside the mask
+        await trio.sleep(2 * HEARTBEAT_S)
+        assert (await run.get("/health"))[0] == 200
         fake.lose_gpu(0)
-        assert await run.exit_code() == TABLE[Kind.DEVICE_MISSING].exit_code
+        assert await run.exit_code() == TABLE[Kind.DRIVER_UNAVAILABLE].exit_code
+        (failed,) = [entry for entry in run.log if entry["event"] == "failed"]
+        assert "GPU 0 does not answer: " in failed["human"]
 
 
 EXTERNAL = """
@@ -153,6 +161,27 @@ async def test_an_external_engine_is_verified_where_it_can_be_seen(
                 ready = await run.until(200)
                 assert ready["gpu_proof"] == proof
                 assert ready["engine_pid"] == engine.pid
+    finally:
+        engine.kill()
+        engine.wait()
+
+
+@pytest.mark.req("OC-POOL-3012", "ORCH-1102")
+async def test_another_external_engine_in_its_place_is_proven_anew(
+    tmp_path: Path, fake: FakeNvml
+) -> None:
+    from tests.poolmgr.test_daemon import external_engine
+
+    engine = external_engine(tmp_path)
+    fake.add_process(0, engine.pid, 1024)
+    pools = EXTERNAL.format(tmp_path, "false")
+    try:
+        async with poolmgr(tmp_path, "gpu:0", pools, head=HEAD, env=fake.env) as run:
+            assert (await run.until(200))["gpu_proof"] == "verified"
+            engine.kill()
+            engine.wait()
+            engine = external_engine(tmp_path)  # on the CPU, and there before the next probe
+            assert await run.exit_code() == TABLE[Kind.CPU_FALLBACK].exit_code
     finally:
         engine.kill()
         engine.wait()

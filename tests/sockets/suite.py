@@ -155,6 +155,17 @@ class Suite:
                     found.append(int(entry.name))
         return found
 
+    @property
+    def orchd_pid(self) -> int:
+        """The pid of orchd, of which only `-m orchd` tells it from the others."""
+        found = [
+            pid
+            for pid in self.processes()
+            if b"\0orchd\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        assert len(found) == 1, found
+        return found[0]
+
     def pid_of(self, *words: str) -> int:
         """The one process whose command line has all these words."""
         found = []

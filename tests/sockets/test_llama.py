@@ -14,7 +14,7 @@ import trio
 from orchd.kit.client import Client, Target
 from tests.lab.llama import Command
 from tests.lab.nvml import FakeNvml
-from tests.sockets.suite import Suite
+from tests.sockets.suite import Suite, task_body
 from tests.sockets.talk import events_of, get, last, post, stream, submit, text_of, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -111,15 +111,26 @@ async def test_a_client_that_leaves_frees_the_engines_slot_within_100_ms(
     client.close()
 
 
-async def test_a_prompt_that_is_too_long_is_the_clients_error(
+@pytest.mark.req("OC-CORE-1021", "ORCH-3016", "ORCH-3390", "ORCH-3391")
+async def test_a_prompt_that_is_too_long_is_refused_before_it_is_queued(
     suite_of: SuiteOf, llama_command: Command, tiny_gguf: Path, fake_nvml: FakeNvml
 ) -> None:
     env = fake_nvml.env | dict(llama_command[1])
     suite = suite_of(llama_pool(llama_command, tiny_gguf), env=env, wait=False)
     await ready_llama(suite, fake_nvml)
     client = suite.client()
-    task = await submit(client, **ask(tiny_gguf, ctx=512, prompt="word " * 2000))
-    events = await events_of(client, task["task_id"])
-    assert last(events)["code"] == "INVALID_PARAMS"
-    assert "512" in last(events)["message"]
+    text = "word " * 100
+    told = await post(client, "/v1/tokenize", {"model_ref": f"file:{tiny_gguf}", "text": text})
+    count = json.loads(told.body)["count"]
+    assert len(json.loads(told.body)["tokens"]) == count
+    just = ask(tiny_gguf, ctx=count + 32, max_tokens=32, prompt=text)
+    refused = await post(client, "/v1/tasks", task_body(**just | {"ctx": count + 31}))
+    said = json.loads(refused.body)
+    assert (refused.status, said["code"]) == (400, "INVALID_PARAMS")
+    assert f"a prompt of {count} tokens and max_tokens 32" in said["message"]
+    assert (await get(client, "/v1/tasks"))["tasks"] == []
+    events = await events_of(client, (await submit(client, **just))["task_id"])
+    assert last(events)["tokens_in"] == count
+    too_long = ask(tiny_gguf, ctx=512, prompt="word " * 2000)
+    assert (await post(client, "/v1/tasks", task_body(**too_long))).status == 400
     client.close()

@@ -13,28 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab.needs import Need, has_program
 from tests.lab.rootfs import overlay_options, run_in_layer
 from tests.lab.venv import PREFIX, REPOSITORY, python_version
 
 PARTS = ("orchd", "poolmgr", "units", "packaging", "pyproject.toml", "PKGBUILD", "README.md")
 NOBODY = 65534
-
-MAKEPKG = Need("makepkg", has_program("makepkg"), debian=("makepkg",), arch=("pacman",))
-PACMAN = Need(
-    "pacman",
-    has_program("pacman"),
-    debian=("pacman-package-manager", "libarchive-tools", "zstd"),
-    arch=("pacman",),
-)
-FAKEROOT = Need("fakeroot", has_program("fakeroot"), debian=("fakeroot",), arch=("fakeroot",))
-BUILDERS = ("build", "installer", "hatchling")
-BUILD_TOOLS = Need(
-    "Python's build, installer and hatchling",
-    lambda: all(_importable(name) for name in BUILDERS),
-    advice=f"{sys.executable} -m pip install {' '.join(BUILDERS)}",
-)
-PACKAGING = (MAKEPKG, PACMAN, FAKEROOT, BUILD_TOOLS)
 
 # Arch's settings where Debian's makepkg.conf differs from them.
 CONF = """
@@ -57,11 +40,6 @@ PACMAN_OF_BUILD = """#!/bin/sh
 mkdir -p "$HOME/db/local" "$HOME/db/sync"
 exec /usr/bin/pacman --dbpath "$HOME/db" "$@"
 """
-
-
-def _importable(name: str) -> bool:
-    argv = [sys.executable, "-c", f"import {name}"]
-    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
 def build(scratch: Path, repository: Path = REPOSITORY) -> Path:

@@ -86,11 +86,8 @@ def test_a_real_engine_serves_in_the_sandbox(house: House, engine: list[str]) ->
 @pytest.mark.req("OC-POOL-3012", "OC-POOL-3003")
 def test_an_engine_on_the_cpu_is_refused_and_named(house: House, engine: list[str]) -> None:
     house.configure(configuration(engine))
-    house.start()
-    assert house.ask("GET", "/health").status == 200  # orchd watches from the beginning
     house.start("llama:0", check=False)
     house.wait(lambda: "runs on the CPU" in house.property(UNIT, "StatusText"), "status says why")
     assert house.property(UNIT, "ActiveState") != "active"
     refused = house.ask("POST", "/v1/tasks", wish())
     assert (refused.status, refused.json["code"]) == (503, "POOL_UNREADY")
-    house.wait(lambda: "runs on the CPU" in str(house.health("llama")), "health says why")

@@ -16,7 +16,7 @@ import pytest
 import orchd
 from tests.lab.cache import Cache
 from tests.lab.machine import Machine
-from tests.lab.needs import MACHINE, require
+from tests.lab.needs import MACHINE, PACKAGING, require
 from tests.lab.rootfs import Suite
 from tests.lab.venv import REPOSITORY, base_layers, read_project
 from tests.system import archpkg
@@ -50,7 +50,7 @@ def test_version_and_dependencies_are_the_project_s() -> None:
 @pytest.fixture(scope="module")
 def package() -> Iterator[Path]:
     """The package, built once."""
-    require(archpkg.PACKAGING)
+    require(PACKAGING)
     # pytest's own folders are closed to the user that builds
     with TemporaryDirectory(prefix="makepkg-") as scratch:
         Path(scratch).chmod(0o755)

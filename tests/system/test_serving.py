@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
+from tests.lab.cache import Cache
+from tests.lab.machine import Machine
+from tests.lab.rootfs import run_in_layer
 from tests.system.house import (
+    CONFIG,
     OTHER_ADDRESS,
     SIMULATED,
     TOKEN_FILE,
@@ -84,7 +89,7 @@ def test_status_and_journal_tell_people_and_programs(house: House) -> None:
     wish = task()
     house.complete(wish)
     shown = house.machine.systemctl("status", "orchd.service", pool("demo:0")).stdout
-    assert 'Status: "Serving 1 pools on ' in shown
+    assert 'Status: "Serving 1 pool on ' in shown
     assert "unix:/run/orchd/orchd.sock" in shown
     assert 'Status: "Ready: ' in shown
     of_task = house.journal("orchd.service", f"JOB_ID={wish['task_id']}")
@@ -121,7 +126,7 @@ def test_the_token_is_a_credential(house: House) -> None:
         "sampler_profile_version": "v1",
         "slots_total": 1,
     }
-    # not even from the unix socket, which else lets its group in
+    assert house.ask("GET", "/v1/pools").status == 401, "the unix socket is no way around it"
     assert house.ask("POST", "/v1/workers/register", worker).status == 401
     registered = house.ask("POST", "/v1/workers/register", worker, token=TOKEN)
     assert registered.status == 200
@@ -157,7 +162,8 @@ def test_without_a_token_file_the_units_start(house: House) -> None:
 
 
 @pytest.mark.req("SYSD-05")
-def test_a_stop_lets_the_running_task_end(house: House) -> None:
+@pytest.mark.parametrize("unit", ["orchd.service", pool("demo:0")])
+def test_a_stop_lets_the_running_task_end(house: House, unit: str) -> None:
     house.configure(SIMULATED, mock_pool(engine="tokens_per_s = 20"))
     house.start("demo:0")
     house.wait_ready()
@@ -165,17 +171,26 @@ def test_a_stop_lets_the_running_task_end(house: House) -> None:
     assert house.ask("POST", "/v1/tasks", wish).status == 202
     with house.stream(wish["task_id"]) as events:
         next(event for event in events if event.name == "token")
-        house.machine.systemctl("stop", "--no-block", pool("demo:0"))
+        house.machine.systemctl("stop", "--no-block", unit)
         rest = list(events)
     assert rest[-1].name == "end", rest[-1]
     assert json.loads(rest[-1].data)["tokens_out"] == 30
-    house.wait(
-        lambda: house.property(pool("demo:0"), "ActiveState") == "inactive", "the pool stopped"
-    )
-    assert house.property(pool("demo:0"), "Result") == "success"
-    # orchd tries again and again, and does not undo what the operator did
-    house.ask("GET", "/readyz")
+    house.wait(lambda: house.property(unit, "ActiveState") == "inactive", "it stopped", 5.0)
+    assert house.property(unit, "Result") == "success"
+
+
+@pytest.mark.req("SYSD-05")
+def test_a_stopped_pool_stays_stopped(house: House) -> None:
+    """orchd tries its socket again and again, and does not undo what the operator did."""
+    house.configure(SIMULATED, mock_pool())
+    house.start("demo:0")
+    house.wait_ready()
+    house.machine.systemctl("stop", pool("demo:0"))
+    house.wait(lambda: "does not exist" in house.said("orchd.service"), "orchd has tried")
+    assert house.property(pool("demo:0"), "ActiveState") == "inactive"
     assert house.property("poolmgr@demo:0.socket", "ActiveState") == "inactive"
+    house.machine.systemctl("start", pool("demo:0"))
+    house.wait_ready()
 
 
 @pytest.mark.req("SYSD-05")
@@ -202,15 +217,26 @@ def test_a_stop_of_the_suite_is_clean_and_takes_the_pools_along(house: House) ->
         house.connect()
 
 
-def test_enabled_units_come_with_a_boot(house: House) -> None:
-    """The two commands of the README link everything that a boot needs."""
-    machine = house.machine
-    machine.systemctl("enable", "orchd.target", pool("demo:0"))
-    wanted = machine.run("ls /etc/systemd/system/orchd.target.wants").stdout.split()
-    assert wanted == ["poolmgr@demo:0.service", "poolmgr@demo:0.socket"]
-    assert machine.systemctl("is-enabled", "orchd.target").stdout == "enabled\n"
-    machine.systemctl("disable", "orchd.target", "poolmgr@.service", "poolmgr@.socket")
-    assert machine.run("find /etc/systemd -name 'poolmgr*'").stdout == ""
+def test_enabled_units_come_with_a_boot(
+    house_layers: list[Path], lab_cache: Cache, tmp_path: Path
+) -> None:
+    """The two commands of the README, then a boot: the model is loaded before anybody asks."""
+    layer = tmp_path / "enabled"
+    enable = ["systemctl", "enable", "orchd.target", pool("demo:0")]
+    run_in_layer(house_layers, layer, enable)
+    layer.chmod(0o755)
+    file = layer / CONFIG.lstrip("/")
+    file.parent.mkdir(mode=0o755, parents=True)
+    file.write_text(SIMULATED + mock_pool())
+    with Machine([layer, *house_layers], cache=lab_cache) as machine:
+        house = House(machine)
+        # boot has ended, and the pool is part of it
+        assert machine.systemctl("is-system-running").stdout == "running\n"
+        assert house.property(pool("demo:0"), "ActiveState") == "active"
+        house.wait_ready()
+        assert "ordering cycle" not in "\n".join(machine.messages())
+        machine.systemctl("disable", "orchd.target", "poolmgr@.service", "poolmgr@.socket")
+        assert machine.run("find /etc/systemd -name 'poolmgr*'").stdout == ""
 
 
 @pytest.mark.req("SYSD-02")

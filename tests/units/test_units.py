@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from orchd import daemon
+from poolmgr.core import life
+from poolmgr.edge import child, engine, preload
 from tests.lab.needs import MACHINE, require
 from tests.lab.rootfs import Suite, run_in_layer
 from tests.lab.venv import REPOSITORY, project_layer
@@ -63,6 +66,36 @@ def test_a_line_without_a_reason_is_noticed(tmp_path: Path) -> None:
     unit = tmp_path / "x.service"
     unit.write_text("# head\n\n[Service]\nType=notify\nKillMode=mixed\n# why\nRestart=no\n")
     assert list(directives(unit)) == [("Type", False), ("KillMode", False), ("Restart", True)]
+
+
+def seconds(unit: str, key: str) -> float:
+    """A time span of a unit file."""
+    value = re.search(rf"^{key}=(\d+)(s|min|h)$", (UNITS / unit).read_text(), re.MULTILINE)
+    assert value, key
+    return int(value[1]) * {"s": 1, "min": 60, "h": 3600}[value[2]]
+
+
+@pytest.mark.req("SYSD-05", "SYSD-04")
+def test_the_daemons_deadlines_end_before_systemd_s() -> None:
+    """Else systemd kills what was about to end well, and nobody says why."""
+    reserve_s = 5.0
+    orchd_s = daemon.DRAIN_S + daemon.HANG_UP_S
+    assert orchd_s + reserve_s <= seconds("orchd.service", "TimeoutStopSec")
+    pool_s = life.DRAIN_S + child.TERM_GRACE_S + child.KILL_WAIT_S
+    assert pool_s + reserve_s <= seconds("poolmgr@.service", "TimeoutStopSec")
+    # a digest is read from the same disk before: as long as a load, at most
+    start_s = 2 * preload.LOAD_S + engine.SELF_TEST_S
+    assert start_s + reserve_s <= seconds("poolmgr@.service", "TimeoutStartSec")
+
+
+@pytest.mark.req("OC-POOL-3011", "SYSD-07")
+def test_the_breaker_opens_also_for_a_model_that_fails_at_the_end_of_a_long_load() -> None:
+    """Only starts within the interval count: with slow starts a short one is never full."""
+    unit = (UNITS / "poolmgr@.service").read_text()
+    burst = int(re.findall(r"^StartLimitBurst=(\d+)$", unit, re.MULTILINE)[0])
+    load_s = 40e9 / 100e6  # 40 GB from a hard disk
+    each_s = load_s + seconds("poolmgr@.service", "RestartMaxDelaySec")
+    assert seconds("poolmgr@.service", "StartLimitIntervalSec") > burst * each_s
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def test_a_golden_body_is_its_class_and_is_written_back_the_same(name):
         ({"seed": 1.5}, "$.seed: must be a 64-bit integer, not 1.5"),
         ({"prompt": 7}, "$.prompt: must be a string, not 7"),
         ({"prompt": ["a"]}, "$.prompt: must be a string, not ['a']"),
-        ({"model_ref": ""}, "$.model_ref: must be a string that is not empty, not ''"),
+        ({"model_ref": ""}, "$.model_ref: must be a string of 1 to 4096 characters, not ''"),
         ({"task_id": "1"}, "$.task_id: must be a UUID, not '1'"),
         ({"priority": "urgent"}, "$.priority: must be one of interactive, batch, not 'urgent'"),
         ({"priority": "Batch"}, "$.priority: must be one of interactive, batch, not 'Batch'"),
@@ -119,6 +119,21 @@ def test_every_fault_is_told_at_once_in_the_order_of_the_fields():
 def test_a_number_without_a_point_is_a_number():
     frame = codec.structure(shapes.MetricsFrame, {"queue_depth": 0, "on_time_probability": 1})
     assert type(frame.on_time_probability) is float
+
+
+def test_a_bomb_of_faults_is_told_in_part_and_soon():
+    wrong = {**TASK, "inputs": [0] * 300_000, **{f"k{n}": n for n in range(100_000)}}
+    told = faults(shapes.TaskRequest, wrong)
+    assert len(told) <= 2 * codec.MAX_FAULTS + 2
+    assert "$.inputs: has more faults" in told
+    assert f"$: has {100_000 - codec.MAX_FAULTS} more unknown keys" in told
+    assert len("".join(told)) < 64 << 10
+
+
+@pytest.mark.parametrize("name", ["k" * 1_000_000, "model_ref", "engine"])
+def test_a_long_name_is_not_repeated(name):
+    told = faults(shapes.TaskRequest, {**TASK, name: "x" * 1_000_000})
+    assert len("".join(told)) < 500
 
 
 def test_a_long_value_is_not_repeated():

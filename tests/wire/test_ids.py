@@ -26,7 +26,8 @@ def test_a_mask_that_names_no_set_of_gpus_is_refused(indices):
 
 
 @pytest.mark.parametrize("text", ["", "demo", "demo:", ":0", "Demo:0", "demo:0,1", "demo:1_0",
-                                  "demo:a", "demo:0_", "-x:0", "demo:0:1", "demo:0\n"])  # fmt: skip
+                                  "demo:a", "demo:0_", "-x:0", "demo:0:1", "demo:0\n",
+                                  "demo:00", "demo:0_01", "demo:\u0663"])  # fmt: skip
 def test_what_is_no_replica_id_is_refused(text):
     with pytest.raises(ValueError, match=r"\w"):
         parse_replica_id(text)

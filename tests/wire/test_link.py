@@ -63,7 +63,7 @@ def test_a_body_is_its_class_and_is_written_back_the_same(name):
     assert link.encode_json(link.Type(kind), job, value) == data
 
 
-@pytest.mark.req("ORCH-3400")
+@pytest.mark.req("ORCH-3400", "OC-CTRL-2026")
 def test_frames_are_ready_made():
     data = golden.hex_bytes("frames")
     frames = sse.token_frames(2, 0, ["Hé", "llo\n\nid: 4\n", "😀"])
@@ -95,6 +95,13 @@ def test_a_length_past_the_limit_is_refused_before_its_body():
     assert link.Decoder().feed(struct.pack(">IBI", link.MAX_BODY, link.Type.FRAMES, 1)) == []
 
 
+@pytest.mark.parametrize("length", range(link.FRAMES_HEAD.size))
+def test_frames_without_their_head_are_refused(length):
+    with pytest.raises(OrchError) as raised:
+        link.Decoder().feed(link.encode(link.Type.FRAMES, 1, b"\0" * length))
+    assert raised.value.kind is Kind.ENGINE_PROTOCOL
+
+
 @pytest.mark.parametrize(
     ("cls", "body", "path"),
     [
@@ -113,7 +120,7 @@ def test_a_wrong_body_is_the_peers_fault(cls, body, path):
 
 messages = st.lists(
     st.tuples(
-        st.sampled_from(link.Type), st.integers(0, 2**32 - 1), st.binary(max_size=40)
+        st.sampled_from(link.Type), st.integers(0, 2**32 - 1), st.binary(min_size=6, max_size=40)
     ),
     max_size=6,
 )  # fmt: skip
@@ -135,3 +142,12 @@ def test_a_snapshot_says_nothing_of_what_it_does_not_know():
     snapshot = link.body(Snapshot, body)
     assert snapshot.last_error is None
     assert "last_error" not in codec.unstructure(snapshot)
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**63 - 1])
+def test_whatever_seed_a_client_may_send_passes_the_link(seed):
+    name = next(name for name in NAMES if head_of(name)[0] == link.Type.OPEN)
+    ((_, _, body),) = link.Decoder().feed(golden.hex_bytes(name))
+    golden_order = codec.unstructure(link.body(link.Open, body))
+    order = link.body(link.Open, codec.dumps({**golden_order, "seed": seed}))
+    assert order.seed == seed

@@ -82,6 +82,8 @@ def test_an_event_has_a_bound_even_without_a_line_end():
     assert raised.value.kind is Kind.ENGINE_PROTOCOL
     with pytest.raises(OrchError, match="more than 64 bytes"):
         sse.Decoder(limit=64).feed(b"x" * 65)
+    with pytest.raises(OrchError, match="more than 64 bytes"):
+        sse.Decoder(limit=64).feed(b"data:\n" * 65)  # lines without a value are kept too
 
 
 @pytest.mark.parametrize(

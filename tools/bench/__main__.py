@@ -31,21 +31,31 @@ END: Final = "<!-- end -->"
 
 
 def main() -> int:
-    """Run the measures that were asked for. Returns 0 also when a goal was missed."""
+    """Run the measures that were asked for.
+
+    Returns 0 also when a goal was missed; 1 when a measure failed: then nothing is written into
+    the page.
+    """
     options = _options()
     print(_machine(), file=sys.stderr)
     figures: list[Figure] = []
+    failed: list[str] = []
     for name in options.measures or MEASURES:
         began = time.monotonic()
-        fresh = MEASURES[name](options.runs)
+        try:
+            fresh = MEASURES[name](options.runs)
+        except (OSError, RuntimeError) as exc:
+            print(f"{name} FAILED: {exc}", file=sys.stderr)
+            failed.append(name)
+            continue
         print(f"\n{markdown(fresh)}", flush=True)
         print(f"({name}: {time.monotonic() - began:.0f} s)", file=sys.stderr)
         figures += fresh
     if options.json is not None:
         options.json.write_bytes(codec.dumps({"machine": _machine(), "figures": figures}))
-    if options.write is not None:
+    if options.write is not None and not failed:
         _write(options.write, f"{_machine()}\n\n{markdown(figures)}")
-    return 0
+    return 1 if failed else 0
 
 
 def _options() -> argparse.Namespace:

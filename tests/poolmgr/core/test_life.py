@@ -44,7 +44,7 @@ def ready() -> Life:
     return brought_to(*TO_READY)
 
 
-@pytest.mark.req("ORCH-3002", "OC-POOL-3001", "ORCH-3421")
+@pytest.mark.req("ORCH-3002", "OC-POOL-3001", "ORCH-3421", "ORCH-3821")
 def test_ready_comes_after_all_three_gates_and_only_then() -> None:
     life = Life(0.0)
     phases, effects = [], []

@@ -64,7 +64,10 @@ def test_a_gpu_of_the_mask_that_is_not_used_is_named() -> None:
     assert "of GPU 0 and none of GPU 1" in caught.value.message
 
 
-@pytest.mark.parametrize(("listed", "pids"), [(((7,),), None), ((None,), ENGINE)])
+@pytest.mark.req("OC-POOL-3012", "ORCH-3052")
+@pytest.mark.parametrize(
+    ("listed", "pids"), [(((7,),), None), ((None,), ENGINE), (((100,), None), ENGINE)]
+)
 def test_what_cannot_be_seen_needs_the_operators_word(
     listed: tuple[tuple[int, ...] | None, ...], pids: frozenset[int] | None
 ) -> None:

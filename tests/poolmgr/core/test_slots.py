@@ -34,11 +34,22 @@ def test_speed_is_smoothed_and_leaves_the_first_token_out() -> None:
     assert slots.tokens_per_s == pytest.approx(10.0)
     assert slots.first_token_ms == pytest.approx(500.0)
     slots.measured(tokens=21, first_token_s=1.0, decode_s=2.0)
-    assert slots.tokens_per_s == pytest.approx(10.0 + SMOOTHING * 10.0)
+    kept = 1 - SMOOTHING
+    assert slots.tokens_per_s == pytest.approx((kept * 10 + 20) / (kept * 1.0 + 1.0))
     assert slots.first_token_ms == pytest.approx(500.0 + SMOOTHING * 500.0)
     slots.measured(tokens=0, first_token_s=9.0, decode_s=9.0)
+    before = slots.tokens_per_s
     slots.measured(tokens=1, first_token_s=0.6, decode_s=0.6)
-    assert slots.tokens_per_s == pytest.approx(12.0)
+    assert slots.tokens_per_s == before
+
+
+@pytest.mark.parametrize("spent", [1e-6, 1.0])
+def test_a_short_job_says_little_of_the_speed(spent: float) -> None:
+    slots = Slots(1)
+    for _ in range(10):
+        slots.measured(tokens=401, first_token_s=0.0, decode_s=4.0)
+    slots.measured(tokens=4, first_token_s=0.0, decode_s=spent)
+    assert slots.tokens_per_s == pytest.approx(100.0, rel=0.07)
 
 
 def test_a_replica_without_slots_is_refused() -> None:

@@ -37,6 +37,7 @@ class Lines:
 
     engine_id = EngineId("lines")
     workloads = (Workload.COMPLETION,)
+    sampler_profiles = ("v1",)
     strict_needs_single_slot = False
 
     def launch(self, *_arguments: object) -> Launch:
@@ -59,6 +60,15 @@ class Lines:
 
     def read_usage(self, body: bytes) -> Usage:
         raise NotImplementedError
+
+    def tokenize(self, text: str) -> Call | None:
+        if text == "untold":
+            return None
+        return Call(method="POST", path="/tokenize", body=text.encode())
+
+    def read_tokenize(self, status: int, body: bytes) -> tuple[int, ...]:
+        assert status == 200
+        return tuple(body)
 
     def submit(self, job: Job) -> Call:
         if job.prompt == "impossible":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -107,24 +108,56 @@ async def test_one_that_will_not_go_is_killed_with_all_it_started(
     assert gone(int(child.last_lines[0]))
 
 
+async def test_a_stop_that_is_cancelled_kills_at_once() -> None:
+    child = sh('trap "" TERM; sleep 60 & echo $!; while :; do sleep 0.01; done')
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child.listen)
+        with trio.fail_after(5):
+            while not child.last_lines:
+                await trio.sleep(0.005)
+        began = trio.current_time()
+        with trio.move_on_after(0.05):
+            await child.stop()
+        assert trio.current_time() - began < module.TERM_GRACE_S / 2
+        assert gone(child.pid, 1.0)
+        assert gone(int(child.last_lines[0]), 1.0)
+        assert "killed by SIGKILL" in await child.stop()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.req("ORCH-3001")
+async def test_what_the_engine_left_behind_goes_with_it() -> None:
+    child = sh("sleep 60 & echo $!; exit 1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child.listen)
+        with trio.fail_after(5):
+            assert await child.wait() == "exited with code 1"
+            while not child.last_lines:
+                await trio.sleep(0.005)
+            assert await child.stop() == "exited with code 1"
+        nursery.cancel_scope.cancel()
+    assert gone(int(child.last_lines[0]))
+
+
 @pytest.mark.slow
 @pytest.mark.req("ORCH-3001")
-def test_it_dies_with_us_even_on_kill_9() -> None:
+def test_it_dies_with_us_even_on_kill_9_and_so_does_what_it_started() -> None:
     script = (
-        "import time\n"
+        "import os, time\n"
         "from poolmgr.edge.child import start\n"
-        "print(start(['sleep', '60'], {}).pid, flush=True)\n"
+        "child = start(['/bin/sh', '-c', 'sleep 60 & echo $!; wait'], {})\n"
+        "print(child.pid, os.read(child._output, 99).decode(), flush=True)\n"
         "time.sleep(60)\n"
     )
     ours = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert ours.stdout is not None
-    engine = int(ours.stdout.readline())
-    time.sleep(0.1)  # setpriv becomes sleep
-    assert Path(f"/proc/{engine}").exists()
+    pids = [int(pid) for pid in ours.stdout.readline().split()]
+    assert len(pids) == 2
+    assert all(Path(f"/proc/{pid}").exists() for pid in pids)
     os.kill(ours.pid, signal.SIGKILL)
     ours.wait(5)
     ours.stdout.close()
-    assert gone(engine)
+    assert all(gone(pid) for pid in pids)
 
 
 async def test_without_setpriv_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +166,27 @@ async def test_without_setpriv_the_package_is_named(monkeypatch: pytest.MonkeyPa
         start(["x"], {})
     assert caught.value.kind is Kind.ENGINE_MISSING
     assert "util-linux" in caught.value.message
+
+
+@pytest.mark.parametrize("failing", ["/bin/sh", "setpriv"])
+async def test_a_machine_without_room_for_a_process_is_told(
+    failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = subprocess.Popen
+    guards: list[subprocess.Popen[bytes]] = []
+
+    def popen(argv: list[str], **more: Any) -> subprocess.Popen[bytes]:
+        if argv[0] == failing:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        guards.append(real(argv, **more))
+        return guards[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(OrchError) as caught:
+        start(["engine"], {})
+    assert caught.value.kind is Kind.ENGINE_START_FAILED
+    assert "cannot start engine: " in caught.value.message
+    assert all(guard.returncode is not None for guard in guards)
 
 
 @pytest.mark.parametrize(

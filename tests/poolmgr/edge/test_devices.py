@@ -16,7 +16,9 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, Positive, Text
 from poolmgr.edge.devices import Nvml, Simulated, masked
 from tests.lab.cache import Cache
-from tests.lab.nvml import FakeNvml, uuid_of
+from tests.lab.nvml import GPU_IS_LOST, FakeNvml, uuid_of
+
+NO_PERMISSION, UNKNOWN = 4, 999  # nvml.h, nvmlReturn_t
 
 TWO = Devices(
     backend=Backend.SIMULATED,
@@ -53,9 +55,10 @@ READ = """
 import attrs, json, trio
 from poolmgr.edge.devices import Nvml
 from orchd.wire.errors import OrchError
+from orchd.wire.ids import DeviceMask
 async def main():
     try:
-        print(json.dumps([attrs.asdict(gpu) for gpu in await Nvml().read()]))
+        print(json.dumps([attrs.asdict(gpu) for gpu in await Nvml(DeviceMask((1,))).read()]))
     except OrchError as exc:
         print(json.dumps([exc.kind, exc.message]))
 trio.run(main)
@@ -96,11 +99,23 @@ def test_nvml_tells_names_uuids_memory_capability_and_processes(fake: FakeNvml) 
 
 
 @pytest.mark.slow
-@pytest.mark.req("OC-POOL-3010")
-def test_a_lost_gpu_is_as_good_as_not_there(fake: FakeNvml) -> None:
-    fake.lose_gpu(0)
+@pytest.mark.req("OC-POOL-3020")
+@pytest.mark.parametrize("error", [GPU_IS_LOST, NO_PERMISSION, UNKNOWN])
+def test_a_gpu_beside_the_mask_may_be_sick(fake: FakeNvml, error: int) -> None:
+    fake.set_gpu(0, error=error)
     (left,) = read_with(fake.env)
     assert left["index"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.req("OC-POOL-3010")
+@pytest.mark.parametrize("error", [GPU_IS_LOST, UNKNOWN])
+def test_a_sick_gpu_of_the_mask_is_the_drivers_trouble(fake: FakeNvml, error: int) -> None:
+    fake.set_gpu(1, error=error)
+    kind, message = read_with(fake.env)
+    assert kind == Kind.DRIVER_UNAVAILABLE
+    assert "GPU 1 does not answer: " in message
+    assert "Xid" in message
 
 
 @pytest.mark.slow
@@ -123,7 +138,7 @@ async def test_a_machine_without_the_library_is_told_the_same(
 
     monkeypatch.setattr(pynvml, "nvmlInit", missing)
     with pytest.raises(OrchError) as caught:
-        await Nvml().read()
+        await Nvml(DeviceMask((0,))).read()
     assert caught.value.kind is Kind.DRIVER_UNAVAILABLE
 
 
@@ -139,7 +154,7 @@ async def test_a_driver_that_hangs_does_not_hang_the_loop(monkeypatch: pytest.Mo
     monkeypatch.setattr(devices, "READ_DEADLINE_S", 0.01)
     monkeypatch.setattr(pynvml, "nvmlInit", release.wait)
     with pytest.raises(OrchError) as caught:
-        await Nvml().read()
+        await Nvml(DeviceMask((0,))).read()
     release.set()
     assert caught.value.kind is Kind.DRIVER_UNAVAILABLE
     assert "did not answer within" in caught.value.message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import trio
 from attrs import evolve
 
 from orchd.config.schema import Engine as EngineConfig
+from orchd.kit import http1
 from orchd.kit.client import Target
-from orchd.kit.http1 import Sink
+from orchd.kit.fds import bind_unix
+from orchd.kit.http1 import Request, Response, Sink
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, Positive, Text
-from poolmgr.edge.engine import Engine, check_identity
+from poolmgr.edge.engine import TOKENIZERS, Engine, check_identity
 from poolmgr.engines.base import Props
 from tests.poolmgr.edge.lines import Lines, Script, bench
 from tests.poolmgr.edge.test_link import put, silent
@@ -98,3 +102,62 @@ async def test_one_token_is_generated_or_the_reason_is_told(
                 assert words in caught.value.message
         finally:
             engine.close()
+
+
+def told(tokens_s: float, at_once: list[int]) -> http1.Handler:
+    """An engine whose tokens are the bytes of the text, told after a while."""
+
+    async def handle(request: Request) -> Response:
+        at_once.append(at_once[-1] + 1)
+        await trio.sleep(tokens_s)
+        at_once.append(at_once[-1] - 1)
+        return Response(body=request.body)
+
+    return handle
+
+
+@asynccontextmanager
+async def telling(folder: Path, handler: http1.Handler) -> AsyncIterator[Engine]:
+    listener = bind_unix(folder / "e.sock")
+    engine = Engine(Target.unix(folder / "e.sock"), Lines(), 1)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(http1.serve, [listener], handler)
+            yield engine
+            nursery.cancel_scope.cancel()
+    finally:
+        engine.close()
+        listener.close()
+
+
+@pytest.mark.req("ORCH-3390")
+async def test_few_texts_are_read_at_a_time(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    at_once, got = [0], []
+    async with telling(tmp_path, told(0.5, at_once)) as engine, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            got.append(await engine.tokenize("abc"))
+
+        for _ in range(6):
+            nursery.start_soon(ask)
+    assert got == [(97, 98, 99)] * 6
+    assert max(at_once) == TOKENIZERS
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("abc", Kind.ENGINE_UNHEALTHY, "no answer within 5 s"),
+        ("untold", Kind.INVALID_PARAMS, "lines does not tell tokens"),
+    ],
+)
+async def test_tokens_that_are_not_told_are_an_error(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, text: str, kind: Kind, words: str
+) -> None:
+    async with telling(tmp_path, told(60, [0])) as engine:
+        with pytest.raises(OrchError) as caught:
+            await engine.tokenize(text)
+    assert caught.value.kind is kind
+    assert words in caught.value.message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,10 @@ async def for_ever(sink: Sink, _prompt: str) -> None:
 
 async def silent(sink: Sink, _prompt: str) -> None:
     await put(sink, b"first\n")
+    await trio.sleep_forever()
+
+
+async def never(_sink: Sink, _prompt: str) -> None:
     await trio.sleep_forever()
 
 
@@ -233,6 +237,21 @@ async def test_a_lost_link_stops_its_jobs_and_no_other(tmp_path: Path) -> None:
         assert len(here.side.links) == 1
 
 
+@pytest.mark.parametrize("script", [silent, never])
+async def test_a_lost_link_frees_the_slot_of_an_engine_that_says_nothing(
+    tmp_path: Path, script: Callable[[Sink, str], Awaitable[None]]
+) -> None:
+    async with bench(tmp_path, script) as here:
+        async with on_pipe(await here.link()) as leaves:
+            leaves.open()
+            with trio.fail_after(1):
+                while here.open_answers != 1:
+                    await trio.sleep(0.001)
+        with trio.fail_after(1):
+            while here.jobs.slots.active or here.open_answers:
+                await trio.sleep(0.001)
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -297,6 +316,17 @@ async def test_an_engine_that_falls_silent_is_given_up(
         assert here.jobs.slots.active == 0
 
 
+async def test_an_engine_may_read_a_long_prompt_but_not_for_ever(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(tmp_path, never) as here, on_pipe(await here.link()) as peer:
+        began = autojump_clock.current_time()
+        fail = last_of(await peer.finished(peer.open(), deadline_s=900), link.Fail)
+        assert fail.kind is Kind.DECODE_TIMEOUT
+        assert fail.tokens_out == 0
+        assert 590 < autojump_clock.current_time() - began < 610
+
+
 async def test_waiting_for_credit_is_not_the_engines_silence(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -316,6 +346,30 @@ async def test_an_engine_that_breaks_off_resets_the_job(tmp_path: Path) -> None:
         fail = last_of(await peer.finished(peer.open()), link.Fail)
         assert fail.kind is Kind.WORKER_RESET
         assert fail.tokens_out == 2
+
+
+async def cut(sink: Sink, _prompt: str) -> None:
+    sink.abort()
+
+
+async def test_a_job_without_a_token_waits_for_the_cause_and_keeps_its_slot(tmp_path: Path) -> None:
+    async with bench(tmp_path, cut) as here, on_pipe(await here.link()) as peer:
+        number = peer.open()
+        await trio.sleep(0.1)
+        assert here.jobs.slots.active == 1
+        here.jobs.stop_all(OrchError(Kind.ENGINE_DIED, "the engine was killed by SIGKILL"))
+        fail = last_of(await peer.finished(number), link.Fail)
+        assert (fail.kind, fail.tokens_out) == (Kind.ENGINE_DIED, 0)
+        assert "SIGKILL" in fail.message
+
+
+async def test_a_job_without_a_token_may_run_again_elsewhere(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(tmp_path, cut) as here, on_pipe(await here.link()) as peer:
+        fail = last_of(await peer.finished(peer.open()), link.Fail)
+        assert (fail.kind, fail.tokens_out) == (Kind.ENGINE_DIED, 0)
+        assert jobs_module.DOUBT_S <= autojump_clock.current_time() < 2 * jobs_module.DOUBT_S
 
 
 async def test_all_jobs_can_be_stopped_with_a_cause(tmp_path: Path) -> None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import trio
+from attrs import evolve
 
 from orchd.config.schema import Backend, Devices, Mode, Provisioning, Settings, SimulatedDevice
 from orchd.kit.client import PeerError, Target
 from orchd.kit.notify import Notifier
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
+from orchd.wire.snapshot import GpuProof
 from poolmgr.core import life
 from poolmgr.core.life import Life
 from poolmgr.core.slots import Slots
 from poolmgr.edge import preload as module
 from poolmgr.edge.board import Board
 from poolmgr.edge.preload import Preload
-from poolmgr.engines.base import Load
+from poolmgr.engines.base import Load, Props
 from poolmgr.engines.registry import adapter
 from tests.poolmgr.provision.test_models import pool
 
@@ -39,7 +42,9 @@ class Scripted:
 
     def __init__(self, *answers: Answer) -> None:
         self._answers = list(answers)
-        self.probes = 0
+        self.probes = self.tokens = 0
+        self.says = Props(engine_version="b1", slots=1, ctx_max=1024)
+        self.fails: OrchError | None = None
 
     async def probe(self) -> tuple[Load, str]:
         await trio.lowlevel.checkpoint()
@@ -48,6 +53,14 @@ class Scripted:
         if isinstance(answer, PeerError):
             raise answer
         return answer
+
+    async def props(self) -> Props:
+        return self.says
+
+    async def one_token(self) -> None:
+        self.tokens += 1
+        if self.fails is not None:
+            raise self.fails
 
     async def kv_ratio(self) -> float | None:
         return 0.25
@@ -72,6 +85,58 @@ async def steps(folder: Path, *answers: Answer, external: bool = False) -> tuple
 
 def unheard(_event: life.Event) -> None:
     """For steps that end with an error."""
+
+
+NO_TOKEN = OrchError(Kind.SELF_TEST_FAILED, "no token came within 120 s")
+
+
+@pytest.mark.req("ORCH-3049", "ORCH-3421")
+async def test_ready_takes_an_identity_a_proof_and_a_token(tmp_path: Path) -> None:
+    made, board = await steps(tmp_path)
+    made.engine = engine = Scripted(SERVING)  # type: ignore[assignment]
+    said: list[life.Event] = []
+    await made.self_test(said.append)
+    assert said == [life.SelfTestPassed("simulated")]
+    assert board.snapshot().engine_version == "b1"
+    assert engine.tokens == 1
+    engine.says = evolve(engine.says, ctx_max=Positive(512))
+    with pytest.raises(OrchError, match=r"pools\[\]\.ctx is 1024"):
+        await made.self_test(unheard)
+    assert engine.tokens == 1  # one that is not what was configured is asked for nothing
+
+
+@pytest.mark.req("ORCH-3049")
+async def test_what_breaks_with_an_external_engine_is_waited_out(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, _ = await steps(tmp_path)
+    external, _ = await steps(tmp_path, external=True)
+    ours.engine = external.engine = engine = Scripted(SERVING)  # type: ignore[assignment]
+    engine.fails = NO_TOKEN
+    with pytest.raises(OrchError) as caught:
+        await ours.self_test(unheard)
+    assert caught.value is NO_TOKEN
+    said: list[life.Event] = []
+    await external.self_test(said.append)
+    assert said == [life.HealthLost(NO_TOKEN)]
+    assert trio.current_time() >= module.HEALTH_EXTERNAL_S
+    engine.says = evolve(engine.says, ctx_max=Positive(512))
+    with pytest.raises(OrchError) as caught:  # but a wrong configuration is not
+        await external.self_test(unheard)
+    assert caught.value.kind is Kind.CONFIG_INVALID
+
+
+@pytest.mark.req("OC-POOL-3003")
+async def test_something_in_the_sockets_place_is_named(tmp_path: Path) -> None:
+    made, _ = await steps(tmp_path)
+    in_its_place = tmp_path / "poolmgr" / "p:0.engine.sock"
+    in_its_place.mkdir(parents=True)
+    with pytest.raises(OrchError) as caught:
+        made.start()
+    assert caught.value.kind is Kind.ENGINE_START_FAILED
+    assert str(in_its_place) in caught.value.message
+    made.close()
+    assert in_its_place.exists()
 
 
 async def test_loading_is_told_until_it_serves(
@@ -125,12 +190,41 @@ async def test_an_external_engine_is_waited_for_however_long(
 async def test_an_engine_that_hangs_is_given_up_after_three_probes(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, answer: Answer, probes: int
 ) -> None:
-    made, board = await steps(tmp_path, SLOW, BROKEN, SERVING, answer)
+    made, _ = await steps(tmp_path, SLOW, BROKEN, SERVING, answer)
     with pytest.raises(OrchError) as caught:
         await made.watch_health(unheard)
     assert caught.value.kind is Kind.ENGINE_UNHEALTHY
     assert made.engine.probes == 3 + probes  # type: ignore[union-attr]
-    assert board.snapshot().kv_cache_usage_ratio in (0.25, None)
+
+
+@pytest.mark.req("ORCH-3022")
+async def test_how_full_the_engine_is_is_asked_while_it_is_healthy(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    made, board = await steps(tmp_path, SERVING, SERVING, SLOW)
+    seen: list[float | None] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.watch_health, unheard)
+        for _ in range(3):
+            await trio.sleep(module.HEALTH_S + 0.1)
+            seen.append(board.snapshot().kv_cache_usage_ratio)
+        nursery.cancel_scope.cancel()
+    assert seen == [0.25, 0.25, None]
+
+
+@pytest.mark.req("OC-POOL-3012")
+async def test_what_was_known_of_an_engine_that_was_lost_is_forgotten(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    made, board = await steps(tmp_path, SERVING, external=True)
+    made._external_pid = os.getpid()
+    board.engine_pid, board.proof = made._external_pid, GpuProof.VERIFIED
+    assert made.ram_bytes() > 0
+    await made.load(unheard)
+    known = board.snapshot()
+    assert known.engine_pid is None
+    assert known.gpu_proof is GpuProof.PENDING
+    assert made.ram_bytes() == 0
 
 
 async def test_an_external_engine_that_is_lost_may_come_back(

@@ -68,15 +68,6 @@ def test_llamacpp_needs_a_model_file():
     assert caught.value.kind is Kind.MODEL_MISSING
 
 
-@pytest.mark.parametrize("engine", ["llamacpp", "mock"])
-def test_an_unknown_sampler_profile_is_refused(engine):
-    made = pool(engine, sampler_profile_version=Text("v9"))
-    with pytest.raises(OrchError) as caught:
-        adapter(EngineId(engine)).launch(made, MODEL, SOCKET, ("GPU-a",))
-    assert caught.value.kind is Kind.CONFIG_INVALID
-    assert "'v9'" in caught.value.message
-
-
 @pytest.mark.req("ORCH-3058")
 def test_the_mock_engine_understands_every_argument_of_its_adapter():
     faults = Faults(
@@ -125,6 +116,36 @@ def test_usage_of_an_engine_that_says_little_is_told_as_unknown():
         with pytest.raises(OrchError) as caught:
             LLAMA.read_usage(body)
         assert caught.value.kind is Kind.ENGINE_PROTOCOL
+
+
+@pytest.mark.req("ORCH-3390")
+def test_tokens_are_asked_for_as_a_prompt_is_read():
+    call = LLAMA.tokenize("<s>H\u00e9")
+    assert call is not None
+    assert (call.method, call.path) == ("POST", "/tokenize")
+    asked = {"content": "<s>H\u00e9", "add_special": True, "parse_special": True}
+    assert orjson.loads(call.body) == asked
+    assert LLAMA.read_tokenize(200, b'{"tokens":[315,0,7]}') == (315, 0, 7)
+    assert LLAMA.read_tokenize(200, b'{"tokens":[]}') == ()
+
+
+@pytest.mark.req("ORCH-3276")
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (200, b"", Kind.ENGINE_PROTOCOL),
+        (200, b"[]", Kind.ENGINE_PROTOCOL),
+        (200, b"{}", Kind.ENGINE_PROTOCOL),
+        (200, b'{"tokens":[1,true]}', Kind.ENGINE_PROTOCOL),
+        (200, b'{"tokens":[{"id":1,"piece":"a"}]}', Kind.ENGINE_PROTOCOL),
+        (404, b'{"error":{"type":"not_found_error"}}', Kind.ENGINE_PROTOCOL),
+        (503, b'{"error":{"type":"unavailable_error"}}', Kind.POOL_UNREADY),
+    ],
+)
+def test_an_answer_without_tokens_is_an_error(status, body, kind):
+    with pytest.raises(OrchError) as caught:
+        LLAMA.read_tokenize(status, body)
+    assert caught.value.kind is kind
 
 
 @pytest.mark.parametrize(

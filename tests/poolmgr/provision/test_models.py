@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchd.config.schema import Engine, Mode, Model, Pool, Provisioning, Settings
+from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, Text
 from poolmgr.provision.models import stage
@@ -90,3 +91,31 @@ async def test_mock_and_external_engines_need_no_file(tmp_path: Path) -> None:
     external = Provisioning(mode=Mode.EXTERNAL, url="unix:/x.sock")
     staged = await stage(settings(tmp_path), pool("org/name", provisioning=external))
     assert (staged.name, staged.path) == ("name", None)
+
+
+@pytest.mark.req("ORCH-3097")
+@pytest.mark.parametrize("digest", [None, "sha256:" + "0" * 64])
+async def test_a_digest_that_cannot_be_verified_is_said(tmp_path: Path, digest: str | None) -> None:
+    external = Provisioning(mode=Mode.EXTERNAL, url="unix:/x.sock")
+    with log.capture() as events:
+        await stage(settings(tmp_path), pool("org/name", digest=digest, provisioning=external))
+    said = [event["event"] for event in events]
+    assert said == ([] if digest is None else ["model_not_verified"])
+
+
+@pytest.mark.req("ORCH-3097")
+async def test_a_digest_is_that_of_all_parts_one_after_the_other(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"m-0000{number}-of-00002.gguf").write_bytes(b"x" * number)
+    digest = "sha256:" + hashlib.sha256(b"xxx").hexdigest()
+    whole = pool(f"{tmp_path}/m-00001-of-00002.gguf", digest=digest)
+    await stage(settings(tmp_path), whole)
+    (tmp_path / "m-00002-of-00002.gguf").write_bytes(b"xy")
+    assert "is not the model that model.digest names" in await refused(tmp_path, whole)
+
+
+@pytest.mark.req("OC-POOL-3003")
+async def test_a_file_that_breaks_while_it_is_read_is_told(tmp_path: Path) -> None:
+    broken = Path("/proc/self/mem")  # opens, and its first page cannot be read
+    message = await refused(tmp_path, pool(str(broken), digest="sha256:" + "0" * 64))
+    assert message == f"{broken} cannot be read: Input/output error"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from orchd.config.schema import Mode, Provisioning
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import EngineId
+from orchd.wire.ids import EngineId, Text
 from poolmgr.engines.registry import adapter
 from poolmgr.provision.models import Staged
 from poolmgr.provision.plan import MOCK_COMMAND, plan
@@ -70,6 +71,22 @@ def test_a_missing_program_says_what_to_install(
         )
     assert caught.value.kind is Kind.ENGINE_MISSING
     assert what in caught.value.message
+
+
+@pytest.mark.req("ORCH-3046")
+@pytest.mark.parametrize("engine", ["llamacpp", "mock"])
+@pytest.mark.parametrize("mode", [Mode.EXTERNAL, Mode.BINARY])
+def test_an_unknown_sampler_profile_is_refused_whoever_starts_the_engine(
+    engine: str, mode: Mode
+) -> None:
+    url = "http://127.0.0.1:8080" if mode is Mode.EXTERNAL else None
+    how = Provisioning(mode=mode, url=url, command=None if url else ("sh",))
+    made = pool("m", engine, provisioning=how)
+    made = evolve(made, engine=evolve(made.engine, sampler_profile_version=Text("v9")))
+    with pytest.raises(OrchError) as caught:
+        plan(made, adapter(EngineId(engine)), Staged("m", Path("/m")), SOCKET, UUIDS)
+    assert caught.value.kind is Kind.CONFIG_INVALID
+    assert "'v9'" in caught.value.message
 
 
 def test_an_external_engine_is_only_found() -> None:

@@ -1,0 +1,46 @@
+"""Whether a worker that registers belongs to its set [ORCH-3046].
+
+A question to the state: what is placed on is decided by snapshots (pool.py). Said here as well, the
+worker's operator reads at once why it would get no work.
+"""
+
+from __future__ import annotations
+
+from orchd.core.world import World
+from orchd.wire.control import WorkerRegistration
+from orchd.wire.errors import Kind, OrchError
+
+
+def check(world: World, worker: WorkerRegistration) -> None:
+    """Raise OrchError(UNKNOWN_ID) for no replica of ours, (PINS_DIFFER) for one unlike its set."""
+    pool = world.home.get(worker.replica_id)
+    if pool is None or pool.spec.pool_id != worker.pool_id:
+        raise OrchError(
+            Kind.UNKNOWN_ID,
+            f"replica {worker.replica_id} of pool {worker.pool_id} is not in the configuration "
+            "that orchd runs with",
+            path="$.replica_id",
+        )
+    spec = pool.spec
+    others = {
+        replica.snapshot.engine_version
+        for replica in pool.replicas.values()
+        if replica.replica_id != worker.replica_id
+        and replica.live
+        and replica.snapshot is not None
+        and replica.snapshot.ready
+    }
+    pinned = pool.engine_version if pool.engine_version in others else worker.engine_version
+    for field, is_now, must_be in (
+        ("engine", worker.engine, spec.engine),
+        ("sampler_profile_version", worker.sampler_profile_version, spec.sampler_profile_version),
+        ("engine_version", worker.engine_version, pinned),
+    ):
+        if is_now != must_be:
+            raise OrchError(
+                Kind.PINS_DIFFER,
+                f"$.{field}: {worker.replica_id} has {is_now}, and its set has {must_be}",
+                path=f"$.{field}",
+                engine=spec.engine,
+                pool_id=spec.pool_id,
+            )
