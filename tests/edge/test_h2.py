@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import orjson
 import pytest
@@ -150,7 +151,7 @@ async def test_no_token_leaves_after_the_204(front: Opener) -> None:
 
 
 async def test_what_is_refused_over_http1_is_refused_here(front: Opener) -> None:
-    good = {"authorization": "Bearer secret"}
+    good: Any = {"authorization": "Bearer secret"}
     async with front(token="secret") as it, h2_peer(it) as peer:
         got = await peer.ask("/v1/tasks", authorization="Bearer wrong")
         assert (got.status, got.headers["www-authenticate"]) == (401, "Bearer")
