@@ -20,7 +20,7 @@ THIRD_PARTIES = {
     "orchd/core": {"attrs"},
     "orchd/config": {"attrs", "cattrs", "orjson", "xdg"},
     "orchd/kit": {"attrs", "trio", "h11", "h2", "hpack", "orjson", "sdnotify", "systemd"},
-    "orchd/edge": {"attrs", "trio", "h11", "h2", "hpack", "prometheus_client"},
+    "orchd/edge": {"attrs", "trio", "h11", "prometheus_client"},
     "poolmgr/core": {"attrs"},
     "poolmgr/dialects": {"attrs", "orjson"},
     "poolmgr/engines": {"attrs", "orjson"},
