@@ -27,8 +27,8 @@ class Limits:
 
     retain_s: float = 600.0
     """An ended task is known for so long."""
-    retain_max: int = 1000
-    """And at most so many of them."""
+    retain_max: int = 5000
+    """And at most so many of them: seconds of one-token tasks at full speed, some 5 KiB each."""
     retain_tokens: int = 1_000_000
     """And at most so many tokens of theirs: their streams are kept for replay, some 60 bytes each
     [SSE-1001]. The last one that ended is kept whatever its length."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+from functools import lru_cache
 
 from attrs import frozen
 
@@ -67,13 +68,13 @@ def _on_this_machine(peer: Peer) -> str | None:
     """Return who a caller is that comes over loopback or a unix socket, whose mode let it in."""
     if peer.kind == "unix":
         return f"uid:{peer.uid}"
-    return "localhost" if _is_loopback(peer) else None
+    return "localhost" if _is_loopback(peer.address.rpartition(":")[0]) else None
 
 
-def _is_loopback(peer: Peer) -> bool:
+@lru_cache(1024)  # the same few callers come again and again
+def _is_loopback(host: str) -> bool:
     try:
-        host = peer.address.rpartition(":")[0].strip("[]").partition("%")[0]
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)

@@ -114,7 +114,6 @@ class Http1:
                 await self._drain()
             return keep, rest
         sink = H1Sink(self._pipe, head, rest, chunked=chunked)
-        trio.lowlevel.current_trio_token().run_sync_soon(_begin, sink)
         try:
             await answer.run(sink)
         except Exception as exc:  # noqa: BLE001 - the reset tells the client, the log the rest
@@ -150,10 +149,3 @@ async def linger(pipe: Pipe, max_bytes: int) -> None:
     with trio.move_on_after(LINGER_S):
         while max_bytes > 0 and (data := await pipe.recv()):
             max_bytes -= len(data)
-
-
-def _begin(sink: H1Sink) -> None:
-    try:
-        sink.begin()
-    except PipeClosed:
-        sink.gone = True

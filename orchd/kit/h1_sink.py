@@ -26,7 +26,7 @@ class H1Sink:
     def __init__(self, pipe: Pipe, head: bytes, rest: bytes, *, chunked: bool) -> None:
         self._pipe = pipe
         self._head = head
-        """Held back until the first chunk, or the next turn of the loop: one send for both."""
+        """Held back until the first chunk, or the first wait on this sink: one send for both."""
         self._chunked = chunked
         self._ended = False
         self.rest = rest

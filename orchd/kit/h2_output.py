@@ -55,7 +55,7 @@ class H2Output:
             self._pipe.close()  # whoever receives finds out too
 
     def head(self, stream_id: int, fields: Fields, *, end: bool = False) -> None:
-        """Frame the head of an answer; it leaves with what is sent next."""
+        """Frame the head of an answer; it leaves with what is sent next, or a wait on its sink."""
         self._h2.send_headers(stream_id, fields, end_stream=end)
 
     def offer(self, sink: H2Sink) -> None:

@@ -6,6 +6,7 @@ other streams too.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Protocol
 
 import trio
@@ -102,6 +103,7 @@ class H2Sink:
 
     async def flush(self) -> None:
         """Return when the kernel has taken everything."""
+        self._begin()
         while True:
             if self.gone:
                 raise PipeClosed("the body is closed")
@@ -111,6 +113,7 @@ class H2Sink:
 
     async def flush_some(self) -> None:
         """Return when the kernel has taken a part of what is pending."""
+        self._begin()
         if self.gone:
             raise PipeClosed("the body is closed")
         if self.pending:
@@ -126,9 +129,16 @@ class H2Sink:
 
     async def wait_closed(self) -> None:
         """Return when the peer left or reset the stream, or this side did."""
+        with contextlib.suppress(PipeClosed):  # the connection sees it and says so
+            self._begin()
         while not self.gone:
             await self._left.park()
         await trio.lowlevel.checkpoint()
+
+    def _begin(self) -> None:
+        """Let the head of the answer out, if no piece has taken it along."""
+        if not self.gone:
+            self._out.emit()
 
     def moved(self) -> None:
         """Say that the kernel took something."""

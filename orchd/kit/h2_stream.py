@@ -5,7 +5,6 @@ The rules are HTTP/1.1's (h1_connection.py): the same limits, errors, ids and or
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import trio
@@ -216,8 +215,6 @@ class H2Stream:
         self._head(fields, end=self._head_only)
         if self._head_only:
             return
-        # held back until the first piece, or the next turn of the loop: one send for both
-        trio.lowlevel.current_trio_token().run_sync_soon(_begin, self._out)
         try:
             await answer.run(self.sink)
         except Exception as exc:  # noqa: BLE001 - the reset tells the client, the log the rest
@@ -228,8 +225,3 @@ class H2Stream:
 
     def _report(self, name: str, human: str, exc: BaseException) -> None:
         exchange.report(name, human, exc, self._peer)
-
-
-def _begin(out: H2Output) -> None:
-    with contextlib.suppress(PipeClosed):
-        out.emit()

@@ -12,7 +12,7 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import TaskId
 from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Props
 
-PROBE_S: Final = 5.0
+PROBE_S: Final = 3.0
 """For one health probe. llama-server answers in milliseconds; with few HTTP threads and many open
 streams it can take longer, and that is no reason to call it dead."""
 SELF_TEST_S: Final = 120.0

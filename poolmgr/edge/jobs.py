@@ -36,7 +36,7 @@ LAST_BYTES_S: Final = 0.5
 closed instead of kept."""
 DOUBT_S: Final = 2.5
 """An engine that breaks a job off before a token is most likely dead. Its watch knows within this
-time (a child's at once, an external engine's in HEALTH_EXTERNAL_S), and why; until then the job
+time (a child's at once, an external engine's in HEALTH_S), and why; until then the job
 keeps its slot, so that no other is sent there to be broken too."""
 _HEAD: Final = wire.FRAMES_HEAD.size
 
@@ -239,9 +239,10 @@ class Jobs:
         try:
             return await self._generate(running)
         except PeerError as exc:
-            if not running.index and exc.phase != "deadline":
-                await trio.sleep(DOUBT_S)
-            raise
+            broke = exc  # waited for outside, where a cancellation discards nothing
+        if not running.index and broke.phase != "deadline":
+            await trio.sleep(DOUBT_S)
+        raise broke
 
     async def _generate(self, running: Running) -> Finished | None:
         """Ask the engine and relay its answer; None when the job was stopped meanwhile."""

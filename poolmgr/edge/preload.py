@@ -36,8 +36,9 @@ LOAD_S: Final = 25 * 60.0
 the cause is told by us."""
 PROBE_FIRST_S: Final = 0.01
 PROBE_MAX_S: Final = 1.0
-HEALTH_S: Final = 5.0
-HEALTH_EXTERNAL_S: Final = 2.0
+HEALTH_S: Final = 2.0
+HEALTH_DOUBT_S: Final = 0.5
+"""Until the next probe of an engine that did not answer the last one."""
 HEALTH_LOST: Final = 3
 """Probes in a row without an answer before an engine is given up: one may meet a full queue."""
 LAST_BYTES_S: Final = 0.2
@@ -211,7 +212,7 @@ class Preload:
                 raise
             lost = exc
         if lost is not None:
-            await trio.sleep(HEALTH_EXTERNAL_S)
+            await trio.sleep(HEALTH_S)
             say(life.HealthLost(lost))
             return
         self._was_ready = True
@@ -251,7 +252,7 @@ class Preload:
         assert engine is not None
         lost = 0
         while True:
-            with trio.move_on_after(HEALTH_EXTERNAL_S if self._external else HEALTH_S):
+            with trio.move_on_after(HEALTH_DOUBT_S if lost else HEALTH_S):
                 ended = await self._external_end()
                 say(life.HealthLost(OrchError(Kind.ENGINE_UNHEALTHY, ended)))
                 return

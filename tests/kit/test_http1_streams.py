@@ -51,9 +51,9 @@ async def test_each_write_leaves_at_once_and_the_head_with_the_first() -> None:
         assert await peer.until(b"0\r\n\r\n") == b"3\r\ntwo\r\n5\r\nthree\r\n0\r\n\r\n"
 
 
-async def test_the_head_goes_out_without_a_write() -> None:
+async def test_the_head_goes_out_without_a_write_when_the_sink_is_waited_on() -> None:
     async def run(sink: Sink) -> None:
-        await trio.sleep_forever()
+        await sink.wait_closed()
 
     async with serving(streaming(run)) as served:
         peer = await served.connect()

@@ -122,6 +122,29 @@ async def test_tokens_are_told_once_it_is_ready_and_take_no_slot(tmp_path: Path)
         assert (await run.post("/state", {}))[0] == 405
 
 
+IMPATIENT = """
+import sys
+from poolmgr.core import life
+life.DRAIN_S = 0.2
+from poolmgr.daemon import main
+sys.exit(main())
+"""
+
+
+async def test_a_job_that_outlasts_the_drain_is_told_so(tmp_path: Path) -> None:
+    pools = mock(pace=50)
+    async with poolmgr(tmp_path, "demo:0", pools, program=["-c", IMPATIENT]) as run:
+        await run.until(200)
+        async with linked(run.socket) as peer:
+            number = peer.open(max_tokens=4000)
+            await peer.until(lambda: peer.jobs[number].tokens)
+            run.stop()
+            fail = last_of(await peer.finished(number, 5.0), link.Fail)
+            assert fail.kind is Kind.DRAINING
+            assert fail.tokens_out == len(peer.jobs[number].tokens)
+        assert await run.exit_code() == 0
+
+
 @pytest.mark.req("ORCH-3026")
 async def test_a_cancel_frees_the_engines_slot(tmp_path: Path) -> None:
     async with poolmgr(tmp_path, "demo:0", mock(pace=200)) as run:

@@ -149,7 +149,7 @@ async def test_few_texts_are_read_at_a_time(
 @pytest.mark.parametrize(
     ("text", "kind", "words"),
     [
-        ("abc", Kind.ENGINE_UNHEALTHY, "no answer within 5 s"),
+        ("abc", Kind.ENGINE_UNHEALTHY, "no answer within 3 s"),
         ("untold", Kind.INVALID_PARAMS, "lines does not tell tokens"),
     ],
 )

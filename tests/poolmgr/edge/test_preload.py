@@ -119,7 +119,7 @@ async def test_what_breaks_with_an_external_engine_is_waited_out(
     said: list[life.Event] = []
     await external.self_test(said.append)
     assert said == [life.HealthLost(NO_TOKEN)]
-    assert trio.current_time() >= module.HEALTH_EXTERNAL_S
+    assert trio.current_time() >= module.HEALTH_S
     engine.says = evolve(engine.says, ctx_max=Positive(512))
     with pytest.raises(OrchError) as caught:  # but a wrong configuration is not
         await external.self_test(unheard)
