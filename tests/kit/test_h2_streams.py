@@ -368,3 +368,35 @@ async def test_streams_that_hang_are_cancelled_with_the_server() -> None:
             await served.ended.wait()
     assert cancelled == ["yes"] * 3
     assert [event for event in events if event["level"] != "debug"] == []
+
+
+async def test_streams_take_turns() -> None:
+    """A large answer that was asked for first does not hold up a small one."""
+
+    async def handler(request: http1.Request) -> http1.Answer:
+        return http1.Response(body=b"x" * (8 << 20 if request.path == "/big" else 100))
+
+    async with serving(handler) as served:
+        peer = await H2Peer.connect(served)
+        peer.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
+        await peer.flush()
+        await peer.ask("/small")
+        big = await peer.send("/big")
+        await trio.testing.wait_all_tasks_blocked()
+        small = await peer.send("/small")
+        assert len((await peer.answer(small)).body) == 100
+        assert not peer.answers[big].over
+        assert len((await peer.answer(big)).body) == 8 << 20
+
+
+async def test_a_table_of_headers_is_kept_small_however_large_it_may_be() -> None:
+    async def run(sink: Sink) -> None:
+        sink.send_nowait(b"x")
+
+    async with serving(streaming(run)) as served:
+        peer = await H2Peer.connect(served)
+        peer.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: 1 << 20})
+        await peer.flush()
+        for _ in range(3):
+            assert (await peer.ask()).body == b"x"
+        assert peer.h2.decoder.header_table_size == 4096
