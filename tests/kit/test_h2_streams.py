@@ -54,12 +54,16 @@ async def test_each_write_leaves_at_once_and_the_head_with_the_first() -> None:
         assert (await peer.answer(stream_id)).body == b"onetwothree"
 
 
-async def test_the_head_goes_out_without_a_write() -> None:
+@pytest.mark.parametrize("wait", ["wait_closed", "flush", "flush_some"])
+async def test_the_head_goes_out_without_a_write(wait: str) -> None:
     async def run(sink: Sink) -> None:
+        await getattr(sink, wait)()
         await trio.sleep_forever()
 
     async with serving(streaming(run)) as served:
         peer = await H2Peer.connect(served)
+        await peer.ask("/other")
+        await trio.testing.wait_all_tasks_blocked()
         stream_id = await peer.send()
         while not peer.answers[stream_id].headers:
             await peer.receive()
