@@ -1,6 +1,7 @@
-"""Write what the tables of orchd.wire say as JSON, for readers that have no Python.
+"""Write what tables and shapes say as JSON and YAML, for readers that have no Python.
 
-`contracts/metrics.json` from wire/metrics.py, `contracts/errors.json` from wire/errors.py. The
+`contracts/metrics.json` from wire/metrics.py, `contracts/errors.json` from wire/errors.py,
+`contracts/config.schema.json` from config/schema.py, `contracts/openapi/` by tools/openapi. The
 golden frames beside them are written by hand and never by a program.
 """
 
@@ -12,8 +13,10 @@ from pathlib import Path
 
 from attrs import asdict
 
+from orchd.config import jsonschema
 from orchd.wire.errors import TABLE
 from orchd.wire.metrics import BUDGETS, METRICS
+from tools.openapi.document import documents
 
 FOLDER = Path(__file__).resolve().parents[1] / "contracts"
 
@@ -38,7 +41,11 @@ def errors() -> object:
 def files() -> dict[Path, str]:
     """Return what the files should hold."""
     said = {"metrics.json": metrics(), "errors.json": errors()}
-    return {FOLDER / name: json.dumps(value, indent=1) + "\n" for name, value in said.items()}
+    return {
+        **{FOLDER / name: json.dumps(value, indent=1) + "\n" for name, value in said.items()},
+        FOLDER / "config.schema.json": jsonschema.text(),
+        **{FOLDER / "openapi" / f"{name}.yaml": text for name, text in documents().items()},
+    }
 
 
 def main() -> int:

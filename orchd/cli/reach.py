@@ -162,9 +162,12 @@ async def fetch(
 
 
 def understood(cls: type[T], data: bytes) -> T:
-    """Return a body as its class. Raises OrchError(ENGINE_PROTOCOL) when it is none."""
+    """Return a body as its class, without what a newer daemon adds to it.
+
+    Raises OrchError(ENGINE_PROTOCOL) when it is none.
+    """
     try:
-        return codec.loads(cls, data)
+        return codec.loads_known(cls, data)
     except codec.ShapeError as exc:
         raise ToldError(
             Kind.ENGINE_PROTOCOL,

@@ -1,7 +1,8 @@
 """The JSON Schema of the configuration file, made from the classes of schema.py.
 
 The same bytes on every run [OC-CONFIG-6010]; stored as contracts/config.schema.json. Checks across
-keys have no words in JSON Schema: `orchctl config check` has the last word.
+keys have no words in JSON Schema: `orchctl config check` has the last word. What turns attrs
+classes into schemas is here too (`Schemas`): tools/openapi uses it for the shapes of the API.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import enum
 import inspect
 import types
 import typing
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -19,17 +21,22 @@ import orjson
 from orchd.config import schema
 from orchd.wire import codec, ids
 
+Schema = dict[str, Any]
+
 ID: Final = "urn:orchd:config:1"
 _MAX = 2**53 - 1
-_LEAVES: Final[dict[Any, dict[str, Any]]] = {
+LEAVES: Final[Mapping[Any, Schema]] = {
     bool: {"type": "boolean"},
     str: {"type": "string"},
+    int: {"type": "integer", "minimum": -_MAX, "maximum": _MAX},
+    float: {"type": "number"},
     ids.Count: {"type": "integer", "minimum": 0, "maximum": _MAX},
     ids.Positive: {"type": "integer", "minimum": 1, "maximum": _MAX},
+    ids.Int64: {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
     ids.NonNegative: {"type": "number", "minimum": 0},
     ids.Text: {"type": "string", "minLength": 1, "maxLength": 4096},
     ids.PoolId: {"type": "string", "pattern": f"^{ids.POOL_ID.pattern}$"},
-    ids.EngineId: {"type": "string", "enum": list(schema.ENGINES)},
+    ids.EngineId: {"type": "string", "pattern": f"^{ids.POOL_ID.pattern}$"},
     ids.DeviceMask: {
         "description": "GPU indices, ascending.",
         "type": "array",
@@ -38,18 +45,20 @@ _LEAVES: Final[dict[Any, dict[str, Any]]] = {
         "uniqueItems": True,
     },
 }
+"""What the codec's leaves take."""
+_CONFIG: Final = {**LEAVES, ids.EngineId: {"type": "string", "enum": list(schema.ENGINES)}}
 
 
-def generate() -> dict[str, Any]:
+def generate() -> Schema:
     """Return the schema of `File` (draft 2020-12)."""
-    defined: dict[str, dict[str, Any]] = {}
-    top = _object(schema.File, defined)
+    made = Schemas(_CONFIG)
+    top = made.object(schema.File)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": ID,
         "title": "orchd configuration",
         **top,
-        "$defs": {name: defined[name] for name in sorted(defined)},
+        "$defs": {name: made.defined[name] for name in sorted(made.defined)},
     }
 
 
@@ -58,44 +67,93 @@ def text() -> str:
     return orjson.dumps(generate(), option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
-def _object(cls: type, defined: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    said = _descriptions(cls)
-    properties: dict[str, Any] = {}
-    required: list[str] = []
-    for field in attrs.fields(attrs.resolve_types(cls)):
-        entry = _type(field.type, defined)
-        if field.name in said:
-            entry = {"description": said[field.name], **entry}
-        if field.default is attrs.NOTHING:
-            required.append(field.name)
-        elif field.default is not None:
-            entry = {**entry, "default": codec.unstructure(field.default)}
-        properties[field.name] = entry
-    whole: dict[str, Any] = {
-        "description": inspect.getdoc(cls),
-        "type": "object",
-        "properties": properties,
-        "additionalProperties": False,
-    }
-    if required:
-        whole["required"] = required
-    return whole
+def _never(_cls: type) -> bool:
+    return False
 
 
-def _type(kind: Any, defined: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    if kind in _LEAVES:
-        return dict(_LEAVES[kind])
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        (inner,) = [each for each in typing.get_args(kind) if each is not types.NoneType]
-        return _type(inner, defined)  # TOML has no null: the key is there or it is not
-    if typing.get_origin(kind) is tuple:
-        return {"type": "array", "items": _type(typing.get_args(kind)[0], defined)}
-    if issubclass(kind, enum.Enum):
-        return {"type": "string", "enum": [member.value for member in kind]}
-    if kind.__name__ not in defined:
-        defined[kind.__name__] = {}  # stands before its inside, should that name it again
-        defined[kind.__name__] = _object(kind, defined)
-    return {"$ref": f"#/$defs/{kind.__name__}"}
+@attrs.define
+class Schemas:
+    """attrs classes -> JSON Schemas; every class met on the way is put into `defined` by name.
+
+    What is *taken* is closed, and what has no default is required. What is only *said* may gain
+    keys, has every key that cannot be None, and never a null: the codec leaves None out.
+    """
+
+    leaves: Mapping[Any, Schema]
+    where: str = "#/$defs/"
+    null: bool = False
+    """Whether None may also be written as null in what is taken: JSON has one, TOML none."""
+    enums: bool = False
+    """Whether an enum has a schema of its own, with its docstring."""
+    said: Callable[[type], bool] = _never
+    defined: dict[str, Schema] = attrs.field(factory=dict)
+
+    def object(self, cls: type) -> Schema:
+        """Return the schema of an attrs class itself."""
+        words = _descriptions(cls)
+        only_said = self.said(cls)
+        properties: Schema = {}
+        required: list[str] = []
+        for field in attrs.fields(attrs.resolve_types(cls)):
+            optional = is_optional(field.type) or field.type is Any
+            entry = self.of(field.type)
+            if self.null and optional and not only_said and field.type is not Any:
+                entry = _or_null(entry)
+            if field.name in words:
+                entry = {"description": words[field.name], **entry}
+            if field.default is attrs.NOTHING or (only_said and not optional):
+                required.append(field.name)
+            elif field.default is not None and not only_said:
+                entry = {**entry, "default": codec.unstructure(field.default)}
+            properties[field.name] = entry
+        whole: Schema = {
+            "description": inspect.getdoc(cls),
+            "type": "object",
+            "properties": properties,
+        }
+        if not only_said:
+            whole["additionalProperties"] = False
+        if required:
+            whole["required"] = required
+        return whole
+
+    def of(self, kind: Any) -> Schema:
+        """Return the schema of a field's type: a leaf, a list, or a reference to a class."""
+        if kind is Any:
+            return {}
+        if kind in self.leaves:
+            return dict(self.leaves[kind])
+        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if origin in (typing.Union, types.UnionType):
+            (inner,) = [each for each in arguments if each is not types.NoneType]
+            return self.of(inner)
+        if origin is tuple:
+            return {"type": "array", "items": self.of(arguments[0])}
+        if origin is dict:
+            whole: Schema = {"type": "object", "additionalProperties": self.of(arguments[1])}
+            if arguments[0] is not str:
+                whole["propertyNames"] = self.of(arguments[0])
+            return whole
+        if issubclass(kind, enum.Enum):
+            values: Schema = {"type": "string", "enum": [member.value for member in kind]}
+            if not self.enums:
+                return values
+            self.defined.setdefault(kind.__name__, {"description": inspect.getdoc(kind), **values})
+        elif kind.__name__ not in self.defined:
+            self.defined[kind.__name__] = {}  # stands before its inside, should that name it again
+            self.defined[kind.__name__] = self.object(kind)
+        return {"$ref": f"{self.where}{kind.__name__}"}
+
+
+def is_optional(kind: Any) -> bool:
+    """Whether a field's type is `T | None`."""
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+
+
+def _or_null(entry: Schema) -> Schema:
+    if set(entry) <= {"type", "minimum", "maximum", "minLength", "pattern", "format"}:
+        return {**entry, "type": [entry["type"], "null"]}
+    return {"anyOf": [entry, {"type": "null"}]}
 
 
 def _descriptions(cls: type) -> dict[str, str]:

@@ -20,13 +20,12 @@ from orchd.edge.relay import Reader
 from orchd.edge.scrape import page
 from orchd.kit.http1 import Request, Response, Sink, Streaming, json_response, require_json
 from orchd.wire import codec
-from orchd.wire.control import Health, Pools, TokenizeRequest, WorkerRegistration
+from orchd.wire.control import Health, Pools, Registered, TokenizeRequest, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId, TaskId
 from orchd.wire.shapes import TaskRequest, TaskState
 
 Answer = Response | Streaming
-Handler = Callable[[Request, str], Awaitable[Answer]]
 
 STREAM_HEADERS: Final = (
     ("Cache-Control", "no-cache"),
@@ -45,12 +44,11 @@ class Routes:
         """Answer one request. Raises OrchError."""
         identity = self.guard.identity(request)
         handler, argument = self._find(request)
-        return await handler(request, argument or identity)
+        return await handler(self, request, argument or identity)
 
-    def _find(self, request: Request) -> tuple[Handler, str]:
+    def _find(self, request: Request) -> tuple[_Served, str]:
         """Return the handler of a path and the id in it."""
-        parts = request.path.split("/")[1:]
-        methods, argument = self._methods(parts)
+        methods, argument = _look_up(request.path)
         if not methods:
             raise OrchError(Kind.UNKNOWN_ROUTE, f"nothing is served at {request.path[:80]!r}")
         method = "GET" if request.method == "HEAD" else request.method
@@ -62,40 +60,6 @@ class Routes:
                 allow=", ".join(sorted(methods)),
             )
         return handler, argument
-
-    def _methods(self, parts: list[str]) -> tuple[dict[str, Handler], str]:
-        match parts:
-            case ["v1", "tasks"]:
-                return {"POST": self._submit, "GET": self._tasks}, ""
-            case ["v1", "tasks", task]:
-                return {"GET": self._task}, task
-            case ["v1", "tasks", task, "stream"]:
-                return {"GET": self._stream}, task
-            case ["v1", "tasks", task, "cancel"]:
-                return {"POST": self._cancel}, task
-            case ["v1", "tokenize"]:
-                return {"POST": self._tokenize}, ""
-            case ["v1", "capabilities"]:
-                return {"GET": self._capabilities}, ""
-            case ["v1", "pools"]:
-                return {"GET": self._pools}, ""
-            case ["v1", "pools", pool, "health"]:
-                return {"GET": self._pool_health}, pool
-            case ["v1", "workers", "register"]:
-                return {"POST": self._register}, ""
-            case [name]:
-                return self._pages(name), ""
-        return {}, ""
-
-    def _pages(self, name: str) -> dict[str, Handler]:
-        """Return what stands beside the API, for whoever watches the daemon."""
-        pages: dict[str, Handler] = {
-            "metrics": self._metrics,
-            "health": self._live,
-            "healthz": self._live,
-            "readyz": self._ready,
-        }
-        return {"GET": pages[name]} if name in pages else {}
 
     # data plane
 
@@ -155,7 +119,7 @@ class Routes:
         self.guard.registration(request)
         require_json(request)
         self.app.register(_body(WorkerRegistration, request))
-        return json_response({"status": "registered"})
+        return json_response(Registered())
 
     async def _metrics(self, request: Request, _identity: str) -> Answer:
         body, content_type = page(self.app.tally, request.headers.get("accept", ""))
@@ -170,6 +134,56 @@ class Routes:
             status="unready" if reasons else "ready", reasons=reasons, version=__version__
         )
         return json_response(health, 503 if reasons else 200)
+
+
+_Served = Callable[[Routes, Request, str], Awaitable[Answer]]
+"""Given the id in the path, or who asks where the path has none."""
+
+ROUTES: Final[tuple[tuple[str, str, _Served], ...]] = (
+    ("POST", "/v1/tasks", Routes._submit),
+    ("GET", "/v1/tasks", Routes._tasks),
+    ("GET", "/v1/tasks/{task_id}", Routes._task),
+    ("GET", "/v1/tasks/{task_id}/stream", Routes._stream),
+    ("POST", "/v1/tasks/{task_id}/cancel", Routes._cancel),
+    ("POST", "/v1/tokenize", Routes._tokenize),
+    ("GET", "/v1/capabilities", Routes._capabilities),
+    ("GET", "/v1/pools", Routes._pools),
+    ("GET", "/v1/pools/{pool_id}/health", Routes._pool_health),
+    ("POST", "/v1/workers/register", Routes._register),
+    ("GET", "/metrics", Routes._metrics),
+    ("GET", "/health", Routes._live),
+    ("GET", "/healthz", Routes._live),
+    ("GET", "/readyz", Routes._ready),
+)
+"""What is served where. Each row has its like in tools/openapi: a test compares them."""
+
+
+def _by_path() -> dict[tuple[str, ...], dict[str, _Served]]:
+    """Return path in parts -> method -> handler; the part that is an id is empty."""
+    table: dict[tuple[str, ...], dict[str, _Served]] = {}
+    for method, path, handler in ROUTES:
+        parts = tuple("" if part[:1] == "{" else part for part in path.split("/")[1:])
+        table.setdefault(parts, {})[method] = handler
+    return table
+
+
+_TABLE: Final = _by_path()
+_ID_AT: Final = sorted({at for parts in _TABLE for at, part in enumerate(parts) if not part})
+
+
+def _look_up(path: str) -> tuple[dict[str, _Served], str]:
+    """Return what a path is served by, and the id in it. A name goes before an id."""
+    parts = path.split("/")[1:]
+    if "" in parts:  # an empty id is none
+        return {}, ""
+    if (methods := _TABLE.get(tuple(parts))) is not None:
+        return methods, ""
+    for at in _ID_AT:
+        if at < len(parts):
+            methods = _TABLE.get((*parts[:at], "", *parts[at + 1 :]))
+            if methods is not None:
+                return methods, parts[at]
+    return {}, ""
 
 
 def _body(cls: type[codec.T], request: Request) -> codec.T:

@@ -133,11 +133,11 @@ def _mask(value: Any, _type: Any) -> ids.DeviceMask:
 _MAX_COUNT = 2**53 - 1  # what every JSON reader keeps exactly (RFC 8259, section 6)
 _TEXT = re.compile(r"(?s).{1,4096}")  # the longest are paths: PATH_MAX
 _ENGINE_ID = ids.POOL_ID  # the same letters: it stands in labels and file names too
-_MASK_ID = re.compile(f"{ids.POOL_ID.pattern}:{ids.MASK.pattern}")
+MASK_ID = re.compile(f"{ids.POOL_ID.pattern}:{ids.MASK.pattern}")
 
 
-def _make() -> Converter:
-    converter = Converter(forbid_extra_keys=True, detailed_validation=True)
+def _make(*, closed: bool) -> Converter:
+    converter = Converter(forbid_extra_keys=closed, detailed_validation=True)
     hook = converter.register_structure_hook
     hook(int, _integer(-_MAX_COUNT, _MAX_COUNT, "an integer"))
     hook(float, _number(None, "a finite number"))
@@ -152,7 +152,7 @@ def _make() -> Converter:
     hook(ids.TaskId, _uuid)
     hook(ids.SessionId, _uuid)
     hook(ids.PoolId, _string(ids.POOL_ID, "a pool id (a-z, 0-9 and -, at most 63)"))
-    hook(ids.ReplicaId, _string(_MASK_ID, "POOL:MASK such as demo:0 or big:0_1"))
+    hook(ids.ReplicaId, _string(MASK_ID, "POOL:MASK such as demo:0 or big:0_1"))
     hook(ids.DeviceMask, _mask)
     converter.register_unstructure_hook(ids.DeviceMask, lambda mask: list(mask.indices))
     # by class: a hook by predicate would lose against the one of str, which a StrEnum is too
@@ -164,7 +164,9 @@ def _make() -> Converter:
         lambda cls: bool(get_origin(cls) is tuple and get_args(cls)[-1] is Ellipsis),  # type: ignore[comparison-overlap]
         lambda cls: _listed(converter, cls),
     )
-    converter.register_structure_hook_factory(attrs.has, lambda cls: _object(converter, cls))
+    converter.register_structure_hook_factory(
+        attrs.has, lambda cls: _object(converter, cls, closed=closed)
+    )
     converter.register_unstructure_hook_factory(attrs.has, lambda cls: _said(converter, cls))
     return converter
 
@@ -194,10 +196,10 @@ def _listed(converter: Converter, cls: Any) -> Callable[[Any, Any], tuple[Any, .
     return hook
 
 
-def _object(converter: Converter, cls: Any) -> Callable[[Any, Any], Any]:
-    """Return the hook of an attrs class: a JSON object with no key beside the class's own."""
+def _object(converter: Converter, cls: Any, *, closed: bool) -> Callable[[Any, Any], Any]:
+    """Return the hook of an attrs class; `closed`: no key beside the class's own."""
     inner = make_dict_structure_fn(
-        cls, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True
+        cls, converter, _cattrs_forbid_extra_keys=closed, _cattrs_detailed_validation=True
     )
 
     def hook(value: Any, cls_: Any) -> Any:
@@ -218,7 +220,8 @@ def _said(converter: Converter, cls: Any) -> Callable[[Any], dict[str, Any]]:
     return hook
 
 
-_CONVERTER = _make()
+_CONVERTER = _make(closed=True)
+_TOLERANT = _make(closed=False)
 
 
 def structure(cls: type[T], value: object) -> T:
@@ -234,12 +237,24 @@ def structure(cls: type[T], value: object) -> T:
 
 def loads(cls: type[T], data: bytes | bytearray | memoryview) -> T:
     """Return the JSON text `data` as a `cls`. Raises ShapeError."""
+    return structure(cls, _parsed(data))
+
+
+def loads_known(cls: type[T], data: bytes | bytearray | memoryview) -> T:
+    """Return what `cls` knows of the JSON text `data`: answers may gain keys. Raises ShapeError."""
+    value = _parsed(data)
     try:
-        value = orjson.loads(data)
+        return _TOLERANT.structure(value, cls)
+    except (BaseValidationError, ValueError) as exc:
+        raise ShapeError(_faults(exc, "$")) from None
+
+
+def _parsed(data: bytes | bytearray | memoryview) -> Any:
+    try:
+        return orjson.loads(data)
     except orjson.JSONDecodeError as exc:
         where = f"line {exc.lineno}, column {exc.colno}"
         raise ShapeError([Fault("$", f"is not JSON: {exc.msg.split(':')[0]} ({where})")]) from None
-    return structure(cls, value)
 
 
 def unstructure(value: object) -> Any:

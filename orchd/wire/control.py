@@ -113,6 +113,13 @@ class WorkerRegistration:
 
 
 @frozen(kw_only=True)
+class Registered:
+    """The answer to a registration: the link is being made."""
+
+    status: str = "registered"
+
+
+@frozen(kw_only=True)
 class TokenizeRequest:
     """The body of `POST /v1/tokenize`."""
 

@@ -146,6 +146,16 @@ class Started:
 
 
 @frozen(kw_only=True)
+class Token:
+    """Data of a `token` frame. sse.py writes it by hand: it is the hot path."""
+
+    t: str
+    """A piece of text: whole characters, not always a whole token of the model."""
+    i: Count
+    """Its index: 0, 1, 2, ..."""
+
+
+@frozen(kw_only=True)
 class MetricsFrame:
     """Data of a `metrics` frame. May be dropped; carries the id of the frame before it."""
 

@@ -86,6 +86,12 @@ def test_somebody_else_there(peer, orchctl):
     assert "does not understand: $.pools: must be a list" in ran.err
 
 
+def test_a_newer_daemon_may_say_more(peer, orchctl):
+    peer.say("GET", "/v1/pools", Response(200, b'{"pools": [], "added_later": 1}'))
+    ran = orchctl("pools", "--json", "--url", peer.url)
+    assert (ran.code, ran.out) == (0, '{"pools":[]}\n')
+
+
 def test_an_url_that_is_none(orchctl):
     ran = orchctl("pools", "--url", "localhost:8484")
     assert ran.code == 65

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -82,9 +85,50 @@ def test_the_packaged_configuration_is_the_defaults_and_its_comments_are_valid(t
     lines = [
         line.removeprefix("#")
         for line in packaged.read_text().partition("# No GPU at hand?")[0].splitlines()
-        if line.startswith("#") and not line.startswith(("# ", *alternatives))
+        if line.startswith("#") and not line.startswith(("# ", "#:schema ", *alternatives))
     ]
     opened = tmp_path / "orchd.toml"
     opened.write_text("\n".join(lines))
     settings = load(opened, environ={"ORCHD_RUN_DIR": "/run"})
     assert settings.pools[0].replica_ids == ("llama:0", "llama:1")
+
+
+MODELINE = re.compile(r"#:schema (\S+)\n")
+SCHEMA = ROOT / "contracts" / "config.schema.json"
+
+
+def taplo(path: Path) -> subprocess.CompletedProcess[str]:
+    """What the editors' language server says of a file, by the schema that the file names."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("taplo"), "lint", path.name],
+        cwd=path.parent, capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.req("OC-CONFIG-6010")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_editor_finds_the_schema_of_an_example(path):
+    named = MODELINE.match(path.read_text())
+    assert named is not None
+    assert (path.parent / named[1]).resolve() == SCHEMA
+    done = taplo(path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.req("OC-CONFIG-6010")
+def test_an_editor_finds_the_schema_of_the_packaged_configuration(tmp_path):
+    packaged = (ROOT / "packaging" / "orchd.toml").read_text()
+    named = MODELINE.match(packaged)
+    assert named is not None
+    installed = Path(named[1])
+    assert (
+        f'-t "$pkgdir{installed.parent}" contracts/{installed.name}\n'
+        in (ROOT / "PKGBUILD").read_text()
+    )
+    there = tmp_path / installed.name
+    there.write_bytes(SCHEMA.read_bytes())
+    edited = tmp_path / "orchd.toml"
+    edited.write_text(packaged.replace(str(installed), str(there)))
+    assert taplo(edited).returncode == 0
+    edited.write_text(edited.read_text().replace('#bind_addr = "', 'bind_adr = "'))
+    assert "'bind_adr' was unexpected" in taplo(edited).stderr

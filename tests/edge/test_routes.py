@@ -50,6 +50,11 @@ async def test_replicasets_is_not_served_and_capabilities_is(front: Opener) -> N
     ("method", "path", "status", "allow"),
     [
         ("GET", "/", 404, None),
+        ("GET", "/v1/pools//health", 404, None),
+        ("GET", "/v1/tasks/", 404, None),
+        ("GET", "/v1/tasks/{task_id}", 404, None),
+        ("GET", "/v1/pools/{pool_id}/health", 404, None),
+        ("GET", "/v1/pools/a/b/health", 404, None),
         ("GET", "/v1/tasks/not-a-uuid", 404, None),
         ("GET", "/v1/tasks/6e7a1d0c-0000-4000-8000-000000000001", 404, None),
         ("GET", "/v1/tasks/6e7a1d0c-0000-4000-8000-000000000001/stream", 404, None),

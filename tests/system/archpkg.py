@@ -16,7 +16,16 @@ from pathlib import Path
 from tests.lab.rootfs import overlay_options, run_in_layer
 from tests.lab.venv import PREFIX, REPOSITORY, python_version
 
-PARTS = ("orchd", "poolmgr", "units", "packaging", "pyproject.toml", "PKGBUILD", "README.md")
+PARTS = (
+    "orchd",
+    "poolmgr",
+    "units",
+    "packaging",
+    "contracts",
+    "pyproject.toml",
+    "PKGBUILD",
+    "README.md",
+)
 NOBODY = 65534
 
 # Arch's settings where Debian's makepkg.conf differs from them.

@@ -69,6 +69,9 @@ def test_the_package_holds_what_belongs_into_it(package: Path) -> None:
         "etc/orchd/orchd.toml",
         "usr/lib/sysusers.d/orchd.conf",
         "usr/lib/tmpfiles.d/orchd.conf",
+        "usr/share/orchd/config.schema.json",
+        "usr/share/orchd/openapi/control.yaml",
+        "usr/share/orchd/openapi/data.yaml",
         "usr/share/doc/orchd/README.md",
         "usr/share/licenses/orchd/LICENSE",
     }

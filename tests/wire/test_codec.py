@@ -121,6 +121,31 @@ def test_a_number_without_a_point_is_a_number():
     assert type(frame.on_time_probability) is float
 
 
+@pytest.mark.parametrize("name", golden.names("shapes", ".json"))
+def test_a_reader_of_answers_passes_over_keys_that_it_does_not_know(name):
+    plain = golden.load(f"shapes/{name}.json")
+    newer = codec.dumps(_with_new_keys(plain))
+    assert codec.loads_known(CLASSES[name], newer) == codec.structure(CLASSES[name], plain)
+    assert any("is not a known key" in f for f in faults(CLASSES[name], _with_new_keys(plain)))
+
+
+def _with_new_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        known = {key: _with_new_keys(item) for key, item in value.items()}
+        of_data = not value or "interactive" in value  # maps, whose keys are no fields
+        return known if of_data else known | {"added_later": [1]}
+    if isinstance(value, list):
+        return [_with_new_keys(item) for item in value]
+    return value
+
+
+def test_a_reader_of_answers_is_as_strict_with_what_it_knows():
+    with pytest.raises(codec.ShapeError, match=r"\$\.pools: must be a list, not 3"):
+        codec.loads_known(control.Pools, b'{"pools": 3, "added_later": 1}')
+    with pytest.raises(codec.ShapeError, match="is not JSON"):
+        codec.loads_known(control.Pools, b"{")
+
+
 def test_a_bomb_of_faults_is_told_in_part_and_soon():
     wrong = {**TASK, "inputs": [0] * 300_000, **{f"k{n}": n for n in range(100_000)}}
     told = faults(shapes.TaskRequest, wrong)

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -63,6 +63,13 @@ def pin(pid: int, core: int) -> None:
     """Let every thread of a process run on one core only."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(task.name), {core})
+
+
+def roam(pids: Iterable[int]) -> None:
+    """Let processes run wherever the scheduler likes: what is measured is time, not CPU."""
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), os.sched_getaffinity(0))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One run of the load generator: a process of its own, on the engine's core."""
+"""One run of the load generator: a process of its own, on the engine's core unless it may roam."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ REST_S: Final = 0.5  # after a run: cancelled tasks free their slots
 PATIENCE_S: Final = 300.0
 
 
-def load(order: Order) -> Answer:
+def load(order: Order, *, roams: bool = False) -> Answer:
     """Carry out an order. Raises RuntimeError when the answers were not those expected."""
-    core = str(proc.cores()[1])
-    argv = ["taskset", "--cpu-list", core, sys.executable, "-m", "tools.bench.load"]
+    place = [] if roams else ["taskset", "--cpu-list", str(proc.cores()[1])]
+    argv = [*place, sys.executable, "-m", "tools.bench.load"]
     done = subprocess.run(
         [*argv, codec.dumps(order).decode()],
         capture_output=True,

@@ -1,0 +1,1 @@
+"""The OpenAPI documents: a row for each route, schemas from shapes of orchd.wire."""

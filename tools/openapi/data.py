@@ -1,0 +1,126 @@
+"""Each route of the data plane: its shapes, errors and prose.
+
+A route is added by a row here beside the one in orchd/edge/routes.py, and by an entry in
+examples.yaml; schemas, error answers and headers follow.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from orchd.wire import control, shapes
+from orchd.wire.errors import Kind
+from tools.openapi.table import EVENTS, Cursor, EventId, Operation, Parameter, Reply
+
+_TASK_LINKS: Final = {
+    name: {"to": to, "task_id": "task_id"}
+    for name, to in (("Status", "getTask"), ("Stream", "streamTask"), ("Cancel", "cancelTask"))
+}
+
+ROWS: Final = (
+    Operation(
+        id="submitTask",
+        plane="data",
+        tag="tasks",
+        method="POST",
+        path="/v1/tasks",
+        summary="Submit a task",
+        words="Admits one task, or says why not and when to ask again. The same `task_id` with the "
+        "same body is the same task and answers as before; with another body it is 409.",
+        body=shapes.TaskRequest,
+        replies={
+            202: Reply(
+                "Admitted: position, predicted start, and where its stream is.",
+                shapes.TaskAccepted,
+                links=_TASK_LINKS,
+            )
+        },
+        kinds=(
+            Kind.DEADLINE_UNMET,
+            Kind.TASK_ID_REUSED,
+            Kind.UNSUPPORTED_MEDIA,
+            Kind.QUEUE_FULL,
+            Kind.POOL_UNREADY,
+            Kind.POOL_UNAVAILABLE,
+            Kind.DRAINING,
+        ),
+    ),
+    Operation(
+        id="listTasks",
+        plane="data",
+        tag="tasks",
+        method="GET",
+        path="/v1/tasks",
+        summary="List tasks",
+        words="The newest first, 100 a page. Ended tasks are forgotten after a while.",
+        parameters=(
+            Parameter("query", "state", shapes.TaskState, "Only tasks in this state."),
+            Parameter("query", "cursor", Cursor, "`next_cursor` of the page before."),
+        ),
+        replies={200: Reply("A page.", shapes.TaskStatuses)},
+    ),
+    Operation(
+        id="getTask",
+        plane="data",
+        tag="tasks",
+        method="GET",
+        path="/v1/tasks/{task_id}",
+        summary="Show a task",
+        words="State, position, prediction, placement and timings; never prompt or output.",
+        replies={200: Reply("The task.", shapes.TaskStatus)},
+        kinds=(Kind.UNKNOWN_ID, Kind.UNKNOWN_ROUTE),
+    ),
+    Operation(
+        id="streamTask",
+        plane="data",
+        tag="tasks",
+        method="GET",
+        path="/v1/tasks/{task_id}/stream",
+        summary="Read a task's stream",
+        words="Server-sent events, from the first frame or from the one after `Last-Event-ID`, "
+        "with nothing lost or repeated. Several readers may attach. `end` or `error` is the last "
+        "frame. Comments keep a silent stream alive. When the last reader leaves before the end, "
+        "the task is canceled, unless `cancel_on_disconnect` is false.",
+        parameters=(
+            Parameter(
+                "header",
+                "Last-Event-ID",
+                EventId,
+                "The id of the last frame seen: what follows it is sent.",
+            ),
+        ),
+        replies={
+            200: Reply(
+                "The frames, each an event of its own.",
+                media=(EVENTS,),
+                headers=("Cache-Control", "X-Accel-Buffering"),
+            )
+        },
+        kinds=(Kind.UNKNOWN_ID, Kind.UNKNOWN_ROUTE),
+    ),
+    Operation(
+        id="cancelTask",
+        plane="data",
+        tag="tasks",
+        method="POST",
+        path="/v1/tasks/{task_id}/cancel",
+        summary="Cancel a task",
+        words="Queued or running, as often as you like. After the 204 no `token` frame leaves; the "
+        "stream ends with `end` and `finish_reason: canceled`.",
+        replies={204: Reply("It is canceled, or had come to its end before.")},
+        kinds=(Kind.UNKNOWN_ID, Kind.UNKNOWN_ROUTE),
+    ),
+    Operation(
+        id="tokenize",
+        plane="data",
+        tag="tasks",
+        method="POST",
+        path="/v1/tokenize",
+        summary="Count the tokens of a text",
+        words="As an engine that serves `model_ref` would read the text as a prompt: up to "
+        f"{control.MAX_TEXT_BYTES} bytes of UTF-8.",
+        body=control.TokenizeRequest,
+        replies={200: Reply("Its tokens, and how many.", control.Tokens)},
+        kinds=(Kind.UNKNOWN_ID, Kind.UNSUPPORTED_MEDIA, Kind.POOL_UNREADY),
+    ),
+)
