@@ -186,6 +186,7 @@ class Link:
         decoder, jobs, head = wire.Decoder(), self._jobs, wire.FRAMES_HEAD
         unpack, skip, frames_type = head.unpack_from, head.size, int(wire.Type.FRAMES)
         data, heard = rest, trio.current_time()
+        fed: list[Stream] = []
         # one scope whose deadline is moved: a scope for each read cost a fifth of the loop
         with trio.fail_after(FRESH_S) as patience:
             while True:
@@ -194,8 +195,12 @@ class Link:
                         stream = jobs.get(number)
                         if stream is not None:
                             stream.feed(unpack(body)[1], body[skip:])
+                            fed.append(stream)
                     else:
                         self._control(kind, JobNo(number), body)
+                for stream in fed:  # one write for all that this receive brought a reader
+                    stream.pump()
+                fed.clear()
                 data = await pipe.recv(RECV_BYTES)
                 if not data:
                     return

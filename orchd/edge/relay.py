@@ -1,8 +1,8 @@
 """Streams: one task's frames, kept for replay and copied to its readers. The hot path of orchd.
 
 A batch of frames comes from a pool link as the bytes that a client reads; it is appended to the log
-and written to every reader that is level with the log, in one step and without waiting. A reader
-that is behind is caught up by its own task. What a task is and where it stands is core's business.
+and written to every reader whose socket takes it, in one step and without waiting. A reader that is
+behind is caught up by its own task. What a task is and where it stands is core's business.
 """
 
 from __future__ import annotations
@@ -83,12 +83,9 @@ class Stream:
         """Append durable frames, in one write."""
         first_id = self.next_id
         self.next_id += len(frames)
-        self._append(
-            b"".join(
-                sse.frame(first_id + n, event, codec.dumps(value))
-                for n, (event, value) in enumerate(frames)
-            )
-        )
+        for n, (event, value) in enumerate(frames):
+            self.log += sse.frame(first_id + n, event, codec.dumps(value))
+        self.pump()
 
     def hint(self, value: MetricsFrame) -> int:
         """Send a `metrics` frame to the readers that are level; it is not kept [SSE-1004].
@@ -147,7 +144,7 @@ class Stream:
         return self.next_id
 
     def feed(self, count: int, frames: bytes) -> None:
-        """Append `count` token frames just received, and pass them on."""
+        """Append `count` token frames just received; pump() passes them on."""
         if self.sealed or self.done:
             return
         if self._token_at is None:
@@ -156,10 +153,16 @@ class Stream:
                 self._first(self.task_id)
         self.tokens += count
         self.next_id += count
-        self._append(frames)
+        self.log += frames
         self._owed += len(frames) + FRAMES_HEAD.size
         if self._owed >= WINDOW_BYTES // 2:
             self.grant()
+
+    def pump(self) -> None:
+        """Write what readers lack, in one write each: all frames that one receive brought."""
+        self.touched = True
+        for reader in self.readers:
+            reader.pump()
 
     def grant(self) -> None:
         """Give the pool the credit it has used up, if the slowest reader keeps pace."""
@@ -192,13 +195,6 @@ class Stream:
         if self._flushed is not None:
             self._flushed.set()
 
-    def _append(self, frames: bytes) -> None:
-        self.log += frames
-        self.touched = True
-        end = len(self.log)
-        for reader in self.readers:
-            reader.offer(frames, end)
-
     def _whisper(self, frame: bytes) -> int:
         end, missed = len(self.log), 0
         for reader in self.readers:
@@ -220,19 +216,23 @@ class Reader:
         self.sink = sink
         self._asleep: trio.CancelScope | None = None
 
-    def offer(self, frames: bytes, end: int) -> None:
-        """The log grew by `frames` to `end`: write them now if nothing stands before them."""
-        if self.position == end - len(frames) and not self.sink.pending:
-            self.position = end
-            self.write(frames)
+    def pump(self) -> None:
+        """The log grew: write it now if nothing stands before it; the rest is for the own task."""
+        if not self.sink.pending and self.position < len(self._stream.log):
+            self.write(self._next_frames())
+            if self.position < len(self._stream.log):
+                self.wake()
 
     def write(self, frames: bytes) -> None:
         """Write, and let the reader's own task do what the socket did not take."""
         try:
-            if not self.sink.send_nowait(frames, last=self._stream.done):
+            if not self.sink.send_nowait(frames, last=self._all_given()):
                 self.wake()
         except PipeClosed:
             self.wake()
+
+    def _all_given(self) -> bool:
+        return self._stream.done and self.position == len(self._stream.log)
 
     def wake(self) -> None:
         """Let the reader's task look again."""
@@ -254,7 +254,7 @@ class Reader:
                     stream.flushed()
                 elif self.position < len(stream.log):
                     frames = self._next_frames()
-                    sink.send_nowait(frames, last=stream.done and self.position == len(stream.log))
+                    sink.send_nowait(frames, last=self._all_given())
                     stream.grant()
                     await trio.lowlevel.checkpoint()
                 elif stream.done:

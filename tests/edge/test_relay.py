@@ -38,17 +38,25 @@ def new_stream() -> Stream:
 
 def feed(stream: Stream, *texts: str) -> None:
     stream.feed(len(texts), sse.token_frames(stream.next_id, stream.tokens, texts))
+    stream.pump()
 
 
 class Client:
     """The other end of a reader: raw bytes in, events out."""
 
-    def __init__(self, stream: Stream, position: int = 0, *, sndbuf: int | None = None) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        position: int = 0,
+        *,
+        sndbuf: int | None = None,
+        sink: type[H1Sink] = H1Sink,
+    ) -> None:
         ours, theirs = socket.socketpair()
         if sndbuf is not None:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
         self.peer = Pipe(theirs)
-        self.sink = H1Sink(Pipe(ours), b"", b"", chunked=False)
+        self.sink = sink(Pipe(ours), b"", b"", chunked=False)
         self.reader = Reader(stream, position, self.sink)
         self.bytes = bytearray()
 
@@ -110,6 +118,26 @@ async def test_a_level_reader_is_written_to_in_the_same_step() -> None:
         client.drain_nowait()
         feed(stream, "now")
         assert b'"t":"now"' in client.drain_nowait(), "no task switch lies between"
+
+
+async def test_what_one_receive_brought_leaves_in_one_write() -> None:
+    stream = new_stream()
+    writes: list[bytes] = []
+
+    class Counting(H1Sink):
+        def send_nowait(self, data: bytes, *, last: bool = False) -> bool:
+            writes.append(data)
+            return super().send_nowait(data, last=last)
+
+    client = Client(stream, sink=Counting)
+    async with reading(client):
+        writes.clear()
+        for text in ("a", "b"):
+            stream.feed(1, sse.token_frames(stream.next_id, stream.tokens, [text]))
+        stream.finish(("narration", HELLO), ("end", END))
+        stream.pump()
+        assert names(sse.Decoder().feed(b"".join(writes))) == ["token", "token", "narration", "end"]
+        assert len(writes) == 1
 
 
 @given(
