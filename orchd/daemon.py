@@ -23,6 +23,7 @@ from orchd.edge.auth import Guard
 from orchd.edge.routes import Routes
 from orchd.kit import fds, http1, log, run
 from orchd.kit.notify import Notifier
+from orchd.kit.tls import server_context
 
 DRAIN_S: Final = 15.0
 """For running tasks after SIGTERM; orchd.service allows TimeoutStopSec=30 for this and the rest."""
@@ -45,6 +46,7 @@ async def serve(settings: Settings, stop: trio.Event) -> None:
     """Serve until `stop`; then drain and leave."""
     if settings.auth_token is not None:
         log.add_secret(settings.auth_token.reveal())
+    tls = None if settings.tls_files is None else server_context(*settings.tls_files)
     notifier = Notifier()
     listeners = _listeners(settings)
     app = App(settings)
@@ -68,9 +70,10 @@ async def serve(settings: Settings, stop: trio.Event) -> None:
                     limits=LIMITS,
                     stop=hang_up,
                     drain_s=HANG_UP_S,
+                    tls=tls,
                 )
             )
-            where = ", ".join(_name(listener) for listener in listeners)
+            where = ", ".join(_name(listener, tls is not None) for listener in listeners)
             count = len(settings.pools)
             status = f"Serving {count} {'pool' if count == 1 else 'pools'} on {where}"
             run.started()
@@ -93,9 +96,11 @@ def _listeners(settings: Settings) -> Sequence[socket.socket]:
     return [fds.bind_tcp(host, port), fds.bind_unix(settings.front_socket)]
 
 
-def _name(listener: socket.socket) -> str:
+def _name(listener: socket.socket, tls: bool) -> str:
     address = listener.getsockname()
-    return f"unix:{address}" if isinstance(address, str) else f"http://{address[0]}:{address[1]}"
+    if isinstance(address, str):
+        return f"unix:{address}"
+    return f"{'https' if tls else 'http'}://{address[0]}:{address[1]}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -34,3 +34,14 @@ def test_the_log_of_the_environment_is_checked_like_the_flag(
         main([])
     assert ended.value.code == 2
     assert "must be one of auto, json, pretty, journal, not 'loud'" in capsys.readouterr().err
+
+
+def test_a_certificate_that_cannot_be_read_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "orchd.toml"
+    file.write_text('tls = { cert = "none.pem", key = "none.key" }\n')
+    monkeypatch.setenv("ORCHD_RUN_DIR", str(tmp_path))
+    monkeypatch.setenv("ORCHD_STATE_DIR", str(tmp_path))
+    assert main(["--config", str(file), "--log", "json"]) == 78
+    assert f"cannot read {tmp_path}/none.pem: No such file or directory" in capsys.readouterr().err

@@ -19,7 +19,7 @@ THIRD_PARTIES = {
     "orchd/wire": {"attrs", "cattrs", "orjson"},
     "orchd/core": {"attrs"},
     "orchd/config": {"attrs", "cattrs", "orjson", "xdg"},
-    "orchd/kit": {"attrs", "trio", "h11", "orjson", "sdnotify", "systemd"},
+    "orchd/kit": {"attrs", "trio", "h11", "h2", "hpack", "orjson", "sdnotify", "systemd"},
     "orchd/edge": {"attrs", "trio", "h11", "prometheus_client"},
     "poolmgr/core": {"attrs"},
     "poolmgr/dialects": {"attrs", "orjson"},

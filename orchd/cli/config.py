@@ -61,9 +61,10 @@ def schema() -> None:
 def _show(settings: Settings) -> None:
     source = settings.source or "no file (defaults)"
     say.show(f"[green]Valid:[/] {say.cell(source)}")
+    scheme = "http" if settings.tls is None else "https"
     token = "set" if settings.auth_token is not None else "none (loopback only)"
     for name, value in (
-        ("listens on", f"http://{settings.bind_addr} and unix:{settings.front_socket}"),
+        ("listens on", f"{scheme}://{settings.bind_addr} and unix:{settings.front_socket}"),
         ("state", settings.state_dir),
         ("token", token),
         ("devices", settings.devices.backend.value),

@@ -88,7 +88,12 @@ class _Suite:
                 "in its terminal); else change bind_addr or run_dir.",
             ) from exc
         host, port = tcp.getsockname()[:2]
-        self._url = str(Target(host=host, port=port))
+        self._url = self._way_in = str(Target(host=host, port=port))
+        self._curl = "curl -s"
+        if settings.tls_files is not None:  # orchctl comes by the unix socket, which stays plain
+            self._url = self._url.replace("http:", "https:", 1)
+            self._way_in = f"unix:{settings.front_socket}"
+            self._curl = f"curl -s --cacert {settings.tls_files[0]}"
 
     def _unit(self, name: str, argv: list[str], listeners: dict[str, socket.socket]) -> Unit:
         return Unit(name, argv, listeners, self._stop, self._changed)
@@ -143,8 +148,8 @@ class _Suite:
             return
         with contextlib.suppress(OSError):
             say.note("Try:", "bold")
-            say.note(f'  orchctl run --url {self._url} "Hello"', "")
-            say.note(f"  curl -s {self._url}/v1/capabilities", "")
+            say.note(f'  orchctl run --url {self._way_in} "Hello"', "")
+            say.note(f"  {self._curl} {self._url}/v1/capabilities", "")
 
 
 def _counted(count: int, noun: str) -> str:

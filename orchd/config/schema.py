@@ -229,6 +229,16 @@ class Sse:
 
 
 @frozen(kw_only=True)
+class Tls:
+    """TLS on the TCP address: HTTP/2 by ALPN, and HTTP/1.1. Unix sockets stay plain."""
+
+    cert: Text
+    """PEM file with the certificate chain, the server's own first."""
+    key: Text
+    """PEM file with its private key, without a passphrase; readable by the user of orchd."""
+
+
+@frozen(kw_only=True)
 class Common:
     """The keys that mean the same in the file and in force."""
 
@@ -240,6 +250,8 @@ class Common:
     """Cancel a task when its last reader leaves before the end."""
     devices: Devices = Devices()
     sse: Sse = Sse()
+    tls: Tls | None = None
+    """Without it the TCP address speaks plain HTTP/1.1 and HTTP/2."""
     pools: tuple[Pool, ...] = ()
 
 
@@ -294,9 +306,17 @@ class Settings(Common):
         """Return the model's file; None where `model.ref` names no file (mock, external)."""
         if not is_file_ref(pool):
             return None
-        path = Path(pool.model.ref.removeprefix("file:"))
-        base = self.source.parent if self.source else Path.cwd()
-        return path if path.is_absolute() else base / path
+        return self._beside(pool.model.ref.removeprefix("file:"))
+
+    @property
+    def tls_files(self) -> tuple[Path, Path] | None:
+        """Return certificate and key; None: no TLS. Relative paths begin at the file's folder."""
+        return (
+            None if self.tls is None else (self._beside(self.tls.cert), self._beside(self.tls.key))
+        )
+
+    def _beside(self, name: str) -> Path:
+        return (self.source.parent if self.source else Path.cwd()) / name
 
 
 def is_file_ref(pool: Pool) -> bool:

@@ -27,7 +27,7 @@ _STATUS: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in http.HTTPStatus
 }
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_BODILESS: Final = frozenset({204, 304})
+BODILESS: Final = frozenset({204, 304})
 
 
 @frozen
@@ -112,9 +112,7 @@ def _understood(event: h11.Request) -> Head:
         # RFC 9112, 6.1: what a smuggled request looks like
         raise OrchError(Kind.MALFORMED_HTTP, "Transfer-Encoding beside another framing")
     length = int(headers.get("content-length", 0))  # h11 saw that it is one number
-    correlation_id = headers.get("x-correlation-id", "")
-    if not _CORRELATION.fullmatch(correlation_id):
-        correlation_id = new_correlation_id()
+    correlation_id = correlation_of(headers.get("x-correlation-id", ""))
     connection = headers.get("connection", "").lower()
     return Head(
         method=event.method.decode("ascii"),
@@ -127,6 +125,11 @@ def _understood(event: h11.Request) -> Head:
         expects_continue=not http10 and headers.get("expect", "").lower() == "100-continue",
         correlation_id=correlation_id,
     )
+
+
+def correlation_of(given: str) -> str:
+    """Return the client's correlation id if it can be echoed, else a new one."""
+    return given if _CORRELATION.fullmatch(given) else new_correlation_id()
 
 
 def new_correlation_id() -> str:
@@ -188,13 +191,19 @@ _date_at = 0
 _date = ""
 
 
-def _today() -> str:
-    """Return the Date header's line, made once a second."""
+def today() -> str:
+    """Return the value of the Date header, made once a second."""
     global _date_at, _date
     now = int(time.time())
     if now != _date_at:
-        _date_at, _date = now, f"Date: {email.utils.formatdate(now, usegmt=True)}\r\n"
+        _date_at, _date = now, email.utils.formatdate(now, usegmt=True)
     return _date
+
+
+def check_field(name: str, value: str) -> None:
+    """Raise ValueError for a header that would break an answer."""
+    if _CONTROL.search(value) or _CONTROL.search(name) or ":" in name:
+        raise ValueError(f"the header {name!r} would break the answer")
 
 
 def answer_head(
@@ -208,16 +217,15 @@ def answer_head(
     close: bool = False,
 ) -> bytes:
     """Return the head of an answer. Raises ValueError for a header that would break it."""
-    text = f"{_STATUS[status]}{_today()}X-Correlation-Id: {correlation_id}\r\n"
-    if content_type and status not in _BODILESS:
+    text = f"{_STATUS[status]}Date: {today()}\r\nX-Correlation-Id: {correlation_id}\r\n"
+    if content_type and status not in BODILESS:
         text += f"Content-Type: {content_type}\r\n"
     for name, value in headers:
-        if _CONTROL.search(value) or _CONTROL.search(name) or ":" in name:
-            raise ValueError(f"the header {name!r} would break the answer")
+        check_field(name, value)
         text += f"{name}: {value}\r\n"
     if chunked:
         text += "Transfer-Encoding: chunked\r\n"
-    elif length is not None and status not in _BODILESS:
+    elif length is not None and status not in BODILESS:
         text += f"Content-Length: {length}\r\n"
     if close:
         text += "Connection: close\r\n"

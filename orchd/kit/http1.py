@@ -1,13 +1,14 @@
-"""The HTTP/1.1 server of both daemons: accepting, the count of connections, the orderly stop.
+"""The HTTP server of both daemons: accepting, the count of connections, the orderly stop.
 
-What is served is the handler's business, a connection's life connection.py's. This is also the
-name under which handlers import the types of message.py.
+What is served is the handler's business, a connection's life and its protocol connection.py's. This
+is also the name under which handlers import the types of message.py.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import struct
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -79,16 +80,20 @@ async def serve(
     limits: Limits = DEFAULT_LIMITS,
     stop: trio.Event | None = None,
     drain_s: float = 5.0,
+    tls: ssl.SSLContext | None = None,
     task_status: Started = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `handler` on the listening sockets: a service for nursery.start.
 
+    With `tls` every TCP connection has to speak it; unix sockets never do.
+
     When `stop` is set no more connections are accepted, idle ones are closed, the next answers say
-    `Connection: close`, and open exchanges get `drain_s` seconds; then it returns. An upgraded
+    `Connection: close` (HTTP/2: GOAWAY at once, new streams are refused), and open exchanges get
+    `drain_s` seconds; then it returns. An upgraded
     connection is an open exchange until its `run` returns. The listeners stay open: they are the
     caller's, and with systemd their backlog waits for the next start.
     """
-    server = _Server(handler, limits)
+    server = _Server(handler, limits, tls)
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
             for listener in listeners:
@@ -105,9 +110,10 @@ async def serve(
 class _Server:
     """The open connections of one serve()."""
 
-    def __init__(self, handler: Handler, limits: Limits) -> None:
+    def __init__(self, handler: Handler, limits: Limits, tls: ssl.SSLContext | None) -> None:
         self.handler = handler
         self.limits = limits
+        self._tls = tls
         self.stopping = False
         self._open: set[Connection] = set()
         self._refusing = 0
@@ -156,9 +162,9 @@ class _Server:
         except OSError:  # reset between connect() and accept()
             sock.close()
             return
+        connection = Connection(self, sock, peer, self._tls if peer.kind == "tcp" else None)
         if len(self._open) < self.limits.connections:
             self._full = False
-            connection = Connection(self, sock, peer)
             self._open.add(connection)
             nursery.start_soon(self._run, connection)
             return
@@ -171,7 +177,7 @@ class _Server:
             )
         if self._refusing < _REFUSALS:
             self._refusing += 1
-            nursery.start_soon(self._refuse, Connection(self, sock, peer))
+            nursery.start_soon(self._refuse, connection)
         else:
             sock.close()
 
@@ -198,7 +204,7 @@ class _Server:
         if not self._open:
             return
         for connection in tuple(self._open):
-            connection.stop_if_idle()
+            connection.stop()
         await self._empty.wait()
 
 

@@ -106,7 +106,7 @@ TABLE: dict[Kind, Row] = {
     Kind.UNKNOWN_ID: _bad(404, "Check the id; ended tasks are forgotten after a while."),
     Kind.UNKNOWN_ROUTE: _bad(404, "See GET /v1/capabilities and the README for what is served."),
     Kind.METHOD_NOT_ALLOWED: _bad(405, "Use a method that the Allow header names."),
-    Kind.MALFORMED_HTTP: _bad(400, "Send well-formed HTTP/1.1.", _PROTOCOL),
+    Kind.MALFORMED_HTTP: _bad(400, "Send well-formed HTTP/1.1 or HTTP/2.", _PROTOCOL),
     Kind.REQUEST_TIMEOUT: _bad(408, "Send the whole request without pausing.", _PROTOCOL),
     Kind.BODY_TOO_LARGE: _bad(413, "Send a smaller body."),
     Kind.HEADERS_TOO_LARGE: _bad(431, "Send fewer or shorter headers."),

@@ -246,3 +246,15 @@ def test_where_a_fault_came_from(write):
     assert fault.startswith("environment ORCHD_ADDR: $.bind_addr: must be IP:PORT")
     (fault,) = faults_of(path, environ={"ORCHD_ADDR": "here"}, overrides={"bind_addr": "there"})
     assert fault.startswith("flag bind_addr: $.bind_addr: must be IP:PORT")
+
+
+@pytest.mark.req("OC-CTRL-2025")
+def test_the_files_of_tls_begin_at_the_configuration(write):
+    assert load(write("")).tls_files is None
+    path = write('tls = { cert = "a.pem", key = "/k.pem" }')
+    assert load(path).tls_files == (path.parent / "a.pem", Path("/k.pem"))
+
+
+def test_a_certificate_without_its_key_is_a_fault(write):
+    (fault,) = faults_of(write('[tls]\ncert = "a.pem"'))
+    assert "$.tls.key" in fault

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchd.edge.relay import STALL_S, WINDOW_BYTES, Reader, Stream
+from orchd.kit.h1_sink import H1Sink
 from orchd.kit.pipe import Pipe
-from orchd.kit.sink import Sink
 from orchd.wire import link, sse
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, PoolId, TaskId
@@ -50,7 +50,7 @@ class Client:
         position: int = 0,
         *,
         sndbuf: int | None = None,
-        sink: type[Sink] = Sink,
+        sink: type[H1Sink] = H1Sink,
     ) -> None:
         ours, theirs = socket.socketpair()
         if sndbuf is not None:
@@ -124,7 +124,7 @@ async def test_what_one_receive_brought_leaves_in_one_write() -> None:
     stream = new_stream()
     writes: list[bytes] = []
 
-    class Counting(Sink):
+    class Counting(H1Sink):
         def send_nowait(self, data: bytes, *, last: bool = False) -> bool:
             writes.append(data)
             return super().send_nowait(data, last=last)

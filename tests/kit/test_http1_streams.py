@@ -9,8 +9,9 @@ import trio
 import trio.testing
 
 from orchd.kit import http1, log
+from orchd.kit.h1_sink import MAX_REST
 from orchd.kit.pipe import PipeClosed
-from orchd.kit.sink import MAX_REST, Sink
+from orchd.kit.sink import Sink
 from tests.fakes.peers import serving
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -122,7 +122,9 @@ def test_a_machine_boots_our_suite(boot: Boot, suite: Suite, lab_cache: Cache) -
     for name in ("orchd", "poolmgr", "orchctl"):
         interpreter = machine.run(["head", "-1", f"/usr/bin/{name}"]).stdout
         assert interpreter == f"#!{PYTHON}\n"
-    modules = "attrs, cattrs, click, h11, orjson, orchd, poolmgr, prometheus_client, pynvml, rich"
+    modules = (
+        "attrs, cattrs, click, h11, h2, orjson, orchd, poolmgr, prometheus_client, pynvml, rich"
+    )
     program = f"import {modules}, sdnotify, systemd.daemon, trio, xdg; print(orchd.__file__)"
     found = machine.run([PYTHON, "-W", "error", "-c", program], user="nobody").stdout
     assert found.startswith("/opt/orchd/lib/")
