@@ -11,17 +11,19 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+from typing import TYPE_CHECKING
 
-from orchd.kit.exchange import Server, report
+from orchd.kit.exchange import PREFACE, Server, report
 from orchd.kit.groups import only
 from orchd.kit.h1_connection import Http1
-from orchd.kit.h2_connection import Http2
-from orchd.kit.h2_frames import PREFACE
 from orchd.kit.message import Peer
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.kit.receiver import Phase, Watch
 from orchd.kit.tls import PlainHttp, TlsPipe
 from orchd.wire.errors import Kind, OrchError
+
+if TYPE_CHECKING:
+    from orchd.kit.h2_connection import Http2
 
 
 class Connection:
@@ -95,6 +97,9 @@ class Connection:
                 return
             http2 = rest.startswith(PREFACE)
         if http2:
+            # 40 ms and 1 MiB that no poolmgr and few lives of orchd need
+            from orchd.kit.h2_connection import Http2
+
             self._http2 = Http2(self._server, self._pipe, self._peer, self._watch)
             await self._http2.run(rest)
         else:

@@ -6,7 +6,7 @@ How requests are read and answers written is the protocols' (h1_connection.py, h
 from __future__ import annotations
 
 import traceback
-from typing import Protocol
+from typing import Final, Protocol
 
 from orchd.kit import log
 from orchd.kit.groups import leaves, orch_error
@@ -20,6 +20,9 @@ from orchd.kit.message import (
     error_response,
 )
 from orchd.wire.errors import Kind, OrchError
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""How a client begins HTTP/2 (RFC 9113, 3.4)."""
 
 
 class Server(Protocol):

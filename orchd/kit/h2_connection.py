@@ -27,9 +27,9 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
 from orchd.kit import h2_frames
-from orchd.kit.exchange import Server
+from orchd.kit.exchange import PREFACE, Server
 from orchd.kit.h1_connection import LINGER_S, linger
-from orchd.kit.h2_frames import PREFACE, Broken, Cutter, Frame, Patience
+from orchd.kit.h2_frames import Broken, Cutter, Frame, Patience
 from orchd.kit.h2_output import H2Output
 from orchd.kit.h2_stream import H2Stream
 from orchd.kit.message import Limits, Peer

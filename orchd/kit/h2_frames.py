@@ -13,7 +13,8 @@ from typing import Final
 from attrs import frozen
 from h2.errors import ErrorCodes
 
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+from orchd.kit.exchange import PREFACE
+
 MAX_FRAME: Final = 16 << 10  # SETTINGS_MAX_FRAME_SIZE's least and default: nobody needs more
 _HEAD: Final = 9
 _GOAWAY: Final = 8  # bytes of its payload without words

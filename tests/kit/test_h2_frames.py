@@ -14,8 +14,9 @@ import trio.testing
 from h2.errors import ErrorCodes as Code
 
 from orchd.kit import http1, log
+from orchd.kit.exchange import PREFACE
 from orchd.kit.h2_connection import MAX_STREAMS
-from orchd.kit.h2_frames import PATIENCE, PREFACE, RESET, Broken, Cutter
+from orchd.kit.h2_frames import PATIENCE, RESET, Broken, Cutter
 from orchd.kit.pipe import PipeClosed
 from tests.fakes.h2_peer import HELLO, SETTINGS, H2Peer, frame, frames
 from tests.fakes.peers import RawPeer, serving
