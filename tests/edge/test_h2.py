@@ -26,8 +26,8 @@ async def h2_peer(front: Front) -> AsyncIterator[H2Peer]:
     peer = H2Peer(await Target.unix(front.app.settings.front_socket).connect())
     peer.h2.initiate_connection()
     peer.h2.increment_flow_control_window(1 << 30)
-    await peer.flush()
     with trio.fail_after(10):
+        await peer.flush()
         yield peer
     peer.pipe.close()
 

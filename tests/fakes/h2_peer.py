@@ -20,7 +20,7 @@ from h2.events import (
     StreamReset,
 )
 
-from orchd.kit.h2_frames import PREFACE
+from orchd.kit.exchange import PREFACE
 from orchd.kit.pipe import Pipe, PipeClosed
 from tests.fakes.peers import Served
 

@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from orchd.kit.client import Client
+from tests.lab.machine import wait_for
 from tests.sockets.suite import SIMULATED, Suite, mock_pool, task_body
 from tests.sockets.talk import events_of, last, post, stream, submit, until
 
@@ -101,7 +102,7 @@ def test_leaving_after_each_byte_leaves_nothing_behind(suite: Suite) -> None:
     with socket.create_connection(("127.0.0.1", suite.port)) as sock:
         sock.sendall(request("GET", "/health"))
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
-    assert len(list(descriptors.iterdir())) < before + 20
+    wait_for(lambda: len(list(descriptors.iterdir())) < before + 20, 10.0, "closed connections")
 
 
 @pytest.mark.req("ORCH-3026")

@@ -6,8 +6,6 @@ running task see of it (tests/edge, tests/poolmgr).
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 from tests.system.house import SIMULATED, House, mock_pool, names_of, pool, task
@@ -49,6 +47,15 @@ def gaps(house: House, unit: str) -> list[float]:
     ]
 
 
+def grew(delays: list[float], first_s: float, longest_s: float, steps: int) -> bool:
+    """Whether each wait was at least what systemd's steps say; a busy machine makes it longer.
+
+    RestartSec= times (RestartMaxDelaySec= / RestartSec=) ** (n / RestartSteps=): systemd.service(5)
+    """
+    wanted = [first_s * (longest_s / first_s) ** min(n / steps, 1) for n in range(len(delays))]
+    return all(delay > 0.95 * least for delay, least in zip(delays, wanted, strict=True))
+
+
 def started(house: House) -> None:
     house.configure(SIMULATED, mock_pool())
     house.start("demo:0")
@@ -71,7 +78,7 @@ def test_orchd_comes_back_each_time_a_little_later(house: House) -> None:
     assert len(delays) == 5, delays
     assert 0.09 < delays[0] < 0.6, delays
     assert delays[4] > 1.5, delays
-    assert delays == sorted(delays), delays
+    assert grew(delays, 0.1, 10.0, 6), delays
     house.wait_ready()
     assert names_of(house.complete(task()))[-1] == "end"
 
@@ -149,7 +156,7 @@ def test_a_pool_that_cannot_load_rests_in_the_end_and_the_way_out(house: House) 
     # while it tried, each wait was longer than the one before
     delays = gaps(house, UNIT)
     assert len(delays) == 3, delays
-    assert all(later > earlier for earlier, later in itertools.pairwise(delays)), delays
+    assert grew(delays, 0.1, 1.5, 3), delays
     # the cause, and what to do, where an operator looks
     shown = house.machine.systemctl("status", UNIT, check=False).stdout
     assert "Start request repeated too quickly" in house.said(UNIT)
