@@ -21,14 +21,14 @@ from orchd.config.schema import Settings
 from orchd.edge.app import App
 from orchd.edge.auth import Guard
 from orchd.edge.routes import Routes
-from orchd.kit import fds, http1, log, run
+from orchd.kit import fds, http, log, run
 from orchd.kit.notify import Notifier
 from orchd.kit.tls import server_context
 
 DRAIN_S: Final = 15.0
 """For running tasks after SIGTERM; orchd.service allows TimeoutStopSec=30 for this and the rest."""
 HANG_UP_S: Final = 5.0
-LIMITS: Final = http1.Limits(connections=8192)  # 5,000 waiting readers and what else there is
+LIMITS: Final = http.Limits(connections=8192)  # 5,000 waiting readers and what else there is
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +64,7 @@ async def serve(settings: Settings, stop: trio.Event) -> None:
         async with trio.open_nursery() as serving:
             await serving.start(
                 partial(
-                    http1.serve,
+                    http.serve,
                     listeners,
                     routes,
                     limits=LIMITS,

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from attrs import frozen
 
-from orchd.kit.http1 import Peer, Request
+from orchd.kit.http import Peer, Request
 from orchd.wire.errors import Kind, OrchError
 
 OPEN_PATHS = frozenset({"/health", "/healthz", "/readyz"})

@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from orchd.kit.http1 import Sink
+from orchd.kit.http import Sink
 from orchd.kit.pipe import PipeClosed
 from orchd.wire import codec, sse
 from orchd.wire.errors import Envelope, Kind, OrchError

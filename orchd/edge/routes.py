@@ -18,7 +18,7 @@ from orchd.edge.app import App
 from orchd.edge.auth import Guard
 from orchd.edge.relay import Reader
 from orchd.edge.scrape import page
-from orchd.kit.http1 import Request, Response, Sink, Streaming, json_response, require_json
+from orchd.kit.http import Request, Response, Sink, Streaming, json_response, require_json
 from orchd.wire import codec
 from orchd.wire.control import Health, Pools, Registered, TokenizeRequest, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError

@@ -3,7 +3,7 @@
 This is the one place where the protocol is chosen. Over TLS it is what ALPN agreed on; without it
 the first bytes say so: HTTP/2 begins with a preface that is no request (RFC 9113, 3.3 and 3.4).
 The exchanges are h1_connection.py's and h2_connection.py's; accepting, counting and stopping
-connections is http1.py's.
+connections is http.py's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TLS around a pipe: the handshake, ALPN, records in memory. Same contract as a plain Pipe.
 
 OpenSSL works on two buffers in memory and the pipe underneath stays socket-first, so nothing of
-the plain path changes. Only the server's side; who has to speak TLS is http1.serve's business.
+the plain path changes. Only the server's side; who has to speak TLS is http.serve's business.
 """
 
 from __future__ import annotations

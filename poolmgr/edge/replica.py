@@ -13,7 +13,7 @@ from typing import Final, assert_never
 import trio
 
 from orchd.config.schema import Pool, Settings
-from orchd.kit import http1, log
+from orchd.kit import http, log
 from orchd.kit.client import Client, Target
 from orchd.kit.notify import Notifier
 from orchd.kit.run import started
@@ -72,7 +72,7 @@ class Replica:
             async with trio.open_nursery() as services:
                 self._services = services
                 await services.start(self._jobs.serve)
-                await services.start(http1.serve, listeners, server.handle)
+                await services.start(http.serve, listeners, server.handle)
                 services.start_soon(self._board.serve, self._turned)
                 services.start_soon(self._notifier.keep_beating, self._alive)
                 services.start_soon(self._refresh)

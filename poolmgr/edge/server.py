@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
-from orchd.kit.http1 import Request, Response, Upgraded, json_response, require_json
+from orchd.kit.http import Request, Response, Upgraded, json_response, require_json
 from orchd.kit.pipe import Pipe
 from orchd.wire import codec
 from orchd.wire import link as wire

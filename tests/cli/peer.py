@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 import trio
 
-from orchd.kit import fds, http1
-from orchd.kit.http1 import Request, Response, Sink, Streaming, json_response
+from orchd.kit import fds, http
+from orchd.kit.http import Request, Response, Sink, Streaming, json_response
 from orchd.wire import sse
 from orchd.wire.control import Capabilities, Capability
 from orchd.wire.errors import Kind, OrchError
@@ -123,7 +123,7 @@ class Peer:
         with listener:
             async with trio.open_nursery() as nursery:
                 await nursery.start(
-                    partial(http1.serve, [listener], self._handle, stop=self._stop, drain_s=0.0)
+                    partial(http.serve, [listener], self._handle, stop=self._stop, drain_s=0.0)
                 )
                 self._ready.set()
 

@@ -7,7 +7,7 @@ import pytest
 
 from orchd.cli import reach
 from orchd.cli.main import main
-from orchd.kit.http1 import Response
+from orchd.kit.http import Response
 from orchd.wire.errors import TABLE, Kind, OrchError
 
 CONFIG = 'bind_addr = "0.0.0.0:99"\nauth_token = "configured"\n'

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from orchd.cli import follow
-from orchd.kit.http1 import Response, Sink, Streaming, json_response
+from orchd.kit.http import Response, Sink, Streaming, json_response
 from orchd.wire import codec, sse
 from orchd.wire.errors import TABLE, Envelope, Kind, OrchError
 from orchd.wire.shapes import TaskRequest

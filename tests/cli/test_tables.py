@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 
 from orchd.config import jsonschema
-from orchd.kit.http1 import json_response
+from orchd.kit.http import json_response
 from orchd.wire import codec
 from orchd.wire.control import Health, PoolHealth, Pools
 from orchd.wire.errors import Kind, OrchError

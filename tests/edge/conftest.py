@@ -21,7 +21,7 @@ from orchd.config.schema import Engine, Model, Pool, Queue, Secret, Settings
 from orchd.edge.app import App
 from orchd.edge.auth import Guard
 from orchd.edge.routes import Routes
-from orchd.kit import fds, http1
+from orchd.kit import fds, http
 from orchd.kit.client import Answer, Client, Target
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, ReplicaId, Text
 from tests.edge.pool_peer import PoolPeer, snapshot_of
@@ -118,7 +118,7 @@ async def open_front(
                 await nursery.start(peer.run)
             await nursery.start(app.run)
             routes = Routes(app, Guard(token, config.auth_optional))
-            await nursery.start(partial(http1.serve, [listener], routes))
+            await nursery.start(partial(http.serve, [listener], routes))
             with trio.fail_after(5):
                 for peer in peers.values():
                     await peer.linked.wait()

@@ -13,8 +13,8 @@ from typing import Any
 import trio
 from attrs import evolve
 
-from orchd.kit import fds, http1
-from orchd.kit.http1 import Request, Response, Upgraded, json_response
+from orchd.kit import fds, http
+from orchd.kit.http import Request, Response, Upgraded, json_response
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.wire import codec, link, sse
 from orchd.wire.control import PoolTokenize, Tokens
@@ -109,7 +109,7 @@ class PoolPeer:
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         try:
-            await http1.serve([self.listener], self._handle, task_status=task_status)
+            await http.serve([self.listener], self._handle, task_status=task_status)
         finally:
             self.listener.close()
             self._opened.close()

@@ -12,8 +12,8 @@ import trio.testing
 from orchd.core.events import Event, ReplicaLost, ReplicaSeen
 from orchd.edge.links import RETRY_MAX_S, Link
 from orchd.edge.relay import Stream
-from orchd.kit import fds, http1
-from orchd.kit.http1 import Request, Response, Upgraded
+from orchd.kit import fds, http
+from orchd.kit.http import Request, Response, Upgraded
 from orchd.kit.pipe import Pipe
 from orchd.wire import codec
 from orchd.wire import link as wire
@@ -88,7 +88,7 @@ async def test_a_peer_that_is_no_pool_of_ours_is_refused(folder: Path, answer: s
         return Response(404) if answer == "404" else Upgraded(wire.PROTOCOL, serve_link)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(http1.serve, [listener], handle)
+        nursery.start_soon(http.serve, [listener], handle)
         nursery.start_soon(Link(REPLICA, folder / "p.sock", desk.report).run)
         assert (await lost(desk)).cause.kind is Kind.ENGINE_PROTOCOL
         nursery.cancel_scope.cancel()
@@ -110,7 +110,7 @@ async def test_a_pool_that_falls_silent_is_lost(
         return Upgraded(wire.PROTOCOL, silent)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(http1.serve, [listener], handle)
+        nursery.start_soon(http.serve, [listener], handle)
         nursery.start_soon(Link(REPLICA, folder / "p.sock", desk.report).run)
         assert isinstance(await desk.next(), ReplicaSeen)
         assert "silent" in (await lost(desk)).cause.message

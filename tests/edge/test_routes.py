@@ -11,7 +11,7 @@ from orchd import __version__
 from orchd.core.views import FEATURES, STRICT
 from orchd.edge.auth import Guard, fingerprint
 from orchd.edge.routes import Routes
-from orchd.kit.http1 import Peer, Request
+from orchd.kit.http import Peer, Request
 from orchd.wire.errors import Kind, OrchError
 from tests.edge.conftest import Opener, read_json, task_body
 from tools.metrics_lint import lint

@@ -12,7 +12,7 @@ import trio.testing
 from orchd.edge.tokens import AT_ONCE
 from orchd.kit import log
 from orchd.kit.client import Answer
-from orchd.kit.http1 import Response, json_response
+from orchd.kit.http import Response, json_response
 from orchd.wire.control import MAX_TEXT_BYTES, PoolTokenize
 from orchd.wire.errors import Kind, OrchError
 from tests.edge.conftest import Front, Opener, read_json, task_body

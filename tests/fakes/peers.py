@@ -16,7 +16,7 @@ import h11
 import trio
 from attrs import frozen
 
-from orchd.kit import fds, http1
+from orchd.kit import fds, http
 from orchd.kit.pipe import Pipe
 from orchd.kit.target import Target
 
@@ -133,14 +133,14 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(handler: http1.Handler, **options: Any) -> AsyncIterator[Served]:
+async def serving(handler: http.Handler, **options: Any) -> AsyncIterator[Served]:
     """Serve `handler` on a unix socket during the block; `options` are serve()'s."""
     with short_folder() as folder:
         listener = fds.bind_unix(folder / "s")
         served = Served(folder / "s", trio.Event())
 
         async def run(task_status: Any) -> None:
-            await http1.serve(
+            await http.serve(
                 [listener], handler, stop=served.stop, task_status=task_status, **options
             )
             served.ended.set()

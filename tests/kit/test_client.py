@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchd.kit import fds, http1
+from orchd.kit import fds, http
 from orchd.kit.client import Client, PeerError, Target
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.kit.sink import Sink
@@ -55,7 +55,7 @@ def says(*answers: bytes) -> Callable[[RawPeer], Awaitable[None]]:
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-async def echo(request: http1.Request) -> http1.Answer:
+async def echo(request: http.Request) -> http.Answer:
     """Answer what was asked."""
     value = {
         "m": request.method,
@@ -63,7 +63,7 @@ async def echo(request: http1.Request) -> http1.Answer:
         "b": request.body.decode(),
         "h": request.headers,
     }
-    return http1.json_response(value, 201)
+    return http.json_response(value, 201)
 
 
 async def test_request_against_our_server() -> None:
@@ -221,7 +221,7 @@ async def test_a_body_over_max_body() -> None:
 
 
 async def test_a_long_body_that_is_refused_early() -> None:
-    limits = http1.Limits(body_bytes=4 << 20)
+    limits = http.Limits(body_bytes=4 << 20)
     async with serving(echo, limits=limits) as served:
         client = Client(served.target)
         assert (await client.request("POST", "/", b"x" * (4 << 20))).status == 201
@@ -239,8 +239,8 @@ async def test_open_reads_as_it_comes_and_leaving_hangs_up_at_once() -> None:
         await sink.wait_closed()
         left.set()
 
-    async def handler(request: http1.Request) -> http1.Answer:
-        return http1.Streaming("text/plain", run)
+    async def handler(request: http.Request) -> http.Answer:
+        return http.Streaming("text/plain", run)
 
     async with serving(handler) as served:
         client = Client(served.target)
@@ -285,10 +285,10 @@ async def test_upgrade() -> None:
         pipe.send_nowait(b"hi")
         assert rest + await pipe.recv() == b"yo"
 
-    async def handler(request: http1.Request) -> http1.Answer:
+    async def handler(request: http.Request) -> http.Answer:
         if request.headers.get("upgrade") == "x/1":
-            return http1.Upgraded("x/1", talk)
-        return http1.Response(204)
+            return http.Upgraded("x/1", talk)
+        return http.Response(204)
 
     async with serving(handler) as served:
         client = Client(served.target)

@@ -14,7 +14,7 @@ import orjson
 import pytest
 import trio
 
-from orchd.kit import fds, http1
+from orchd.kit import fds, http
 from orchd.kit.sink import Sink
 from orchd.kit.tls import server_context
 from tests.fakes.certs import make_certificate
@@ -34,7 +34,7 @@ if not _speaks_http2():
     pytest.skip("needs a curl that speaks HTTP/2", allow_module_level=True)
 
 
-async def handler(request: http1.Request) -> http1.Answer:
+async def handler(request: http.Request) -> http.Answer:
     if request.path == "/stream":
 
         async def run(sink: Sink) -> None:
@@ -42,10 +42,10 @@ async def handler(request: http1.Request) -> http1.Answer:
                 sink.send_nowait(b"data: %d\n\n" % number)
                 await trio.lowlevel.checkpoint()
 
-        return http1.Streaming("text/event-stream", run)
+        return http.Streaming("text/event-stream", run)
     if request.path == "/big":
-        return http1.Response(body=bytes(1 << 20))
-    return http1.json_response(
+        return http.Response(body=bytes(1 << 20))
+    return http.json_response(
         {"path": request.path, "size": len(request.body), "host": request.headers["host"]}
     )
 
@@ -78,8 +78,8 @@ async def serving() -> AsyncIterator[Served]:
         context = server_context(*make_certificate(folder))
         with fds.bind_unix(folder / "s") as unix, fds.bind_tcp("127.0.0.1", 0) as secure:
             async with trio.open_nursery() as nursery:
-                await nursery.start(partial(http1.serve, [tcp, unix], handler))
-                await nursery.start(partial(http1.serve, [secure], handler, tls=context))
+                await nursery.start(partial(http.serve, [tcp, unix], handler))
+                await nursery.start(partial(http.serve, [secure], handler, tls=context))
                 yield Served(folder, tcp.getsockname()[1], secure.getsockname()[1])
                 nursery.cancel_scope.cancel()
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchd.kit import http1, log
+from orchd.kit import http, log
 from orchd.kit.h2_connection import MAX_STREAMS
 from orchd.kit.h2_heads import understood
 from orchd.kit.pipe import Pipe
@@ -22,7 +22,7 @@ from tests.fakes.peers import serving
 pytestmark = pytest.mark.req("OC-CTRL-2025", "ORCH-3450")
 
 
-async def echo(request: http1.Request) -> http1.Answer:
+async def echo(request: http.Request) -> http.Answer:
     """Answer what was understood of the request."""
     value = {
         "method": request.method,
@@ -32,7 +32,7 @@ async def echo(request: http1.Request) -> http1.Answer:
         "body": request.body.decode("latin-1"),
         "peer": [request.peer.kind, request.peer.address, request.peer.uid],
     }
-    return http1.json_response(value)
+    return http.json_response(value)
 
 
 async def test_several_exchanges_on_one_connection() -> None:
@@ -109,10 +109,10 @@ async def test_leaving_after_each_byte_disturbs_nobody() -> None:
 async def test_answers_come_when_they_are_ready_and_not_in_order() -> None:
     go = trio.Event()
 
-    async def handler(request: http1.Request) -> http1.Answer:
+    async def handler(request: http.Request) -> http.Answer:
         if request.path == "/slow":
             await go.wait()
-        return http1.Response(200, request.path.encode())
+        return http.Response(200, request.path.encode())
 
     async with serving(handler) as served:
         peer = await H2Peer.connect(served)
@@ -127,9 +127,9 @@ async def test_answers_come_when_they_are_ready_and_not_in_order() -> None:
 async def test_as_many_streams_as_are_allowed_at_once() -> None:
     go = trio.Event()
 
-    async def handler(request: http1.Request) -> http1.Answer:
+    async def handler(request: http.Request) -> http.Answer:
         await go.wait()
-        return http1.Response(200, request.path.encode())
+        return http.Response(200, request.path.encode())
 
     async with serving(handler) as served:
         peer = await H2Peer.connect(served)
@@ -146,9 +146,9 @@ async def test_head_gets_the_length_but_no_body() -> None:
     async def run(sink: Sink) -> None:
         pytest.fail("ran")
 
-    async def handler(request: http1.Request) -> http1.Answer:
+    async def handler(request: http.Request) -> http.Answer:
         if request.path == "/stream":
-            return http1.Streaming("text/plain", run)
+            return http.Streaming("text/plain", run)
         return await echo(request)
 
     async with serving(handler) as served:
@@ -162,16 +162,16 @@ async def test_head_gets_the_length_but_no_body() -> None:
 
 @pytest.mark.req("OC-CTRL-2052")
 async def test_every_answer_has_a_correlation_id() -> None:
-    async def handler(request: http1.Request) -> http1.Answer:
+    async def handler(request: http.Request) -> http.Answer:
         match request.path:
             case "/none":
-                return http1.Response(204, b"ignored")
+                return http.Response(204, b"ignored")
             case "/error":
                 raise OrchError(Kind.QUEUE_FULL, "full", retry_after_ms=1500)
             case "/broken":
                 raise RuntimeError("secret")
         assert log.correlation.get() == request.correlation_id
-        return http1.Response(200, request.correlation_id.encode())
+        return http.Response(200, request.correlation_id.encode())
 
     with log.capture() as events:
         async with serving(handler) as served:
@@ -199,8 +199,8 @@ async def test_an_upgrade_is_refused() -> None:
     async def run(pipe: Pipe, rest: bytes) -> None:
         pytest.fail("ran")
 
-    async def handler(request: http1.Request) -> http1.Answer:
-        return http1.Upgraded("link", run)
+    async def handler(request: http.Request) -> http.Answer:
+        return http.Upgraded("link", run)
 
     async with serving(handler) as served:
         peer = await H2Peer.connect(served)
@@ -253,7 +253,7 @@ async def test_what_h2_lets_pass_and_no_request_has(change: dict[str, str]) -> N
 def test_a_length_that_is_no_number(length: str) -> None:
     fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b"host", b"x")]
     with pytest.raises(OrchError, match="Content-Length"):
-        understood([*fields, (b"content-length", length.encode())], "id", http1.Limits())
+        understood([*fields, (b"content-length", length.encode())], "id", http.Limits())
 
 
 async def test_host_instead_of_authority_and_cookies_in_crumbs() -> None:
@@ -303,9 +303,9 @@ async def test_a_goaway_of_the_client_lets_its_streams_end() -> None:
     """Node's session.close() says it at once and waits for what is open."""
     go = trio.Event()
 
-    async def handler(request: http1.Request) -> http1.Answer:
+    async def handler(request: http.Request) -> http.Answer:
         await go.wait()
-        return http1.Response(200, b"ok")
+        return http.Response(200, b"ok")
 
     async with serving(handler) as served:
         peer = await H2Peer.connect(served)

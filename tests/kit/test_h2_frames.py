@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from h2.errors import ErrorCodes as Code
 
-from orchd.kit import http1, log
+from orchd.kit import http, log
 from orchd.kit.exchange import PREFACE
 from orchd.kit.h2_connection import MAX_STREAMS
 from orchd.kit.h2_frames import PATIENCE, RESET, Broken, Cutter
@@ -44,11 +44,11 @@ def literal(name: bytes, value: bytes) -> bytes:
     return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
-async def handler(request: http1.Request) -> http1.Answer:
+async def handler(request: http.Request) -> http.Answer:
     """Answer 204 after a while, or never."""
     if request.path == "/wait":
         await trio.sleep_forever()
-    return http1.Response(204)
+    return http.Response(204)
 
 
 CONNECTION_ERRORS = {
@@ -321,9 +321,9 @@ async def test_pings_and_settings_are_answered() -> None:
 async def test_padding_and_priority_are_taken_off() -> None:
     bodies: list[bytes] = []
 
-    async def keep(request: http1.Request) -> http1.Answer:
+    async def keep(request: http.Request) -> http.Answer:
         bodies.append(request.body)
-        return http1.Response(204)
+        return http.Response(204)
 
     async with serving(keep) as served:
         peer = await served.connect()
@@ -342,9 +342,9 @@ async def test_a_client_that_opens_and_resets_is_sent_away() -> None:
     """CVE-2023-44487: cheap for it, a request each for us."""
     asked: list[str] = []
 
-    async def count(request: http1.Request) -> http1.Answer:
+    async def count(request: http.Request) -> http.Answer:
         asked.append(request.path)
-        return http1.Response(204)
+        return http.Response(204)
 
     async with serving(count) as served:
         peer = await served.connect()
@@ -382,11 +382,11 @@ async def test_tasks_of_reset_streams_count() -> None:
     running = 0
     go = trio.Event()
 
-    async def slow(request: http1.Request) -> http1.Answer:
+    async def slow(request: http.Request) -> http.Answer:
         nonlocal running
         running += 1
         await go.wait()
-        return http1.Response(204)
+        return http.Response(204)
 
     async with serving(slow) as served:
         peer = await H2Peer.connect(served)

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 import trio
 
-from orchd.kit import http1, log
+from orchd.kit import http, log
 from orchd.kit.pipe import PipeClosed
 from orchd.kit.sink import Sink
 from tests.fakes.h2_peer import HELLO, H2Peer, frame
@@ -41,9 +41,9 @@ PARTS = [
 ]
 
 
-async def handler(request: http1.Request) -> http1.Answer:
+async def handler(request: http.Request) -> http.Answer:
     if request.method == "POST":
-        return http1.Response(200, bytes(1000))
+        return http.Response(200, bytes(1000))
 
     async def run(sink: Sink) -> None:
         for _ in range(20):
@@ -54,7 +54,7 @@ async def handler(request: http1.Request) -> http1.Answer:
                     sink.abort()
                     return
 
-    return http1.Streaming("text/plain", run)
+    return http.Streaming("text/plain", run)
 
 
 async def talk(served: Served, data: bytes, step: int) -> None:

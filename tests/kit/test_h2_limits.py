@@ -8,7 +8,7 @@ import trio.testing
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
-from orchd.kit import http1, log
+from orchd.kit import http, log
 from orchd.kit.h2_connection import BODIES
 from orchd.kit.sink import Sink
 from tests.fakes.h2_peer import HELLO, H2Peer, frame
@@ -17,14 +17,14 @@ from tests.fakes.peers import serving
 pytestmark = pytest.mark.req("OC-CTRL-2025", "ORCH-3450")
 
 
-async def size(request: http1.Request) -> http1.Answer:
+async def size(request: http.Request) -> http.Answer:
     """Answer how long the body was."""
-    return http1.Response(200, str(len(request.body)).encode())
+    return http.Response(200, str(len(request.body)).encode())
 
 
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_body_over_the_limit_is_413_and_the_connection_goes_on(declared: bool) -> None:
-    async with serving(size, limits=http1.Limits(body_bytes=1000)) as served:
+    async with serving(size, limits=http.Limits(body_bytes=1000)) as served:
         peer = await H2Peer.connect(served)
         assert (await peer.ask("/", "POST", b"x" * 1000)).body == b"1000"
         headers = {"content_length": "1001"} if declared else {}
@@ -36,7 +36,7 @@ async def test_a_body_over_the_limit_is_413_and_the_connection_goes_on(declared:
 async def test_a_client_that_goes_on_sending_behind_413_is_told_to_stop(
     autojump_clock: object,
 ) -> None:
-    async with serving(size, limits=http1.Limits(body_bytes=1000)) as served:
+    async with serving(size, limits=http.Limits(body_bytes=1000)) as served:
         peer = await H2Peer.connect(served)
         stream_id = await peer.send("/", "POST", b"x" * 1001, end=False)
         got = await peer.answer(stream_id)
@@ -52,7 +52,7 @@ async def test_a_client_that_goes_on_sending_behind_413_is_told_to_stop(
 async def test_a_client_that_sends_much_behind_413_is_told_at_once(
     autojump_clock: object,
 ) -> None:
-    async with serving(size, limits=http1.Limits(body_bytes=1000)) as served:
+    async with serving(size, limits=http.Limits(body_bytes=1000)) as served:
         peer = await H2Peer.connect(served)
         stream_id = await peer.send("/", "POST", b"x" * 1001, end=False)
         got = await peer.answer(stream_id)
@@ -72,7 +72,7 @@ async def test_a_large_body_comes_through_the_window() -> None:
 
 
 async def test_unfinished_bodies_of_one_connection_have_a_bound() -> None:
-    async with serving(size, limits=http1.Limits(body_bytes=10_000)) as served:
+    async with serving(size, limits=http.Limits(body_bytes=10_000)) as served:
         peer = await H2Peer.connect(served)
         asked = [await peer.send("/", "POST", b"x" * 9000, end=False) for _ in range(BODIES + 1)]
         over = await peer.answer(asked[-1])
@@ -158,8 +158,8 @@ async def test_an_open_stream_is_not_idle(autojump_clock: object) -> None:
         await trio.sleep(3600)
         sink.send_nowait(b"done")
 
-    async def handler(request: http1.Request) -> http1.Answer:
-        return http1.Streaming("text/plain", run)
+    async def handler(request: http.Request) -> http.Answer:
+        return http.Streaming("text/plain", run)
 
     async with serving(handler) as served:
         peer = await H2Peer.connect(served)
@@ -167,8 +167,8 @@ async def test_an_open_stream_is_not_idle(autojump_clock: object) -> None:
 
 
 async def test_an_answer_that_nobody_reads_is_reset_alone(autojump_clock: object) -> None:
-    async def handler(request: http1.Request) -> http1.Answer:
-        return http1.Response(body=b"x" * 100_000)
+    async def handler(request: http.Request) -> http.Answer:
+        return http.Response(body=b"x" * 100_000)
 
     async with serving(handler) as served:
         peer = await H2Peer.connect(served)
@@ -182,8 +182,8 @@ async def test_an_answer_that_nobody_reads_is_reset_alone(autojump_clock: object
 
 
 async def test_a_peer_that_reads_nothing_at_all_is_reset(autojump_clock: object) -> None:
-    async def handler(request: http1.Request) -> http1.Answer:
-        return http1.Response(body=b"x" * (4 << 20))
+    async def handler(request: http.Request) -> http.Answer:
+        return http.Response(body=b"x" * (4 << 20))
 
     async with serving(handler) as served:
         peer = await H2Peer.connect(served)
@@ -199,10 +199,10 @@ async def test_a_peer_that_reads_nothing_at_all_is_reset(autojump_clock: object)
 async def test_stop_says_goaway_and_lets_open_streams_end(autojump_clock: object) -> None:
     go = trio.Event()
 
-    async def handler(request: http1.Request) -> http1.Answer:
+    async def handler(request: http.Request) -> http.Answer:
         if request.path == "/slow":
             await go.wait()
-        return http1.Response(200, b"ok")
+        return http.Response(200, b"ok")
 
     async with serving(handler) as served:
         idle, busy = await H2Peer.connect(served), await H2Peer.connect(served)
@@ -245,7 +245,7 @@ async def test_a_request_that_is_there_at_the_stop_is_answered(
 
 
 async def test_stop_waits_drain_s_at_most(autojump_clock: object) -> None:
-    async def handler(request: http1.Request) -> http1.Answer:
+    async def handler(request: http.Request) -> http.Answer:
         await trio.sleep_forever()
         raise AssertionError
 

@@ -8,7 +8,7 @@ import trio.testing
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
-from orchd.kit import http1, log
+from orchd.kit import http, log
 from orchd.kit.pipe import MAX_PENDING, PipeClosed
 from orchd.kit.sink import Sink
 from tests.fakes.h2_peer import H2Peer
@@ -140,8 +140,8 @@ async def test_pending_until_the_window_opens() -> None:
 async def test_windows_of_all_sizes(window: int) -> None:
     body = bytes(range(256)) * (20 if window > 1 else 1)
 
-    async def handler(request: http1.Request) -> http1.Answer:
-        return http1.Response(204) if request.path == "/other" else http1.Response(body=body)
+    async def handler(request: http.Request) -> http.Answer:
+        return http.Response(204) if request.path == "/other" else http.Response(body=body)
 
     async with serving(handler) as served:
         peer = await connect_narrow(served, window)
@@ -158,8 +158,8 @@ async def test_windows_of_all_sizes(window: int) -> None:
 
 
 async def test_settings_open_and_shut_the_windows_of_open_streams() -> None:
-    async def handler(request: http1.Request) -> http1.Answer:
-        return http1.Response(204) if request.path == "/other" else http1.Response(body=b"x" * 1000)
+    async def handler(request: http.Request) -> http.Answer:
+        return http.Response(204) if request.path == "/other" else http.Response(body=b"x" * 1000)
 
     async with serving(handler) as served:
         peer = await connect_narrow(served, 0)
@@ -377,8 +377,8 @@ async def test_streams_that_hang_are_cancelled_with_the_server() -> None:
 async def test_streams_take_turns() -> None:
     """A large answer that was asked for first does not hold up a small one."""
 
-    async def handler(request: http1.Request) -> http1.Answer:
-        return http1.Response(body=b"x" * (8 << 20 if request.path == "/big" else 100))
+    async def handler(request: http.Request) -> http.Answer:
+        return http.Response(body=b"x" * (8 << 20 if request.path == "/big" else 100))
 
     async with serving(handler) as served:
         peer = await H2Peer.connect(served)

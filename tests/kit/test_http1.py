@@ -11,14 +11,14 @@ import pytest
 import trio
 import trio.testing
 
-from orchd.kit import fds, http1, log
+from orchd.kit import fds, http, log
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.kit.target import Target
 from orchd.wire.errors import Kind, OrchError
 from tests.fakes.peers import RawPeer, serving
 
 
-async def echo(request: http1.Request) -> http1.Response:
+async def echo(request: http.Request) -> http.Response:
     """Answer what was understood of the request."""
     value = {
         "method": request.method,
@@ -27,7 +27,7 @@ async def echo(request: http1.Request) -> http1.Response:
         "body": request.body.decode("latin-1"),
         "peer": [request.peer.kind, request.peer.address, request.peer.uid],
     }
-    return http1.json_response(value)
+    return http.json_response(value)
 
 
 async def test_several_exchanges_on_one_connection() -> None:
@@ -48,7 +48,7 @@ async def test_tcp_peers_have_an_address_and_no_uid() -> None:
     with fds.bind_tcp("127.0.0.1", 0) as listener:
         async with trio.open_nursery() as nursery:
             await nursery.start(
-                lambda task_status: http1.serve([listener], echo, task_status=task_status)
+                lambda task_status: http.serve([listener], echo, task_status=task_status)
             )
             host, port = listener.getsockname()
             pipe = await Target(host=host, port=port).connect()
@@ -96,7 +96,7 @@ async def test_leaving_after_each_byte_disturbs_nobody(data: bytes) -> None:
 async def test_pipelined_requests_are_answered_in_order() -> None:
     data = b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % i for i in range(50))
 
-    async def handler(request: http1.Request) -> http1.Response:
+    async def handler(request: http.Request) -> http.Response:
         if request.path.endswith("0"):
             await trio.lowlevel.checkpoint()
         return await echo(request)
@@ -113,9 +113,9 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 async def test_a_pipeliner_does_not_hold_up_the_others() -> None:
     order: list[str] = []
 
-    async def handler(request: http1.Request) -> http1.Response:
+    async def handler(request: http.Request) -> http.Response:
         order.append(request.path)
-        return http1.Response(204)
+        return http.Response(204)
 
     async with serving(handler) as served:
         greedy, modest = await served.connect(), await served.connect()
@@ -139,8 +139,8 @@ async def test_head_gets_the_length_but_no_body() -> None:
 
 @pytest.mark.req("OC-CTRL-2052")
 async def test_a_204_has_neither_body_nor_length_but_a_correlation_id() -> None:
-    async def handler(request: http1.Request) -> http1.Response:
-        return http1.Response(204, b"ignored")
+    async def handler(request: http.Request) -> http.Response:
+        return http.Response(204, b"ignored")
 
     async with serving(handler) as served:
         peer = await served.connect()
@@ -165,9 +165,9 @@ async def test_a_correlation_id_that_cannot_be_echoed_is_replaced(sent: str | No
 
 @pytest.mark.req("OC-CTRL-2052")
 async def test_events_of_a_request_carry_its_correlation_id() -> None:
-    async def handler(request: http1.Request) -> http1.Response:
+    async def handler(request: http.Request) -> http.Response:
         log.event("handled", path=request.path)
-        return http1.Response(204)
+        return http.Response(204)
 
     with log.capture() as events:
         async with serving(handler) as served:
@@ -261,7 +261,7 @@ BAD = [
 @pytest.mark.req("OC-CTRL-2052")
 @pytest.mark.parametrize(("data", "status"), BAD)
 async def test_what_never_reaches_the_handler(data: bytes, status: int) -> None:
-    async def handler(request: http1.Request) -> http1.Response:
+    async def handler(request: http.Request) -> http.Response:
         pytest.fail(f"handled {request}")
 
     async with serving(handler) as served:
@@ -287,7 +287,7 @@ async def test_a_refused_header_is_not_repeated() -> None:
 
 
 async def test_a_head_over_the_limit_in_one_packet() -> None:
-    async with serving(echo, limits=http1.Limits(head_bytes=1000)) as served:
+    async with serving(echo, limits=http.Limits(head_bytes=1000)) as served:
         for size, status in ((900, 200), (1000, 431)):
             peer = await served.connect()
             await peer.say(_head("X: " + "y" * size))
@@ -295,7 +295,7 @@ async def test_a_head_over_the_limit_in_one_packet() -> None:
 
 
 async def test_a_chunked_body_over_the_limit() -> None:
-    limits = http1.Limits(body_bytes=10)
+    limits = http.Limits(body_bytes=10)
     async with serving(echo, limits=limits) as served:
         peer = await served.connect()
         await peer.say(_head("Transfer-Encoding: chunked") + b"a\r\n0123456789\r\n0\r\n\r\n")
@@ -305,7 +305,7 @@ async def test_a_chunked_body_over_the_limit() -> None:
 
 
 async def test_a_client_that_sends_on_can_read_its_refusal() -> None:
-    async with serving(echo, limits=http1.Limits(body_bytes=1 << 20)) as served:
+    async with serving(echo, limits=http.Limits(body_bytes=1 << 20)) as served:
         peer = await served.connect()
         await peer.say(_head("Content-Length: 1048577") + b"x" * (1 << 20))
         assert (await peer.answer()).status == 413
@@ -324,7 +324,7 @@ async def test_expect_100_continue() -> None:
 
 
 async def test_orch_errors_become_their_row() -> None:
-    async def handler(request: http1.Request) -> http1.Response:
+    async def handler(request: http.Request) -> http.Response:
         async with trio.open_nursery():  # wraps it in a group
             error = OrchError(Kind.QUEUE_FULL, "full", retry_after_ms=1500, policy_label="reject")
             if request.path == "/ready":
@@ -353,7 +353,7 @@ async def test_orch_errors_become_their_row() -> None:
 
 @pytest.mark.req("OC-CTRL-2041", "ORCH-3302")
 async def test_unexpected_errors_are_logged_once_and_not_shown() -> None:
-    async def handler(request: http1.Request) -> http1.Response:
+    async def handler(request: http.Request) -> http.Response:
         raise RuntimeError("the token=abcd1234 leaked")
 
     with log.capture() as events:
@@ -372,7 +372,7 @@ async def test_unexpected_errors_are_logged_once_and_not_shown() -> None:
 
 @pytest.mark.req("OC-CTRL-2041", "ORCH-3302")
 async def test_secrets_do_not_leave_in_errors() -> None:
-    async def handler(request: http1.Request) -> http1.Response:
+    async def handler(request: http.Request) -> http.Response:
         raise OrchError(Kind.INVALID_PARAMS, "cannot fetch https://me:hunter2@host/")
 
     async with serving(handler) as served:
@@ -392,26 +392,26 @@ async def test_secrets_do_not_leave_in_errors() -> None:
 )
 def test_require_json(declared: str | None, good: bool) -> None:
     headers = {} if declared is None else {"content-type": declared}
-    request = http1.Request("POST", "/", {}, headers, b"{}", http1.Peer("tcp", "x"), "c")
+    request = http.Request("POST", "/", {}, headers, b"{}", http.Peer("tcp", "x"), "c")
     if good:
-        http1.require_json(request)
+        http.require_json(request)
     else:
         with pytest.raises(OrchError) as caught:
-            http1.require_json(request)
+            http.require_json(request)
         assert caught.value.row.status == 415
 
 
 def test_a_packed_body_is_not_unpacked() -> None:
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
-    request = http1.Request("POST", "/", {}, headers, b"{}", http1.Peer("tcp", "x"), "c")
+    request = http.Request("POST", "/", {}, headers, b"{}", http.Peer("tcp", "x"), "c")
     with pytest.raises(OrchError, match="gzip") as caught:
-        http1.require_json(request)
+        http.require_json(request)
     assert caught.value.row.status == 415
 
 
 async def test_a_header_that_would_split_the_answer_is_not_sent() -> None:
-    async def handler(request: http1.Request) -> http1.Response:
-        return http1.Response(headers=(("X", "a\r\nSet-Cookie: b"),))
+    async def handler(request: http.Request) -> http.Response:
+        return http.Response(headers=(("X", "a\r\nSet-Cookie: b"),))
 
     with log.capture() as events:
         async with serving(handler) as served:
@@ -431,9 +431,9 @@ async def test_upgrade_hands_over_the_pipe_and_what_came_behind() -> None:
                 pass
             raise PipeClosed
 
-    async def handler(request: http1.Request) -> Any:
+    async def handler(request: http.Request) -> Any:
         assert request.headers["upgrade"] == "x/1"
-        return http1.Upgraded("x/1", talk)
+        return http.Upgraded("x/1", talk)
 
     async with serving(handler) as served:
         peer = await served.connect()

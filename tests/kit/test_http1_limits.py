@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchd.kit import http1, log
+from orchd.kit import http, log
 from orchd.kit.pipe import PipeClosed
 from orchd.kit.sink import Sink
 from tests.fakes.peers import RawPeer, serving
@@ -19,9 +19,9 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 
 
-async def empty(request: http1.Request) -> http1.Response:
+async def empty(request: http.Request) -> http.Response:
     """Answer 204."""
-    return http1.Response(204)
+    return http.Response(204)
 
 
 async def test_a_new_connection_that_says_nothing_is_closed(autojump_clock: object) -> None:
@@ -43,7 +43,7 @@ async def test_an_idle_connection_is_closed_after_keep_alive_s(autojump_clock: o
 
 @pytest.mark.parametrize("data", [GET[:-1], POST + b"hell", b"\r\n" * 40])
 async def test_a_byte_every_second_is_cut_off(data: bytes, autojump_clock: object) -> None:
-    async with serving(empty, limits=http1.Limits(body_s=10)) as served:
+    async with serving(empty, limits=http.Limits(body_s=10)) as served:
         peer = await served.connect()
         began = trio.current_time()
         got = b""
@@ -79,17 +79,17 @@ async def test_a_slow_body_is_cut_off(autojump_clock: object) -> None:
 
 
 async def test_a_slow_handler_is_left_alone(autojump_clock: object) -> None:
-    async def handler(request: http1.Request) -> http1.Response:
+    async def handler(request: http.Request) -> http.Response:
         await trio.sleep(3600)
-        return http1.Response(204)
+        return http.Response(204)
 
     async with serving(handler) as served:
         assert (await (await served.connect()).ask()).status == 204
 
 
 async def test_a_peer_that_reads_nothing_is_reset(autojump_clock: object) -> None:
-    async def handler(request: http1.Request) -> http1.Response:
-        return http1.Response(body=b"x" * (4 << 20))
+    async def handler(request: http.Request) -> http.Response:
+        return http.Response(body=b"x" * (4 << 20))
 
     async with serving(handler) as served:
         peer = await served.connect()
@@ -99,8 +99,8 @@ async def test_a_peer_that_reads_nothing_is_reset(autojump_clock: object) -> Non
 
 
 async def test_a_slow_reader_that_reads_gets_all_of_it(autojump_clock: object) -> None:
-    async def handler(request: http1.Request) -> http1.Response:
-        return http1.Response(body=b"x" * (4 << 20))
+    async def handler(request: http.Request) -> http.Response:
+        return http.Response(body=b"x" * (4 << 20))
 
     async with serving(handler) as served:
         peer = await served.connect()
@@ -118,8 +118,8 @@ async def test_a_stream_behind_is_its_own_business(autojump_clock: object) -> No
             pass
         await sink.flush()
 
-    async def handler(request: http1.Request) -> http1.Answer:
-        return http1.Streaming("text/plain", run)
+    async def handler(request: http.Request) -> http.Answer:
+        return http.Streaming("text/plain", run)
 
     async with serving(handler) as served:
         peer = await served.connect()
@@ -130,7 +130,7 @@ async def test_a_stream_behind_is_its_own_business(autojump_clock: object) -> No
 
 async def test_connections_over_the_cap_are_told_so(autojump_clock: object) -> None:
     with log.capture() as events:
-        async with serving(empty, limits=http1.Limits(connections=2)) as served:
+        async with serving(empty, limits=http.Limits(connections=2)) as served:
             first, second = await served.connect(), await served.connect()
             assert (await first.ask()).status == 204
             assert (await second.ask()).status == 204
@@ -148,7 +148,7 @@ async def test_connections_over_the_cap_are_told_so(autojump_clock: object) -> N
 
 
 async def test_no_more_refusals_than_connections_hang_about(autojump_clock: object) -> None:
-    async with serving(empty, limits=http1.Limits(connections=1)) as served:
+    async with serving(empty, limits=http.Limits(connections=1)) as served:
         peers = [await served.connect() for _ in range(100)]
         await trio.testing.wait_all_tasks_blocked()
         told = [len(await peer.recv()) for peer in peers[1:]]
@@ -158,10 +158,10 @@ async def test_no_more_refusals_than_connections_hang_about(autojump_clock: obje
 async def test_stop_closes_the_idle_and_lets_the_others_finish(autojump_clock: object) -> None:
     go = trio.Event()
 
-    async def handler(request: http1.Request) -> http1.Response:
+    async def handler(request: http.Request) -> http.Response:
         if request.path == "/slow":
             await go.wait()
-        return http1.Response(200, b"ok")
+        return http.Response(200, b"ok")
 
     async with serving(handler) as served:
         idle, busy, fresh = [await served.connect() for _ in range(3)]
@@ -192,7 +192,7 @@ async def test_a_request_that_is_there_at_the_stop_is_answered(autojump_clock: o
 
 
 async def test_stop_waits_drain_s_at_most(autojump_clock: object) -> None:
-    async def handler(request: http1.Request) -> http1.Response:
+    async def handler(request: http.Request) -> http.Response:
         await trio.sleep_forever()
         raise AssertionError
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchd.kit import http1, log
+from orchd.kit import http, log
 from orchd.kit.h1_sink import MAX_REST
 from orchd.kit.pipe import PipeClosed
 from orchd.kit.sink import Sink
@@ -17,13 +17,13 @@ from tests.fakes.peers import serving
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def streaming(run: Callable[[Sink], Awaitable[None]]) -> http1.Handler:
+def streaming(run: Callable[[Sink], Awaitable[None]]) -> http.Handler:
     """A handler that streams, and answers 204 for every other path than /."""
 
-    async def handler(request: http1.Request) -> http1.Answer:
+    async def handler(request: http.Request) -> http.Answer:
         if request.path != "/":
-            return http1.Response(204)
-        return http1.Streaming("text/event-stream", run, headers=(("Cache-Control", "no-cache"),))
+            return http.Response(204)
+        return http.Streaming("text/event-stream", run, headers=(("Cache-Control", "no-cache"),))
 
     return handler
 

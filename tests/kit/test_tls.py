@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchd.kit import fds, http1, log
+from orchd.kit import fds, http, log
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.kit.sink import Sink
 from orchd.kit.target import Target
@@ -34,7 +34,7 @@ def files() -> Iterator[tuple[Path, Path]]:
         yield make_certificate(Path(folder))
 
 
-async def handler(request: http1.Request) -> http1.Answer:
+async def handler(request: http.Request) -> http.Answer:
     if request.path == "/stream":
 
         async def run(sink: Sink) -> None:
@@ -44,10 +44,10 @@ async def handler(request: http1.Request) -> http1.Answer:
             if request.query:
                 sink.abort()
 
-        return http1.Streaming("text/plain", run)
+        return http.Streaming("text/plain", run)
     if request.path == "/big":
-        return http1.Response(body=bytes(3 << 20))
-    return http1.Response(200, b"%d" % len(request.body))
+        return http.Response(body=bytes(3 << 20))
+    return http.Response(200, b"%d" % len(request.body))
 
 
 class TlsClient(Pipe):
@@ -117,7 +117,7 @@ async def serving_tls(files: tuple[Path, Path], **options: Any) -> AsyncIterator
         async with trio.open_nursery() as nursery:
             await nursery.start(
                 partial(
-                    http1.serve,
+                    http.serve,
                     [listener],
                     handler,
                     tls=server_context(*files),

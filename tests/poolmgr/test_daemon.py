@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import trio
 
-from orchd.kit import http1
+from orchd.kit import http
 from orchd.kit.fds import bind_unix
-from orchd.kit.http1 import Request, Response
+from orchd.kit.http import Request, Response
 from orchd.wire import link
 from orchd.wire.errors import TABLE, Kind
 from orchd.wire.metrics import BY_NAME
@@ -329,7 +329,7 @@ async def test_it_registers_with_orchd_once_ready(tmp_path: Path) -> None:
     listener = bind_unix(tmp_path / "orchd" / "orchd.sock")
     token = {"ORCHD_AUTH_TOKEN": "a-token-of-thirty-two-characters"}
     async with trio.open_nursery() as nursery:
-        await nursery.start(http1.serve, [listener], front)
+        await nursery.start(http.serve, [listener], front)
         async with poolmgr(tmp_path, "demo:1", mock(), env=token) as run:
             await run.until(200)
             with trio.fail_after(5):

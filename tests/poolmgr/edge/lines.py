@@ -14,10 +14,10 @@ from pathlib import Path
 import trio
 from attrs import define, field
 
-from orchd.kit import http1
+from orchd.kit import http
 from orchd.kit.client import Client, Target
 from orchd.kit.fds import bind_unix
-from orchd.kit.http1 import Request, Sink, Streaming
+from orchd.kit.http import Request, Sink, Streaming
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.wire import link as wire
 from orchd.wire.errors import Kind, OrchError
@@ -162,7 +162,7 @@ async def bench(folder: Path, script: Script, slots: int = 2) -> AsyncIterator[B
         state = wire.encode_json(wire.Type.STATE, 0, STATE)
         side = Side(PoolId("p"), ReplicaId("p:0"), jobs, lambda: state, set())
         here = Bench(jobs, side, nursery)
-        await nursery.start(http1.serve, [listener], handle)
+        await nursery.start(http.serve, [listener], handle)
         await nursery.start(jobs.serve)
         jobs.attach(client)
         jobs.refusal = None

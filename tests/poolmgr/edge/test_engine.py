@@ -12,10 +12,10 @@ import trio
 from attrs import evolve
 
 from orchd.config.schema import Engine as EngineConfig
-from orchd.kit import http1
+from orchd.kit import http
 from orchd.kit.client import Target
 from orchd.kit.fds import bind_unix
-from orchd.kit.http1 import Request, Response, Sink
+from orchd.kit.http import Request, Response, Sink
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, Positive, Text
 from poolmgr.edge.engine import TOKENIZERS, Engine, check_identity
@@ -104,7 +104,7 @@ async def test_one_token_is_generated_or_the_reason_is_told(
             engine.close()
 
 
-def told(tokens_s: float, at_once: list[int]) -> http1.Handler:
+def told(tokens_s: float, at_once: list[int]) -> http.Handler:
     """An engine whose tokens are the bytes of the text, told after a while."""
 
     async def handle(request: Request) -> Response:
@@ -117,12 +117,12 @@ def told(tokens_s: float, at_once: list[int]) -> http1.Handler:
 
 
 @asynccontextmanager
-async def telling(folder: Path, handler: http1.Handler) -> AsyncIterator[Engine]:
+async def telling(folder: Path, handler: http.Handler) -> AsyncIterator[Engine]:
     listener = bind_unix(folder / "e.sock")
     engine = Engine(Target.unix(folder / "e.sock"), Lines(), 1)
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(http1.serve, [listener], handler)
+            await nursery.start(http.serve, [listener], handler)
             yield engine
             nursery.cancel_scope.cancel()
     finally:

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from orchd.kit.http1 import Sink
+from orchd.kit.http import Sink
 from orchd.wire import link
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.link import Type

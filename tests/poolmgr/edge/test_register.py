@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import trio
 
-from orchd.kit import http1, log
+from orchd.kit import http, log
 from orchd.kit.client import Client, Target
 from orchd.kit.fds import bind_unix
-from orchd.kit.http1 import Request, Response
+from orchd.kit.http import Request, Response
 from orchd.wire.control import WorkerRegistration
 from orchd.wire.ids import EngineId, PoolId, Positive, ReplicaId, Text
 from poolmgr.edge.register import LINKLESS_S, RETRY_MAX_S, keep_registered
@@ -52,7 +52,7 @@ async def run_for(seconds: float, path: Path, front: Front, **replica: Any) -> N
             await trio.sleep(0.1)
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(http1.serve, [listener], front.handle)
+        await nursery.start(http.serve, [listener], front.handle)
         nursery.start_soon(
             keep_registered,
             client,
