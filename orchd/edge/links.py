@@ -29,7 +29,7 @@ from orchd.kit.client import Client, PeerError, Target
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.wire import link as wire
 from orchd.wire.errors import TABLE, Kind, OrchError
-from orchd.wire.ids import JobNo, ReplicaId, TaskId
+from orchd.wire.ids import JobNo, Positive, ReplicaId, TaskId
 from orchd.wire.shapes import TaskRequest
 from orchd.wire.snapshot import FRESH_S, HEARTBEAT_S, Cause, Snapshot
 
@@ -85,8 +85,8 @@ class Link:
             workload=request.workload,
             max_tokens=request.max_tokens,
             determinism=request.determinism,
-            first_id=first_id,  # type: ignore[arg-type]
-            credit=WINDOW_BYTES,  # type: ignore[arg-type]
+            first_id=Positive(first_id),
+            credit=Positive(WINDOW_BYTES),
             ctx=request.ctx,
             seed=request.seed,
             prompt=request.prompt,

@@ -17,7 +17,7 @@ import trio
 from pact import Verifier
 
 from orchd.kit.client import Client, Target
-from tests.sockets.suite import task_body
+from tests.fakes.tasks import task_body
 from tests.sockets.talk import events_of, get, post
 from tools.pactfile import runs
 from tools.pactfile.record import FILE

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import orjson
 import pytest
@@ -25,6 +24,7 @@ from orchd.kit import fds, http
 from orchd.kit.client import Answer, Client, Target
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, ReplicaId, Text
 from tests.edge.pool_peer import PoolPeer, snapshot_of
+from tests.fakes.tasks import task_body
 
 
 @pytest.fixture
@@ -32,22 +32,6 @@ def folder() -> Iterator[Path]:
     """A short path: a unix socket's name has 108 bytes."""
     with tempfile.TemporaryDirectory(prefix="orchd-") as name:
         yield Path(name)
-
-
-def task_body(**changes: Any) -> dict[str, Any]:
-    body = {
-        "task_id": str(uuid4()),
-        "session_id": str(uuid4()),
-        "workload": "completion",
-        "model_ref": "mock:lorem",
-        "engine": "mock",
-        "ctx": 1024,
-        "priority": "interactive",
-        "max_tokens": 16,
-        "deadline_ms": 60_000,
-        "prompt": "Say something.",
-    }
-    return {key: value for key, value in (body | changes).items() if value is not None}
 
 
 class Front:

@@ -13,8 +13,9 @@ import trio
 from orchd.kit.client import Target
 from orchd.wire import sse
 from orchd.wire.shapes import FinishReason
-from tests.edge.conftest import Front, Opener, read_json, task_body
+from tests.edge.conftest import Front, Opener, read_json
 from tests.fakes.h2_peer import Answer, H2Peer
+from tests.fakes.tasks import task_body
 
 pytestmark = pytest.mark.req("OC-CTRL-2025", "ORCH-3450", "SSE-1005")
 

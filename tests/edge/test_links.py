@@ -20,8 +20,8 @@ from orchd.wire import link as wire
 from orchd.wire.errors import Kind
 from orchd.wire.ids import PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import TaskRequest
-from tests.edge.conftest import task_body
 from tests.edge.pool_peer import PoolPeer, snapshot_of
+from tests.fakes.tasks import task_body
 
 REPLICA = ReplicaId("demo:0")
 

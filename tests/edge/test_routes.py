@@ -13,7 +13,8 @@ from orchd.edge.auth import Guard, fingerprint
 from orchd.edge.routes import Routes
 from orchd.kit.http import Peer, Request
 from orchd.wire.errors import Kind, OrchError
-from tests.edge.conftest import Opener, read_json, task_body
+from tests.edge.conftest import Opener, read_json
+from tests.fakes.tasks import task_body
 from tools.metrics_lint import lint
 
 REGISTRATION = {

@@ -24,7 +24,8 @@ from orchd.wire import sse
 from orchd.wire.errors import Kind
 from orchd.wire.ids import Positive
 from orchd.wire.shapes import FinishReason
-from tests.edge.conftest import Front, Opener, read_json, task_body
+from tests.edge.conftest import Front, Opener, read_json
+from tests.fakes.tasks import task_body
 
 
 async def read_events(incoming: Incoming) -> list[sse.Event]:

@@ -15,8 +15,9 @@ from orchd.kit.client import Answer
 from orchd.kit.http import Response, json_response
 from orchd.wire.control import MAX_TEXT_BYTES, PoolTokenize
 from orchd.wire.errors import Kind, OrchError
-from tests.edge.conftest import Front, Opener, read_json, task_body
+from tests.edge.conftest import Front, Opener, read_json
 from tests.edge.pool_peer import words
+from tests.fakes.tasks import task_body
 
 LONG = "word " * 240  # 1200 bytes
 

@@ -15,7 +15,6 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from orchd.kit.client import Client, Target
 
@@ -175,22 +174,6 @@ class Suite:
                 found.append(pid)
         assert len(found) == 1, f"{words}: {found}"
         return found[0]
-
-
-def task_body(**changes: Any) -> dict[str, Any]:
-    body = {
-        "task_id": str(uuid4()),
-        "session_id": str(uuid4()),
-        "workload": "completion",
-        "model_ref": "mock:lorem",
-        "engine": "mock",
-        "ctx": 1024,
-        "priority": "interactive",
-        "max_tokens": 16,
-        "deadline_ms": 120_000,
-        "prompt": "Say something.",
-    }
-    return {key: value for key, value in (body | changes).items() if value is not None}
 
 
 def _free_port() -> int:

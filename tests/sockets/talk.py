@@ -11,7 +11,7 @@ import trio
 
 from orchd.kit.client import Answer, Client, Incoming
 from orchd.wire import sse
-from tests.sockets.suite import task_body
+from tests.fakes.tasks import task_body
 
 STREAM_S = 30.0
 

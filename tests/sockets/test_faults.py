@@ -11,7 +11,8 @@ import trio
 
 from orchd.kit.client import PeerError
 from orchd.wire.snapshot import FRESH_S
-from tests.sockets.suite import SIMULATED, Suite, mock_pool, task_body
+from tests.fakes.tasks import task_body
+from tests.sockets.suite import SIMULATED, Suite, mock_pool
 from tests.sockets.talk import events_of, last, names, post, stream, submit, until
 
 pytestmark = pytest.mark.slow

@@ -17,8 +17,9 @@ import pytest
 import trio
 
 from orchd.kit.client import Client
+from tests.fakes.tasks import task_body
 from tests.lab.machine import wait_for
-from tests.sockets.suite import SIMULATED, Suite, mock_pool, task_body
+from tests.sockets.suite import SIMULATED, Suite, mock_pool
 from tests.sockets.talk import events_of, last, post, stream, submit, until
 
 pytestmark = pytest.mark.slow

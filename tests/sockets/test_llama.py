@@ -12,9 +12,10 @@ import pytest
 import trio
 
 from orchd.kit.client import Client, Target
+from tests.fakes.tasks import task_body
 from tests.lab.llama import Command
 from tests.lab.nvml import FakeNvml
-from tests.sockets.suite import Suite, task_body
+from tests.sockets.suite import Suite
 from tests.sockets.talk import events_of, get, last, post, stream, submit, text_of, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

@@ -13,7 +13,8 @@ import pytest
 import trio
 
 from orchd.kit.client import Client, Target
-from tests.sockets.suite import SIMULATED, Suite, mock_pool, task_body
+from tests.fakes.tasks import task_body
+from tests.sockets.suite import SIMULATED, Suite, mock_pool
 from tests.sockets.talk import events_of, get, last, names, post, stream, submit, text_of, until
 from tools.metrics_lint import lint
 
