@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from orchd.config.load import load
 from orchd.kit.client import Client, Target
 
 READY_S = 30.0
@@ -121,8 +122,9 @@ class Suite:
     def wait_ready(self) -> None:
         """Every poolmgr has said READY=1, and orchd has heard of every replica."""
         self.wait_event("suite_ready")
-        for pool in [e for e in self.events if e["event"] == "pool_ready"]:
-            self.wait_event("replica_ready", replica_id=pool["replica_id"])
+        for pool in load(self.config, environ=self.env).pools:
+            for replica_id in pool.replica_ids:
+                self.wait_event("replica_ready", replica_id=replica_id)
 
     @property
     def front_socket(self) -> Path:
