@@ -34,6 +34,17 @@ STREAM_HEADERS: Final = (
 
 
 @frozen
+class Asked:
+    """One request, as its handler gets it."""
+
+    request: Request
+    identity: str
+    """Who asks (auth.py), for the log."""
+    named: str
+    """The id in the path; empty where the route has none."""
+
+
+@frozen
 class Routes:
     """The handler of orchd's HTTP server."""
 
@@ -43,8 +54,8 @@ class Routes:
     async def __call__(self, request: Request) -> Answer:
         """Answer one request. Raises OrchError."""
         identity = self.guard.identity(request)
-        handler, argument = self._find(request)
-        return await handler(self, request, argument or identity)
+        handler, named = self._find(request)
+        return await handler(self, Asked(request, identity, named))
 
     def _find(self, request: Request) -> tuple[_Served, str]:
         """Return the handler of a path and the id in it."""
@@ -63,36 +74,40 @@ class Routes:
 
     # data plane
 
-    async def _submit(self, request: Request, identity: str) -> Answer:
+    async def _submit(self, asked: Asked) -> Answer:
+        request = asked.request
         require_json(request)
         task = _body(TaskRequest, request)
         digest = hashlib.sha256(codec.dumps(task)).digest()
         # the one wait, and before the task exists: whoever sends it again meanwhile waits too, and
         # the first to come back is admitted
         prompt_tokens = await self.app.tokenizers.count(task, trio.current_time())
-        accepted = self.app.submit(task, digest, request.correlation_id, identity, prompt_tokens)
+        accepted = self.app.submit(
+            task, digest, request.correlation_id, asked.identity, prompt_tokens
+        )
         return json_response(accepted, 202)
 
-    async def _tokenize(self, request: Request, _identity: str) -> Answer:
-        require_json(request)
-        asked = _body(TokenizeRequest, request)
-        return Response(body=await self.app.tokenizers.tell(asked, trio.current_time()))
+    async def _tokenize(self, asked: Asked) -> Answer:
+        require_json(asked.request)
+        wanted = _body(TokenizeRequest, asked.request)
+        return Response(body=await self.app.tokenizers.tell(wanted, trio.current_time()))
 
-    async def _task(self, _request: Request, task: str) -> Answer:
-        return json_response(self.app.task_status(_task_id(task)))
+    async def _task(self, asked: Asked) -> Answer:
+        return json_response(self.app.task_status(_task_id(asked.named)))
 
-    async def _tasks(self, request: Request, _identity: str) -> Answer:
-        state = request.query.get("state")
+    async def _tasks(self, asked: Asked) -> Answer:
+        query = asked.request.query
+        state = query.get("state")
         if state is not None and state not in set(TaskState):
             raise OrchError(
                 Kind.INVALID_PARAMS, f"state must be one of {', '.join(TaskState)}", path="state"
             )
-        found = self.app.tasks(TaskState(state) if state else None, request.query.get("cursor"))
+        found = self.app.tasks(TaskState(state) if state else None, query.get("cursor"))
         return json_response(found)
 
-    async def _stream(self, request: Request, task: str) -> Answer:
-        stream = self.app.stream(_task_id(task))
-        position = stream.offset(request.headers.get("last-event-id"))
+    async def _stream(self, asked: Asked) -> Answer:
+        stream = self.app.stream(_task_id(asked.named))
+        position = stream.offset(asked.request.headers.get("last-event-id"))
 
         async def run(sink: Sink) -> None:
             if not await Reader(stream, position, sink).run():
@@ -100,35 +115,35 @@ class Routes:
 
         return Streaming("text/event-stream", run, headers=STREAM_HEADERS)
 
-    async def _cancel(self, _request: Request, task: str) -> Answer:
-        await self.app.cancel(_task_id(task))
+    async def _cancel(self, asked: Asked) -> Answer:
+        await self.app.cancel(_task_id(asked.named))
         return Response(204)
 
     # control plane
 
-    async def _capabilities(self, request: Request, _identity: str) -> Answer:
-        return _with_etag(request, json_response(self.app.capabilities()))
+    async def _capabilities(self, asked: Asked) -> Answer:
+        return _with_etag(asked.request, json_response(self.app.capabilities()))
 
-    async def _pools(self, _request: Request, _identity: str) -> Answer:
+    async def _pools(self, _asked: Asked) -> Answer:
         return json_response(Pools(pools=self.app.pools()))
 
-    async def _pool_health(self, _request: Request, pool: str) -> Answer:
-        return json_response(self.app.pool_health(PoolId(pool)))
+    async def _pool_health(self, asked: Asked) -> Answer:
+        return json_response(self.app.pool_health(PoolId(asked.named)))
 
-    async def _register(self, request: Request, _identity: str) -> Answer:
-        self.guard.registration(request)
-        require_json(request)
-        self.app.register(_body(WorkerRegistration, request))
+    async def _register(self, asked: Asked) -> Answer:
+        self.guard.registration(asked.request)
+        require_json(asked.request)
+        self.app.register(_body(WorkerRegistration, asked.request))
         return json_response(Registered())
 
-    async def _metrics(self, request: Request, _identity: str) -> Answer:
-        body, content_type = page(self.app.tally, request.headers.get("accept", ""))
+    async def _metrics(self, asked: Asked) -> Answer:
+        body, content_type = page(self.app.tally, asked.request.headers.get("accept", ""))
         return Response(200, body, content_type)
 
-    async def _live(self, _request: Request, _identity: str) -> Answer:
+    async def _live(self, _asked: Asked) -> Answer:
         return json_response(Health(status="ok", version=__version__))
 
-    async def _ready(self, _request: Request, _identity: str) -> Answer:
+    async def _ready(self, _asked: Asked) -> Answer:
         reasons = self.app.unready_reasons()
         health = Health(
             status="unready" if reasons else "ready", reasons=reasons, version=__version__
@@ -136,7 +151,7 @@ class Routes:
         return json_response(health, 503 if reasons else 200)
 
 
-_Served = Callable[[Routes, Request, str], Awaitable[Answer]]
+_Served = Callable[[Routes, Asked], Awaitable[Answer]]
 """Given the id in the path, or who asks where the path has none."""
 
 ROUTES: Final[tuple[tuple[str, str, _Served], ...]] = (

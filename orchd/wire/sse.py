@@ -24,15 +24,6 @@ def frame(frame_id: int, event: str, data: bytes) -> bytes:
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (frame_id, event.encode(), data)
 
 
-def token_frame(frame_id: int, index: int, text: str) -> bytes:
-    """Return the frame of token `index` (from 0)."""
-    return b'id: %d\nevent: token\ndata: {"t":%b,"i":%d}\n\n' % (
-        frame_id,
-        orjson.dumps(text),
-        index,
-    )
-
-
 def token_frames(first_id: int, first_index: int, texts: Iterable[str]) -> bytes:
     """Return the frames of consecutive tokens, joined."""
     dumps = orjson.dumps

@@ -144,5 +144,5 @@ def test_what_is_taken_is_closed_and_what_is_said_may_grow(plane: Plane) -> None
 
 
 def test_the_frame_that_is_written_by_hand_fits_its_shape() -> None:
-    (event,) = sse.Decoder().feed(sse.token_frame(2, 0, "Hé\n"))
+    (event,) = sse.Decoder().feed(sse.token_frames(2, 0, ["Hé\n"]))
     assert codec.loads(Token, event.data.encode()) == Token(t="Hé\n", i=0)  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ def test_a_golden_frame_is_its_class_and_is_written_back_the_same(name):
 @pytest.mark.req("OC-CTRL-2020")
 def test_the_golden_token_is_what_both_makers_make():
     data = golden.sse_bytes("token")
-    assert sse.token_frame(2, 0, "Hé") == data
+    assert sse.token_frames(2, 0, ["Hé"]) == data
     assert sse.token_frames(2, 0, ["Hé"]) == data
     assert sse.frame(2, "token", b'{"t":"H\xc3\xa9","i":0}') == data
 
@@ -119,7 +119,7 @@ texts = st.lists(
 def test_offset_after_finds_the_place_and_only_that(parts):
     """For every id that the log holds: what follows is exactly the frames with later ids."""
     frames = [sse.frame(1, "started", orjson.dumps({"human": "".join(parts)}))]
-    frames += [sse.token_frame(n + 2, n, text) for n, text in enumerate(parts)]
+    frames += [sse.token_frames(n + 2, n, [text]) for n, text in enumerate(parts)]
     log = b"".join(frames)
     for last in range(len(frames) + 1):
         at = sse.offset_after(log, last)
@@ -132,7 +132,7 @@ def test_offset_after_finds_the_place_and_only_that(parts):
 @pytest.mark.req("ORCH-2002")
 @given(st.lists(st.text(), max_size=12), st.integers(0, 20))
 def test_token_frames_are_the_joined_token_frames(parts, first):
-    joined = b"".join(sse.token_frame(first + 2 + n, first + n, t) for n, t in enumerate(parts))
+    joined = b"".join(sse.token_frames(first + 2 + n, first + n, [t]) for n, t in enumerate(parts))
     assert sse.token_frames(first + 2, first, parts) == joined
     got = [json.loads(event.data) for event in events_of(joined)]
     assert got == [{"t": text, "i": first + n} for n, text in enumerate(parts)]
@@ -140,7 +140,7 @@ def test_token_frames_are_the_joined_token_frames(parts, first):
 
 @given(st.text(), st.data())
 def test_utf8_may_be_cut_anywhere(text, data):
-    whole = sse.token_frame(2, 0, "é😀" + text)
+    whole = sse.token_frames(2, 0, ["é😀" + text])
     at = data.draw(st.integers(0, len(whole)))
     decoder = sse.Decoder()
     events = decoder.feed(whole[:at]) + decoder.feed(whole[at:])
