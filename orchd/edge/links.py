@@ -6,6 +6,7 @@ cancel is decided in core; what a stream does with frames is in relay.py.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -113,10 +114,10 @@ class Link:
             message = b"".join((*self._acks, message))
             self._acks.clear()
         if self._pipe is not None:
-            try:
+            # A peer that is gone may have said more before it went: what the kernel still holds is
+            # received first, then the receive loop sees the end and says what was lost.
+            with contextlib.suppress(PipeClosed):
                 self._pipe.send_nowait(message)
-            except PipeClosed:
-                self._pipe.close()  # the receive loop sees it and says what was lost
 
     # the life of the link
 

@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from orchd.core.events import Event, ReplicaLost, ReplicaSeen
-from orchd.edge.links import RETRY_MAX_S, Link
+from orchd.core.events import Event, JobEnded, ReplicaLost, ReplicaSeen
+from orchd.edge.links import RECV_BYTES, RETRY_MAX_S, Link
 from orchd.edge.relay import Stream
 from orchd.kit import fds, http
 from orchd.kit.http import Request, Response, Upgraded
@@ -159,4 +159,34 @@ async def test_frames_of_a_job_that_is_over_are_ignored(folder: Path) -> None:
             pass
         assert stream.tokens == 1
         assert link.up
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_peer_said_before_it_left_is_heard_although_nothing_can_be_sent(
+    folder: Path,
+) -> None:
+    desk = Desk()
+    peer = PoolPeer(folder / "p.sock", snapshot_of(REPLICA, slots=2))
+    link = Link(REPLICA, folder / "p.sock", desk.report)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(peer.run)
+        nursery.start_soon(link.run)
+        with trio.fail_after(5):
+            await peer.linked.wait()
+        assert isinstance(await desk.next(), ReplicaSeen)
+        jobs = []
+        for _ in range(2):
+            request = codec.structure(TaskRequest, task_body())
+            link.open(request, "c", Stream(TaskId(request.task_id), PoolId("demo"), 0.0))
+            jobs.append(await peer.next_job())
+        jobs[0].end()
+        peer.state()  # makes the link send its ACK, which nobody takes any more
+        jobs[1].tokens("x" * RECV_BYTES)  # so the rest comes with a later receive
+        jobs[1].end()
+        assert peer.pipe is not None
+        peer.pipe.close()
+        ended = 0
+        while not isinstance(event := await desk.next(), ReplicaLost):
+            ended += isinstance(event, JobEnded)
+        assert ended == 2
         nursery.cancel_scope.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import trio
 from attrs import define, field
 
 from orchd.kit.client import Client, Target
-from orchd.kit.pipe import Pipe
+from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.wire import codec, link, sse
 from orchd.wire.ids import Positive, TaskId
 from orchd.wire.shapes import Determinism, Workload
@@ -106,7 +107,8 @@ class Peer:
             got.messages += 1
         else:
             got.last = message
-            self.send(link.Type.ACK, number)
+            with contextlib.suppress(PipeClosed):  # it said its last word and went
+                self.send(link.Type.ACK, number)
 
     async def until(self, condition: Any, deadline_s: float = 10.0) -> None:
         """Wait until `condition()` holds."""
