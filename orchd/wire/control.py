@@ -17,6 +17,10 @@ MAX_TEXT_BYTES: Final = 1 << 20
 body, and its answer does not hold up the streams for long."""
 
 
+MAX_DRAIN_MS: Final = 24 * 3_600_000
+"""A day: longer than any job, and a slip of a few zeros is noticed."""
+
+
 @frozen(kw_only=True)
 class QueueDepths:
     """Tasks waiting, and how many may."""
@@ -110,6 +114,10 @@ class WorkerRegistration:
     engine_version: Text
     sampler_profile_version: Text
     slots_total: Positive
+    model_ref: Text | None = None
+    model_digest: Text | None = None
+    ubatch: Positive | None = None
+    flash_attention: Text | None = None
 
 
 @frozen(kw_only=True)
@@ -151,3 +159,27 @@ class Health:
     status: str
     reasons: tuple[str, ...] = ()
     version: str
+
+
+@frozen(kw_only=True)
+class DrainRequest:
+    """The body of `POST /v1/pools/{id}/drain`, and of `POST /drain` on a pool's socket."""
+
+    deadline_ms: Positive
+    """For running jobs; at most MAX_DRAIN_MS."""
+
+
+@frozen(kw_only=True)
+class ReloadRequest:
+    """The body of `POST /v1/pools/{id}/reload`, and of `POST /reload` on a pool's socket."""
+
+    new_model_ref: Text
+
+
+@frozen(kw_only=True)
+class PoolControl:
+    """The answer to both: it has begun."""
+
+    pool_id: PoolId
+    status: str
+    """`draining` or `reloading`."""

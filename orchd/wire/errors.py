@@ -40,6 +40,7 @@ class Kind(enum.StrEnum):
     POOL_UNAVAILABLE = "pool_unavailable"
     REPLICA_EXHAUSTED = "replica_exhausted"
     DRAINING = "draining"
+    RELOAD_UNDER_WAY = "reload_under_way"
     TOO_MANY_CONNECTIONS = "too_many_connections"
     # a task that broke
     DECODE_TIMEOUT = "decode_timeout"
@@ -142,7 +143,13 @@ TABLE: dict[Kind, Row] = {
     Kind.REPLICA_EXHAUSTED: _later(
         "REPLICA_EXHAUSTED", 503, "Ask again when a slot is free, or configure more slots."
     ),
-    Kind.DRAINING: _later("POOL_UNREADY", 503, "The daemon is stopping; ask again in a moment."),
+    Kind.DRAINING: _later(
+        "POOL_UNREADY", 503, "The daemon stops or its pool was drained; ask again in a moment."
+    ),
+    Kind.RELOAD_UNDER_WAY: Row(
+        "INVALID_PARAMS", 409, _TEMPFAIL, True, "operator",
+        "Wait until the reload has ended; orchctl pools shows it.",
+    ),
     Kind.TOO_MANY_CONNECTIONS: _later(
         "REPLICA_EXHAUSTED", 503, "Close connections that are not used, or use one with keep-alive."
     ),
