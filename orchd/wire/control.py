@@ -93,6 +93,8 @@ class PoolHealth:
     ready: bool
     draining: bool
     metrics: PoolMetrics
+    reloading: str | None = None
+    """The model that it is being reloaded with."""
     last_error: Cause | None = None
     replicas: tuple[ReplicaHealth, ...]
 
@@ -174,6 +176,13 @@ class ReloadRequest:
     """The body of `POST /v1/pools/{id}/reload`, and of `POST /reload` on a pool's socket."""
 
     new_model_ref: Text
+
+
+def model_ref_fault(model_ref: str) -> str | None:
+    """Return what is wrong with the model of a reload: it becomes an argument of a program."""
+    if model_ref.isprintable() and not model_ref.startswith("-"):
+        return None
+    return "$.new_model_ref: must be printable characters, the first of them no -"
 
 
 @frozen(kw_only=True)

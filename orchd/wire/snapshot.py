@@ -123,7 +123,7 @@ class Snapshot:
     configured_model_ref: str | None = None
     """The model of its configuration, where a reload gave it another."""
     reload: Reload | None = None
-    instance: str = ""
+    instance: str | None = None
     """A UUID of this life of the poolmgr."""
     gpu_proof: GpuProof = GpuProof.PENDING
     workloads: tuple[Workload, ...] = (Workload.COMPLETION,)

@@ -17,7 +17,7 @@ from orchd.kit import http, log
 from orchd.kit.client import Client, Target
 from orchd.kit.notify import Notifier
 from orchd.kit.run import started
-from orchd.wire.control import WorkerRegistration
+from orchd.wire.control import WorkerRegistration, model_ref_fault
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
 from orchd.wire.snapshot import HEARTBEAT_S
@@ -130,6 +130,9 @@ class Replica:
     def reload(self, model_ref: str) -> None:
         """Begin to reload. Raises OrchError: RELOAD_UNDER_WAY, INVALID_PARAMS for an external
         engine, POOL_UNREADY, DRAINING."""
+        fault = model_ref_fault(model_ref)
+        if fault is not None:
+            raise OrchError(Kind.INVALID_PARAMS, fault, path="$.new_model_ref")
         if self._configured.provisioning.mode is Mode.EXTERNAL:
             raise OrchError(
                 Kind.INVALID_PARAMS,

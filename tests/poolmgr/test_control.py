@@ -238,6 +238,8 @@ async def test_a_wrong_request_is_told_what_is_wrong(tmp_path: Path) -> None:
             ("/reload", {}, "$.new_model_ref"),
             ("/reload", {"new_model_ref": ""}, "$.new_model_ref"),
             ("/reload", {**NEW, "more": 1}, "$.more"),
+            ("/reload", {"new_model_ref": "a\0b"}, "$.new_model_ref"),
+            ("/reload", {"new_model_ref": "--slots"}, "$.new_model_ref"),
         ):
             status, body = await run.post(path, wrong)
             assert (status, body["code"]) == (400, "INVALID_PARAMS")
