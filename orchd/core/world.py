@@ -19,7 +19,7 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import TaskRequest
 
-TimerKind = Literal["deadline", "fresh", "moved", "retain", "reload"]
+TimerKind = Literal["deadline", "fresh", "moved", "retain", "reload", "watch"]
 
 
 @frozen(kw_only=True)

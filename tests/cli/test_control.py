@@ -32,8 +32,7 @@ def with_snapshot(health: PoolHealth, **more: Any) -> PoolHealth:
 
 
 def in_turn(peer: Any, *healths: PoolHealth) -> None:
-    for health in healths:
-        peer.say("GET", "/v1/pools/demo/health", json_response(health))
+    peer.say("GET", "/v1/pools/demo/health", *map(json_response, healths))
 
 
 def body_of(peer: Any, path: str) -> Any:
