@@ -56,18 +56,19 @@ def _check_fifo(fifo: Fifo) -> None:
 
 
 def _check_idle(world: World, now: float) -> None:
-    """A task that could run does run."""
+    """A task that could run does run: the first that a free slot's mask may serve."""
     for pool in world.pools.values():
-        head = pool.queue.head()
+        free = [r for r in pool.servable(now) if r.free_slots and not r.refusing]
+        head = pool.queue.head([replica.mask for replica in free])
         if head is None:
             continue
-        for replica in pool.servable(now):
+        request = world.tasks[head].request
+        mask = request.placement and request.placement.require_device_mask
+        for replica in free:
             snapshot = replica.snapshot
-            request = world.tasks[head].request
             assert (
-                not replica.free_slots
-                or replica.refusing
-                or snapshot is None
+                snapshot is None
+                or (mask is not None and mask != replica.mask)
                 or snapshot.ctx_max < request.ctx
                 or request.workload not in snapshot.workloads
             ), "no slot is free while a task waits that fits it"

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.core import notes, predict
-from orchd.core.admission import placement_input
+from orchd.core import asking, notes, predict, reach, wishes
 from orchd.core.events import Break, Dispatch, Effect, Finish, Forget, Histogram, Moved, Observe
-from orchd.core.placement import decide
 from orchd.core.pool import Pool, Replica
 from orchd.core.queue import Backlog
 from orchd.core.task import Life, Step, Task
@@ -19,7 +17,7 @@ from orchd.core.world import World
 from orchd.wire import link
 from orchd.wire.errors import TABLE, Kind, OrchError
 from orchd.wire.ids import Count, ReplicaId
-from orchd.wire.shapes import Ended, FinishReason
+from orchd.wire.shapes import DecisionLog, Ended, FinishReason
 
 TURNED_AWAY: Final = frozenset({Kind.REPLICA_EXHAUSTED, Kind.DRAINING, Kind.POOL_UNREADY})
 """FAILs of a job that never began: it waits again, and the replica is asked no more until its next
@@ -36,27 +34,31 @@ MOVED_MS: Final = 50  # a prediction that changed by less is not told again
 def fill(world: World, pool: Pool, now: float) -> list[Effect]:
     """Start waiting tasks in order, while a slot is free on a replica that can take them.
 
-    The order is strict: a head that fits no free replica holds back those behind it
-    [OC-CORE-1004].
+    A slot goes to the first task that may use its mask. Else the order is strict: a head that fits
+    no free replica holds back those behind it [OC-CORE-1004].
     """
     effects: list[Effect] = []
-    while (head := pool.queue.head()) is not None and pool.has_free_slot(now):
-        task = world.tasks[head]
-        consider(world, pool, task, now)
-        assert task.decision is not None
-        selected = task.decision.selected
-        if selected is None:
+    while len(pool.queue) and (free := pool.free_masks(now)):
+        head = pool.queue.head(free)
+        if head is None:
             break
-        effects += _start(world, pool, task, selected, now)
+        task = world.tasks[head]
+        question = asking.question(world, task.request, now, may_wait=False)
+        decision = world.decisions.for_slot(pool, question, now)
+        if decision.selected is None:
+            break
+        if not _said(task.decision, decision.log):
+            task.decision = decision.log
+        effects += _start(world, pool, task, decision.selected, now)
     return effects
 
 
-def consider(world: World, pool: Pool, task: Task, now: float) -> None:
-    """Ask placement, and keep its log with the task."""
-    decision = decide(placement_input(world, task.request, [pool], now))
-    task.decision = decision.log
-    assigned = decision.selected is not None
-    world.tally.decided(assigned=assigned, candidates=len(decision.log.considered))
+def _said(before: DecisionLog | None, log: DecisionLog) -> bool:
+    """Return whether admission chose the same a moment ago: its log is about all pools."""
+    return before is not None and (before.selected, before.snapshot_version) == (
+        log.selected,
+        log.snapshot_version,
+    )
 
 
 def tell(world: World, pool: Pool, now: float) -> list[Effect]:
@@ -77,11 +79,16 @@ def tell(world: World, pool: Pool, now: float) -> list[Effect]:
     pool.moved_at = now
     effects: list[Effect] = []
     depth, tokens = len(pool.queue), 0
+    laned = pool.queue.laned
     for position, task_id in enumerate(pool.queue.first(world.limits.moved_cap)):
         task = world.tasks[task_id]
-        prediction = predict.predict(outlook, Backlog(position, tokens))
-        assert prediction is not None
+        slots, before = outlook, Backlog(position, tokens)
+        if laned:
+            slots, before = reach.of_waiting(pool, task, now)
+        prediction = predict.predict(slots, before)
         tokens += task.expected
+        if prediction is None:
+            continue  # the one replica that it may use is not ready
         start_at = now + prediction.start_s
         if task.told is not None:
             told_position, told_at = task.told
@@ -89,7 +96,7 @@ def tell(world: World, pool: Pool, now: float) -> list[Effect]:
                 continue
         task.told = (position, start_at)
         start_ms = round(prediction.start_s * 1000)
-        chance = on_time(task, outlook, prediction.start_s, now)
+        chance = on_time(task, slots, prediction.start_s, now)
         effects.append(Moved(task_id, position, start_ms, depth, chance))
     return effects
 
@@ -112,9 +119,11 @@ def _start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: flo
     world.timers.drop(("deadline", task.task_id))
     task.replica_id = replica_id
     task.engine_version = replica.snapshot.engine_version
+    task.kv_warm = asking.is_warm(world, task.request, replica_id, now)
     task.attempts += 1
     task.dispatched_at = task.progress_at = now
     world.tally.started(task)
+    world.tally.decided(task.decision)
     effects: list[Effect] = [
         Dispatch(task.task_id, replica_id, task.request, task.correlation_id),
         notes.placed(task),
@@ -164,6 +173,8 @@ def end(world: World, task: Task, said: link.End, now: float) -> list[Effect]:
     world.tally.tokens(task, tokens_in=said.tokens_in)
     task.tokens_in, task.decode_ms = said.tokens_in, said.decode_ms
     task.finish_reason = said.finish_reason
+    assert task.replica_id is not None
+    world.affinity.served(task.request.session_id, task.replica_id, now)
     ended = Ended(
         tokens_out=said.tokens_out,
         decode_time_ms=said.decode_ms,
@@ -275,10 +286,13 @@ def _requeue(world: World, task: Task, replica: Replica, reason: str, now: float
         return _break(world, task, Step.FAIL, _too_late(task), now)
     task.take(Step.REQUEUE)
     pool = world.pools[task.pool_id]
-    pool.queue.classes[task.request.priority].push_head(task.task_id, task.expected)
+    pool.queue.classes[task.request.priority].push_head(
+        task.task_id, task.expected, wishes.mask_of(task.request)
+    )
     world.timers.set(("deadline", task.task_id), task.deadline_at)
     effects: list[Effect] = [notes.requeued(task, replica, reason)]
     task.replica_id, task.dispatched_at, task.told = None, None, None
+    task.decision, task.kv_warm = None, False
     return effects
 
 
