@@ -7,23 +7,22 @@ or with the time after which asking again is worth it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 from attrs import frozen
 
-from orchd.core import asking, placement, wishes
+from orchd.core import asking, full, placement, wishes
 from orchd.core.placement import PlacementDecision, decide
 from orchd.core.pool import Pool, Replica
 from orchd.core.predict import Prediction, predict
+from orchd.core.queue import NOTHING, Backlog
 from orchd.core.world import World
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import DeviceMask, PoolId
+from orchd.wire.ids import DeviceMask, PoolId, TaskId
 from orchd.wire.shapes import DecisionLog, Determinism, Priority, TaskRequest, Workload
 
-POLICY: Final = "reject"
-"""The full-queue policy of every pool as yet: the policy_label of a 429."""
-
-
+BUSY: Final = 429
 NO_WAY: Final = {
     placement.PINNED_INFEASIBLE: Kind.PINNED_POOL_INFEASIBLE,
     placement.NO_PREFERRED: Kind.NO_PREFERRED_FEASIBLE,
@@ -38,6 +37,8 @@ class Admission:
     pool: Pool
     prediction: Prediction
     decision: PlacementDecision
+    victim: TaskId | None = None
+    """The waiting batch task that makes room for it."""
 
 
 def admit(world: World, request: TaskRequest, prompt_tokens: int | None, now: float) -> Admission:
@@ -58,18 +59,34 @@ def admit(world: World, request: TaskRequest, prompt_tokens: int | None, now: fl
             pool_id=chosen.pool.spec.pool_id,
             retry_after_ms=start_ms - request.deadline_ms,
         )
+    if chosen.decision.selected is None:
+        next_ms = _wait_ms(chosen.pool, NOTHING, now)
+        full.check_memory(world, chosen.pool, request, chosen.victim, next_ms)
     return chosen
 
 
 def _choose(world: World, request: TaskRequest, now: float) -> Admission:
     """Return the pool that placement takes: of a free slot, or where the task waits."""
     pools = world.serving.get((request.engine, request.model_ref), [])
-    given, predictions = asking.at_admission(world, request, pools, now)
-    decision = decide(given)
+    decision, options = settle(world, request, pools, now)
     if decision.pool_id is None:
         raise _refusal(world, request, pools, decision.log, now)
-    pool_id = decision.pool_id
-    return Admission(world.pools[pool_id], predictions[pool_id], decision)
+    option = options[decision.pool_id]
+    assert option.prediction is not None  # a replica that can be placed on has slots
+    pool = world.pools[decision.pool_id]
+    return Admission(pool, option.prediction, decision, option.victim)
+
+
+def settle(
+    world: World, request: TaskRequest, pools: Iterable[Pool], now: float
+) -> tuple[PlacementDecision, dict[PoolId, asking.Option]]:
+    """Ask placement; and once more with what policies would drop, where there is no room."""
+    given, options = asking.at_admission(world, request, pools, now)
+    decision = decide(given)
+    if decision.pool_id is None and any(replica.full for replica in given.replicas):
+        given, options = asking.at_admission(world, request, pools, now, dropping=True)
+        decision = decide(given)
+    return decision, options
 
 
 def _refusal(
@@ -78,7 +95,7 @@ def _refusal(
     """Return why placement found no pool, in words; a wish that is the cause names itself."""
     error = _why_none(world, request, pools, log, now)
     kind = NO_WAY.get(log.reason or "")
-    if kind is None or error.kind is Kind.QUEUE_FULL:
+    if kind is None or error.row.status == BUSY:
         return error
     named = OrchError(kind, f"{kind}: {error.message}")
     named.fields = error.fields
@@ -92,9 +109,9 @@ def _why_none(
     if not asked:
         return _unavailable(world, request)
     said = {(candidate.pool_id, candidate.excluded) for candidate in log.considered}
-    full = [p for p in asked if (p.spec.pool_id, placement.QUEUE_FULL) in said]
-    if full:
-        return _full(request, full, now)
+    packed = [p for p in asked if (p.spec.pool_id, placement.QUEUE_FULL) in said]
+    if packed:
+        return _full(request, packed, now)
     misfits = [_misfit(pool, request, now) for pool in asked]
     if None not in misfits:
         return next(error for error in misfits if error is not None)
@@ -111,34 +128,24 @@ def _wanted(pool: Pool, request: TaskRequest) -> bool:
 
 
 def place_free_ms(pool: Pool, priority: Priority, now: float) -> int:
-    """Return when a place in this class's queue will be free, in ms, at least 1.
+    """Return when a place in this class's queue will be free, in ms, at least 1."""
+    return _wait_ms(pool, pool.queue.until_place(priority), now)
 
-    A place becomes free when the first of the class starts: after all of the class before it.
-    """
-    prediction = predict(pool.outlook(now), pool.queue.ahead(priority))
+
+def _wait_ms(pool: Pool, before: Backlog, now: float) -> int:
+    prediction = predict(pool.outlook(now), before)
     return max(1, math.ceil(prediction.start_s * 1000)) if prediction else 1
 
 
 def backoff_ms(pool: Pool, priority: Priority, now: float) -> int:
     """Return how long to wait before sending more: 0 while the class has room."""
-    return place_free_ms(pool, priority, now) if pool.queue.classes[priority].full else 0
+    return 0 if pool.queue.room(priority) else place_free_ms(pool, priority, now)
 
 
 def _full(request: TaskRequest, pools: list[Pool], now: float) -> OrchError:
     waits = {pool.spec.pool_id: place_free_ms(pool, request.priority, now) for pool in pools}
-    pool_id = min(waits, key=lambda p: (waits[p], p))
-    bound = (
-        next(p for p in pools if p.spec.pool_id == pool_id).queue.classes[request.priority].bound
-    )
-    return OrchError(
-        Kind.QUEUE_FULL,
-        f"the {request.priority} queue of pool {pool_id} is full ({bound} tasks wait); "
-        f"a place is free in about {waits[pool_id]} ms",
-        engine=request.engine,
-        pool_id=pool_id,
-        retry_after_ms=waits[pool_id],
-        policy_label=POLICY,
-    )
+    pool = min(pools, key=lambda p: (waits[p.spec.pool_id], p.spec.pool_id))
+    return full.refusal(pool, request.priority, waits[pool.spec.pool_id])
 
 
 def check_request(world: World, request: TaskRequest, prompt_tokens: int | None) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from orchd.core import reach, wishes
-from orchd.core.placement import PlacementInput, Question
+from attrs import frozen
+
+from orchd.core import full, reach, wishes
+from orchd.core.placement import PlacementInput, Question, ReplicaFacts
 from orchd.core.pool import Pool
 from orchd.core.predict import Prediction, predict
 from orchd.core.task import expected_tokens
 from orchd.core.world import World
-from orchd.wire.ids import PoolId, ReplicaId
+from orchd.wire.ids import PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import Determinism, KvHint, TaskRequest, Workload
 
 
@@ -53,20 +55,32 @@ def is_warm(world: World, request: TaskRequest, replica_id: ReplicaId, now: floa
     )
 
 
+@frozen
+class Option:
+    """How a pool would take a task."""
+
+    prediction: Prediction | None
+    """None: no replica of it can be placed on."""
+    victim: TaskId | None
+    """The waiting batch task that would make room."""
+
+
 def at_admission(
-    world: World, request: TaskRequest, pools: Iterable[Pool], now: float
-) -> tuple[PlacementInput, dict[PoolId, Prediction]]:
-    """Return the question of a task that may wait, and when it would start in each pool."""
-    facts = []
-    predictions: dict[PoolId, Prediction] = {}
+    world: World, request: TaskRequest, pools: Iterable[Pool], now: float, *, dropping: bool = False
+) -> tuple[PlacementInput, dict[PoolId, Option]]:
+    """Return the question of a task that may wait, and how each pool would take it.
+
+    `dropping`: a pool without room counts when its policy drops another task for this one.
+    """
+    facts: list[ReplicaFacts] = []
+    options: dict[PoolId, Option] = {}
     for pool in pools:
-        slots, before = reach.at_tail(pool, request, now)
+        room = pool.queue.room(request.priority)
+        victim = full.victim(pool, request.priority) if dropping and not room else None
+        slots, before = reach.at_tail(pool, request, now, victim)
         prediction = predict(slots, before)
-        start_ms = 1
-        if prediction is not None:
-            predictions[pool.spec.pool_id] = prediction
-            start_ms = max(1, round(prediction.start_s * 1000))
-        fifo = pool.queue.classes[request.priority]
+        options[pool.spec.pool_id] = Option(prediction, victim)
+        start_ms = max(1, round(prediction.start_s * 1000)) if prediction is not None else 1
         for replica in pool.replicas.values():
             at_once = not before.jobs and replica.free_slots and not replica.refusing
             facts.append(
@@ -74,15 +88,10 @@ def at_admission(
                     pool.spec,
                     now,
                     waiting=before.jobs,
-                    full=fifo.full,
+                    full=not room and victim is None,
                     start_ms=0 if at_once else start_ms,
                 )
             )
-    return (
-        PlacementInput(
-            question=question(world, request, now, may_wait=True),
-            replicas=tuple(facts),
-            snapshot_version=world.version.number,
-        ),
-        predictions,
-    )
+    asked = question(world, request, now, may_wait=True)
+    version = world.version.number
+    return PlacementInput(question=asked, replicas=tuple(facts), snapshot_version=version), options

@@ -7,7 +7,6 @@ pools, so that each of them has its reason.
 from __future__ import annotations
 
 from orchd.core import admission, asking
-from orchd.core.placement import decide
 from orchd.core.world import World
 from orchd.wire.errors import Envelope, OrchError
 from orchd.wire.ids import Count
@@ -21,8 +20,7 @@ def explain(world: World, request: TaskRequest, now: float) -> PlacementExplaine
     is explained, with what its client would be told. Its prompt is not counted for this.
     """
     admission.check_request(world, request, None)
-    given, _ = asking.at_admission(world, request, world.pools.values(), now)
-    decision = decide(given)
+    decision, _ = admission.settle(world, request, list(world.pools.values()), now)
     refusal: Envelope | None = None
     try:
         if world.draining:

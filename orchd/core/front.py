@@ -11,7 +11,7 @@ from typing import assert_never
 
 from attrs import evolve
 
-from orchd.core import admission, explain, notes, prompts, runs, views, wishes, workers
+from orchd.core import admission, explain, notes, prompts, runs, views, waiting, workers
 from orchd.core.events import (
     Accepted,
     Cancel,
@@ -107,6 +107,9 @@ class Front:
 
     def _enqueue(self, event: Submit, admitted: admission.Admission, now: float) -> list[Effect]:
         world, pool, request = self.world, admitted.pool, event.request
+        dropped: list[Effect] = []
+        if admitted.victim is not None:
+            dropped = runs.drop(world, world.tasks[admitted.victim], now)
         at_once = admitted.decision.selected is not None
         position = 0 if at_once else pool.queue.until_tail(request.priority).jobs
         start_s, p90_s = admitted.prediction.start_s, admitted.prediction.p90_s
@@ -123,10 +126,7 @@ class Front:
             decision=admitted.decision.log,
         )
         world.tasks[task.task_id] = task
-        pool.queue.classes[request.priority].push(
-            task.task_id, task.expected, wishes.mask_of(request)
-        )
-        world.timers.set(("deadline", task.task_id), task.deadline_at)
+        waiting.enter(world, task)
         world.tally.enqueued(task, pool.engine_version)
         starts = runs.fill(world, pool, now)
         start_ms = round(start_s * 1000)
@@ -150,7 +150,7 @@ class Front:
         )
         task.answer = Accepted(task.task_id, accepted, started, True)
         note = notes.admitted(task, position, start_ms, event.identity)
-        return [task.answer, note, *starts]
+        return [*dropped, task.answer, note, *starts]
 
     def _cancel(self, event: Cancel, now: float) -> list[Effect]:
         world = self.world
@@ -167,8 +167,7 @@ class Front:
         effects: list[Effect] = [Seal(task.task_id, event.reason)]
         pool = world.pools[task.pool_id]
         if before is Life.QUEUED:
-            pool.queue.classes[task.request.priority].remove(task.task_id)
-            world.timers.drop(("deadline", task.task_id))
+            waiting.leave(world, task)
         else:
             assert task.replica_id is not None
             assert task.dispatched_at is not None

@@ -16,6 +16,7 @@ from orchd.core.task import Life, Task
 from orchd.core.version import Version, bump
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, ReplicaId, TaskId, parse_replica_id
+from orchd.wire.policy import FullPolicy
 from orchd.wire.snapshot import FRESH_S, Cause, Snapshot
 
 
@@ -36,6 +37,9 @@ class PoolSpec:
     """Tasks that may wait."""
     queue_batch: int
     sampler_profile_version: str
+    full_policy: FullPolicy = FullPolicy.REJECT
+    batch_after: int = 16
+    """Interactive starts after which the oldest batch task is next."""
 
 
 @define(kw_only=True, eq=False, on_setattr=bump)
@@ -203,7 +207,12 @@ class Pool:
     """When its waiting tasks were last told their numbers."""
 
     def __attrs_post_init__(self) -> None:
-        self.queue = PoolQueue(self.spec.queue_interactive, self.spec.queue_batch)
+        self.queue = PoolQueue(
+            self.spec.queue_interactive,
+            self.spec.queue_batch,
+            shared=self.spec.full_policy is not FullPolicy.REJECT,
+            batch_after=self.spec.batch_after,
+        )
         ids = sorted(self.spec.replica_ids)
         self.replicas = {
             replica_id: Replica(replica_id=replica_id, version=self.version) for replica_id in ids

@@ -21,20 +21,23 @@ from orchd.core.pool import Pool
 from orchd.core.predict import Slot
 from orchd.core.queue import NOTHING, Backlog
 from orchd.core.task import Task
-from orchd.wire.ids import DeviceMask
+from orchd.wire.ids import DeviceMask, TaskId
 from orchd.wire.shapes import Priority, TaskRequest
 
 Reach = tuple[list[Slot], Backlog]
 """Slots, and the work before the task on them."""
 
 
-def at_tail(pool: Pool, request: TaskRequest, now: float) -> Reach:
-    """Return the reach of a task that would be enqueued now."""
-    mask, queue = wishes.mask_of(request), pool.queue
+def at_tail(pool: Pool, request: TaskRequest, now: float, without: TaskId | None = None) -> Reach:
+    """Return the reach of a task that would be enqueued now; `without`: who would leave for it."""
+    mask, queue, priority = wishes.mask_of(request), pool.queue, request.priority
     if mask is None and not queue.laned:
-        return pool.outlook(now), queue.until_tail(request.priority)
-    parts = _ahead(pool, request.priority) + queue.classes[request.priority].parts()
-    return _reach(pool, mask, parts, now)
+        return pool.outlook(now), queue.until_tail(priority, without)
+    parts = queue.classes[priority].parts()
+    if without is not None and priority is Priority.BATCH:
+        leaves = Backlog(-1, -queue.classes[priority].tokens_of(without))
+        parts.append((queue.classes[priority].mask_of(without), leaves))
+    return _reach(pool, mask, _others(pool, priority, parts) + parts, now)
 
 
 def of_waiting(pool: Pool, task: Task, now: float) -> Reach:
@@ -43,17 +46,21 @@ def of_waiting(pool: Pool, task: Task, now: float) -> Reach:
     if not queue.laned:
         return pool.outlook(now), queue.before(task.task_id, request.priority)
     own = queue.classes[request.priority].parts(task.task_id)
-    return _reach(pool, wishes.mask_of(request), _ahead(pool, request.priority) + own, now)
+    return _reach(pool, wishes.mask_of(request), _others(pool, request.priority, own) + own, now)
 
 
 _Parts = list[tuple[DeviceMask | None, Backlog]]
 
 
-def _ahead(pool: Pool, priority: Priority) -> _Parts:
-    """Return the work of the classes that go before one."""
-    if priority is Priority.INTERACTIVE:
+def _others(pool: Pool, priority: Priority, own: _Parts) -> _Parts:
+    """Return the work of the other class that goes before so much of this one."""
+    jobs = sum(backlog.jobs for _, backlog in own)
+    other = Priority.BATCH if priority is Priority.INTERACTIVE else Priority.INTERACTIVE
+    fifo, before = pool.queue.classes[other], pool.queue.others(priority, jobs)
+    if not before.jobs:
         return []
-    return pool.queue.classes[Priority.INTERACTIVE].parts()
+    part = before.jobs / len(fifo)
+    return [(m, Backlog(round(b.jobs * part), round(b.tokens * part))) for m, b in fifo.parts()]
 
 
 def _reach(pool: Pool, mask: DeviceMask | None, parts: _Parts, now: float) -> Reach:

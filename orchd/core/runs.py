@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.core import asking, notes, predict, reach, wishes
+from orchd.core import asking, full, notes, predict, reach, waiting
+from orchd.core.admission import place_free_ms
 from orchd.core.events import Break, Dispatch, Effect, Finish, Forget, Histogram, Moved, Observe
 from orchd.core.pool import Pool, Replica
 from orchd.core.queue import Backlog
@@ -16,7 +17,7 @@ from orchd.core.task import Life, Step, Task
 from orchd.core.world import World
 from orchd.wire import link
 from orchd.wire.errors import TABLE, Kind, OrchError
-from orchd.wire.ids import Count, ReplicaId
+from orchd.wire.ids import Count, DeviceMask, ReplicaId
 from orchd.wire.shapes import DecisionLog, Ended, FinishReason
 
 TURNED_AWAY: Final = frozenset({Kind.REPLICA_EXHAUSTED, Kind.DRAINING, Kind.POOL_UNREADY})
@@ -43,22 +44,28 @@ def fill(world: World, pool: Pool, now: float) -> list[Effect]:
         if head is None:
             break
         task = world.tasks[head]
-        question = asking.question(world, task.request, now, may_wait=False)
-        decision = world.decisions.for_slot(pool, question, now)
-        if decision.selected is None:
+        log = _chosen(world, pool, task, free) or _decided(world, pool, task, now)
+        if log.selected is None:
             break
-        if not _said(task.decision, decision.log):
-            task.decision = decision.log
-        effects += _start(world, pool, task, decision.selected, now)
+        task.decision = log
+        effects += _start(world, pool, task, log.selected, now)
     return effects
 
 
-def _said(before: DecisionLog | None, log: DecisionLog) -> bool:
-    """Return whether admission chose the same a moment ago: its log is about all pools."""
-    return before is not None and (before.selected, before.snapshot_version) == (
-        log.selected,
-        log.snapshot_version,
-    )
+def _chosen(world: World, pool: Pool, task: Task, free: list[DeviceMask]) -> DecisionLog | None:
+    """Return admission's decision if it gave the task a slot and nothing has changed since.
+
+    It would be decided so again [ORCH-3410], and admission's log is about all pools.
+    """
+    log = task.decision
+    if log is None or log.selected is None or log.snapshot_version != world.version.number:
+        return None
+    return log if pool.replicas[log.selected].mask in free else None
+
+
+def _decided(world: World, pool: Pool, task: Task, now: float) -> DecisionLog:
+    question = asking.question(world, task.request, now, may_wait=False)
+    return world.decisions.for_slot(pool, question, now).log
 
 
 def tell(world: World, pool: Pool, now: float) -> list[Effect]:
@@ -115,8 +122,7 @@ def _start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: flo
     assert replica.snapshot is not None
     replica.lease(task)
     task.take(Step.DISPATCH)
-    pool.queue.classes[task.request.priority].remove(task.task_id)
-    world.timers.drop(("deadline", task.task_id))
+    waiting.start(world, task)
     task.replica_id = replica_id
     task.engine_version = replica.snapshot.engine_version
     task.kv_warm = asking.is_warm(world, task.request, replica_id, now)
@@ -243,8 +249,17 @@ def lost(world: World, replica: Replica, now: float) -> list[Effect]:
 
 def expire(world: World, task: Task, now: float) -> list[Effect]:
     """A waiting task's deadline passed."""
-    world.pools[task.pool_id].queue.classes[task.request.priority].remove(task.task_id)
+    waiting.leave(world, task)
     return _break(world, task, Step.EXPIRE, _too_late(task), now)
+
+
+def drop(world: World, task: Task, now: float) -> list[Effect]:
+    """A waiting task gives its place to another: its stream is told so [OC-CORE-1002]."""
+    pool = world.pools[task.pool_id]
+    error = full.dropped(pool, task, place_free_ms(pool, task.request.priority, now))
+    world.tally.rejected(task.request.engine, error.kind, error.fields.policy_label)
+    waiting.leave(world, task)
+    return [*_break(world, task, Step.DROP, error, now), *tell(world, pool, now)]
 
 
 def retire(world: World, task: Task, now: float) -> list[Effect]:
@@ -285,11 +300,7 @@ def _requeue(world: World, task: Task, replica: Replica, reason: str, now: float
     if now >= task.deadline_at:
         return _break(world, task, Step.FAIL, _too_late(task), now)
     task.take(Step.REQUEUE)
-    pool = world.pools[task.pool_id]
-    pool.queue.classes[task.request.priority].push_head(
-        task.task_id, task.expected, wishes.mask_of(task.request)
-    )
-    world.timers.set(("deadline", task.task_id), task.deadline_at)
+    waiting.enter_again(world, task)
     effects: list[Effect] = [notes.requeued(task, replica, reason)]
     task.replica_id, task.dispatched_at, task.told = None, None, None
     task.decision, task.kv_warm = None, False
