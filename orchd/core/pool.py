@@ -12,8 +12,9 @@ from attrs import Factory, define, field, frozen
 from orchd.core import predict
 from orchd.core.placement import ReplicaFacts
 from orchd.core.queue import PoolQueue
-from orchd.core.task import Life, Task
+from orchd.core.task import LEAVING, Life, Task
 from orchd.core.version import Version, bump
+from orchd.core.watchdog import Watchdog
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, ReplicaId, TaskId, parse_replica_id
 from orchd.wire.policy import FullPolicy
@@ -40,6 +41,7 @@ class PoolSpec:
     full_policy: FullPolicy = FullPolicy.REJECT
     batch_after: int = 16
     """Interactive starts after which the oldest batch task is next."""
+    watchdog: Watchdog = Watchdog()
 
 
 @define(kw_only=True, eq=False, on_setattr=bump)
@@ -143,7 +145,7 @@ class Replica:
 
     def free_in_s(self, task: Task, now: float) -> float:
         """Return seconds until the slot of a running task is free. Above 0."""
-        if task.life is Life.RELEASING:
+        if task.life in LEAVING:
             return predict.RELEASE_S
         rate = self.rate()
         if task.life is Life.STARTING:

@@ -21,7 +21,7 @@ from orchd.core.version import Version
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
 
-TimerKind = Literal["deadline", "fresh", "moved", "retain"]
+TimerKind = Literal["deadline", "fresh", "moved", "retain", "watch"]
 
 
 @frozen(kw_only=True)
