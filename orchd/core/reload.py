@@ -206,7 +206,7 @@ def _serve(world: World, pool: Pool, model_ref: str, now: float) -> list[Effect]
         return []
     pool.spec = evolve(pool.spec, model_ref=model_ref)
     world.index()
-    world.snapshot_version += 1
+    world.version.bump()
     waiting = [world.tasks[task_id] for task_id in pool.queue]
     return [
         effect

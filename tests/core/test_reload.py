@@ -23,7 +23,7 @@ from orchd.core.reload import STAGE_S
 from orchd.wire.control import MAX_DRAIN_MS
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId, Positive, ReplicaId
-from orchd.wire.shapes import Priority
+from orchd.wire.shapes import Priority, TaskState
 from orchd.wire.snapshot import FRESH_S, Cause, Outcome, Phase, Reload, Snapshot
 from tests.core.making import House, dispatched, notes, of, only, pool, snapshot, uid
 
@@ -186,7 +186,7 @@ def test_an_open_that_crossed_the_change_does_not_wait_for_a_model_that_is_gone(
     house.see(told(0, Outcome.READY, NEW))
     broken = only(house.fail(1, Kind.POOL_UNREADY), Break)
     assert broken.error.kind is Kind.POOL_UNAVAILABLE
-    assert not house.front.world.pools[DEMO].queue.head()
+    assert len(house.front.world.pools[DEMO].queue) == 0
 
 
 def test_the_same_model_anew_keeps_what_waits() -> None:
@@ -271,7 +271,7 @@ def test_jobs_at_the_drains_deadline_are_reset_or_wait_again() -> None:
     assert broken.error.envelope().code == "WORKER_RESET"
     assert broken.error.envelope().retriable
     assert not of(house.fail(2, Kind.DRAINING), Break)
-    assert house.front.world.pools[DEMO].queue.head() == uid(2)
+    assert house.front.task_status(uid(2), house.now).state is TaskState.QUEUED
 
 
 def test_a_drain_that_cannot_be_is_refused() -> None:
