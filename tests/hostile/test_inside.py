@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from typing import Any
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -113,7 +114,7 @@ class Chance:
             peer.pipe.close()
 
     def some_id(self) -> str:
-        return self.dice.choice([*self.known[-5:], "%00", "x", task_body()["task_id"]])
+        return self.dice.choice([*self.known[-5:], "%00", "x", str(uuid4())])
 
     async def connect(self) -> RawPeer:
         return RawPeer(await Target.unix(self.socket).connect())

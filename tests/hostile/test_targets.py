@@ -101,7 +101,7 @@ def targets(row: Operation) -> Iterator[tuple[str, str]]:
     good, _ = request(row)
     for what, text in SEGMENTS.items():
         if "{" in row.path:
-            yield what, re.sub(r"\{\w+\}", lambda _, text=text: text, row.path)
+            yield what, re.sub(r"\{\w+\}", text.replace("\\", r"\\"), row.path)
         yield f"behind: {what}", f"{good}/{text}"
         yield f"before: {what}", f"/{text}{good}"
     for query in QUERIES:
