@@ -154,7 +154,6 @@ async def test_no_header_breaks_the_daemon(suite: Suite, way: str) -> None:
                     fair(got, (row.id, name))
 
 
-@pytest.mark.req("ORCH-3402")
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
 async def test_no_last_event_id_breaks_a_stream(suite: Suite, text: str) -> None:
     row = next(row for row in OPERATIONS if row.id == "submitTask")
