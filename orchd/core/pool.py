@@ -10,6 +10,7 @@ from __future__ import annotations
 from attrs import define, field, frozen
 
 from orchd.core import predict
+from orchd.core.budgets import FREE, Price
 from orchd.core.placement import ReplicaFacts
 from orchd.core.queue import PoolQueue
 from orchd.core.task import Life, Task
@@ -35,6 +36,7 @@ class PoolSpec:
     """Tasks that may wait."""
     queue_batch: int
     sampler_profile_version: str
+    price: Price = FREE
 
 
 @define(kw_only=True, eq=False)
@@ -53,6 +55,10 @@ class Replica:
     pins_differ: bool = False
     last_error: Cause | None = None
     leases: dict[TaskId, Task] = field(factory=dict)
+    life: int = 0
+    """Grows whenever its engine may have lost what it held: KV caches are of one life."""
+    starts: int = 0
+    """Jobs that it was ever sent."""
     slots_high: int = 0
     """The most slots it had while the present leases were given."""
 
@@ -83,6 +89,8 @@ class Replica:
 
     def see(self, snapshot: Snapshot, now: float) -> None:
         """Take a new snapshot. A cause stays while it tries again, but not "it is out of reach"."""
+        if self.snapshot is None or not self.live or _born_again(self.snapshot, snapshot):
+            self.life += 1
         self.snapshot, self.live = snapshot, True
         self.fresh_until = now + FRESH_S
         self.refusing = False
@@ -102,6 +110,7 @@ class Replica:
             raise RuntimeError(f"{self.replica_id} has no slot for {task.task_id}")
         self.slots_high = max(self.slots_high if self.leases else 0, self.slots)
         self.leases[task.task_id] = task
+        self.starts += 1
 
     def release(self, task_id: TaskId) -> None:
         """Take the slot back. A lease that is not held raises KeyError: none goes below 0."""
@@ -158,6 +167,16 @@ class Replica:
             leases=len(self.leases),
             vram_free_bytes=snapshot.vram_free_bytes if snapshot else 0,
         )
+
+
+def _born_again(old: Snapshot, new: Snapshot) -> bool:
+    """Return whether another engine, or another model, may run than when `old` was sent."""
+    return (
+        new.seq <= old.seq  # it begins anew with each life of a poolmgr
+        or not new.ready
+        or (new.engine_pid, new.model_ref, new.model_digest)
+        != (old.engine_pid, old.model_ref, old.model_digest)
+    )
 
 
 @define(kw_only=True, eq=False)

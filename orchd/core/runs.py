@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.core import notes, predict
+from orchd.core import notes, predict, turns
 from orchd.core.admission import placement_input
 from orchd.core.events import Break, Dispatch, Effect, Finish, Forget, Histogram, Moved, Observe
 from orchd.core.placement import decide
@@ -114,6 +114,7 @@ def _start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: flo
     task.engine_version = replica.snapshot.engine_version
     task.attempts += 1
     task.dispatched_at = task.progress_at = now
+    turns.start(task, replica, now)
     world.tally.started(task)
     effects: list[Effect] = [
         Dispatch(task.task_id, replica_id, task.request, task.correlation_id),
@@ -241,9 +242,10 @@ def retire(world: World, task: Task, now: float) -> list[Effect]:
     if task.ended_at is None:
         task.ended_at = now
     task.drop_content()
+    effects = turns.over(world, task, now)
     world.retained[task.task_id] = now + world.limits.retain_s
     world.retained_tokens += task.tokens_out
-    return forget(world, now)
+    return effects + forget(world, now)
 
 
 def forget(world: World, now: float) -> list[Effect]:

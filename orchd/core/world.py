@@ -11,14 +11,16 @@ from typing import Literal
 
 from attrs import frozen
 
+from orchd.core.budgets import UNBOUNDED, Budget
 from orchd.core.pool import Pool, PoolSpec, Replica
+from orchd.core.sessions import Sessions
 from orchd.core.tally import Tally
 from orchd.core.task import Task
 from orchd.core.timers import Timers
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
 
-TimerKind = Literal["deadline", "fresh", "moved", "retain"]
+TimerKind = Literal["deadline", "fresh", "moved", "retain", "session"]
 
 
 @frozen(kw_only=True)
@@ -41,6 +43,14 @@ class Limits:
     """A pool's queue is told at most this often."""
     unready_retry_s: float = 5.0
     """What a client of a pool that is not ready is told to wait: a poolmgr's usual restart."""
+    session_ttl_s: float = 600.0
+    """A session is kept for so long without a task [ORCH-3021]."""
+    session_turns: int = 8
+    """And for at most so many tasks."""
+    sessions_idle_max: int = 10_000
+    """Sessions without a task that are kept, some 600 bytes each."""
+    budget: Budget = UNBOUNDED
+    """Of each session."""
 
 
 class World:
@@ -68,6 +78,7 @@ class World:
         self.retained_tokens = 0
         self.timers: Timers[tuple[TimerKind, str]] = Timers()
         self.tally = Tally()
+        self.sessions = Sessions(limits.session_ttl_s, limits.sessions_idle_max)
         self.draining = False
         self.admitted = 0
         self.snapshot_version = 0

@@ -15,6 +15,7 @@ from orchd.wire.ids import (
     DeviceMask,
     EngineId,
     Int64,
+    NonNegative,
     PoolId,
     Positive,
     ReplicaId,
@@ -143,6 +144,10 @@ class Started:
     engine_version: str | None = None
     kv_warmth: bool = False
     kv_migrated: bool = False
+    tokens_used: Count | None = None
+    """By its session so far, in and out [ORCH-3105]."""
+    tokens_remaining: Count | None = None
+    """What its session may still ask for beside this task; only with a budget."""
 
 
 @frozen(kw_only=True)
@@ -166,6 +171,10 @@ class MetricsFrame:
     predicted_start_ms: Count | None = None
     replica_id: ReplicaId | None = None
     tokens_per_s: float | None = None
+    tokens_budget_remaining: Count | None = None
+    """Of its session, as are the next two: what is neither used nor reserved [OC-METRICS-7111]."""
+    time_budget_remaining_ms: Count | None = None
+    cost_budget_remaining: NonNegative | None = None
 
 
 @frozen(kw_only=True)
@@ -255,3 +264,20 @@ class TaskStatuses:
 
     tasks: tuple[TaskStatus, ...]
     next_cursor: str | None = None
+
+
+@frozen(kw_only=True)
+class SessionStatus:
+    """The body of `GET /v1/sessions/{id}`: metadata only."""
+
+    ttl_ms_remaining: Count
+    """Until it is forgotten, were no task sent; all of it while one waits or runs."""
+    turns: Count
+    """Tasks that were admitted."""
+    kv_bytes: Count
+    """Of its KV cache, as engines tell it; 0 where they tell nothing of one session."""
+    kv_warmth: bool
+    """A next turn like the last would find its KV cache."""
+    tokens_budget_remaining: Count | None = None
+    time_budget_remaining_ms: Count | None = None
+    cost_budget_remaining: NonNegative | None = None

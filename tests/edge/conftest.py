@@ -16,7 +16,7 @@ import orjson
 import pytest
 import trio
 
-from orchd.config.schema import Engine, Model, Pool, Queue, Secret, Settings
+from orchd.config.schema import Engine, Model, Pool, Price, Queue, Secret, Settings
 from orchd.edge.app import App
 from orchd.edge.auth import Guard
 from orchd.edge.routes import Routes
@@ -71,6 +71,7 @@ async def open_front(
     queue: Queue | None = None,
     token: str | None = None,
     ready: bool = True,
+    price: Price | None = None,
     **settings: Any,
 ) -> AsyncIterator[Front]:
     pool = Pool(
@@ -81,6 +82,7 @@ async def open_front(
         ctx=Positive(4096),
         slots=Positive(slots),
         queue=queue or Queue(),
+        price=price or Price(),
     )
     config = Settings(
         state_dir=folder,
