@@ -337,6 +337,8 @@ def _spec(pool: Pool) -> PoolSpec:
         replica_ids=pool.replica_ids,
         queue_interactive=pool.queue.interactive,
         queue_batch=pool.queue.batch,
+        batch_after=pool.queue.batch_after,
+        full_policy=pool.full_policy,
         sampler_profile_version=pool.engine.sampler_profile_version,
         price=limits.price(pool.price),
     )

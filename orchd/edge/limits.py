@@ -19,6 +19,7 @@ def limits(settings: Settings) -> Limits:
     sessions = settings.sessions
     cost = sessions.budget.cost
     return Limits(
+        queued_bytes=settings.queued_prompts_mb << 20,
         session_ttl_s=sessions.ttl_ms / 1000,
         session_turns=sessions.max_turns,
         sessions_idle_max=sessions.max_idle,

@@ -370,7 +370,7 @@ def test_a_session_is_warm_while_its_replica_ran_nothing_else(house: House) -> N
     assert not house.admit(4, session_id=ONE, **FREE).started.kv_warmth
 
 
-@pytest.mark.req("ORCH-3009", "ORCH-3023")
+@pytest.mark.req("ORCH-3022", "ORCH-3023")
 @pytest.mark.parametrize("how", ["strict", "canceled", "restart", "lost", "engine", "other"])
 def test_a_session_is_cold_when_anything_speaks_against_its_cache(how: str) -> None:
     house = House.of(pool(replicas=2))

@@ -43,6 +43,7 @@ ROWS: Final = (
             Kind.BUDGET_SHORT,
             Kind.UNSUPPORTED_MEDIA,
             Kind.QUEUE_FULL,
+            Kind.QUEUE_FULL_DROP_LRU,
             Kind.POOL_UNREADY,
             Kind.POOL_UNAVAILABLE,
             Kind.DRAINING,
