@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from orchd.wire.ids import (
     Count,
@@ -108,8 +108,9 @@ class TaskRequest:
     seed: Int64 | None = None
     determinism: Determinism = Determinism.STRICT
     sampler_profile_version: Text | None = None
-    prompt: str | None = None
-    inputs: tuple[str, ...] | None = None
+    prompt: str | None = field(default=None, repr=False)
+    """Not in a repr, and so in no traceback; nor is anything else that a user or a model wrote."""
+    inputs: tuple[str, ...] | None = field(default=None, repr=False)
     expected_tokens: Positive | None = None
     kv_hint: KvHint | None = None
     placement: Placement | None = None
@@ -154,7 +155,7 @@ class Started:
 class Token:
     """Data of a `token` frame. sse.py writes it by hand: it is the hot path."""
 
-    t: str
+    t: str = field(repr=False)
     """A piece of text: whole characters, not always a whole token of the model."""
     i: Count
     """Its index: 0, 1, 2, ..."""
@@ -197,7 +198,7 @@ class Ended:
     """The same number under its older name [ORCH-3310]."""
     finish_reason: FinishReason
     tokens_in: Count | None = None
-    result: Any = None
+    result: Any = field(default=None, repr=False)
     """Embedding and rerank results, as the engine gave them."""
 
 

@@ -147,9 +147,11 @@ def test_cancel(peer, orchctl):
 
 
 def test_sessions_shows_what_is_left_and_ends(peer, orchctl):
-    said = SessionStatus(
-        ttl_ms_remaining=598_000, turns=3, kv_bytes=0, kv_warmth=True,
-        tokens_budget_remaining=120, time_budget_remaining_ms=90_000, cost_budget_remaining=0.25,
+    said = codec.structure(
+        SessionStatus,
+        {"ttl_ms_remaining": 598_000, "turns": 3, "kv_bytes": 0, "kv_warmth": True,
+         "tokens_budget_remaining": 120, "time_budget_remaining_ms": 90_000,
+         "cost_budget_remaining": 0.25},
     )  # fmt: skip
     peer.say("GET", f"/v1/sessions/{TASK}", json_response(said))
     ran = orchctl("sessions", "--url", peer.url, TASK)

@@ -181,7 +181,13 @@ class House:
     ) -> list[Effect]:
         asked = request(number, **more)
         return self.send(
-            Submit(asked, digest or repr(asked).encode(), f"c-{number}", "me", prompt_tokens)
+            Submit(
+                asked,
+                digest or repr((asked, asked.prompt, asked.inputs)).encode(),
+                f"c-{number}",
+                "me",
+                prompt_tokens,
+            )
         )
 
     def admit(self, number: int = 1, **more: Any) -> Accepted:

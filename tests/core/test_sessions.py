@@ -351,7 +351,7 @@ def test_metrics_frames_carry_warmth_and_what_is_left(budgeted: House, house: Ho
 # the KV cache
 
 
-FREE = {"determinism": Determinism.BEST_EFFORT}
+FREE: dict[str, Any] = {"determinism": Determinism.BEST_EFFORT}
 
 
 @pytest.mark.req("OC-CORE-1024")
