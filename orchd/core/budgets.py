@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 PICO: Final = 10**12
 """Costs are counted in 1e-12 of the operator's unit: sums of floats would drift."""
@@ -54,11 +54,12 @@ class Budget:
     time_ms: int | None = None
     cost: int | None = None
     """In 1e-12 of the unit."""
+    bounded: bool = field(init=False)
+    """Whether there is a bound at all."""
 
-    @property
-    def bounded(self) -> bool:
-        """Whether there is a bound at all."""
-        return self != UNBOUNDED
+    @bounded.default
+    def _bounded(self) -> bool:
+        return (self.tokens, self.time_ms, self.cost) != (None, None, None)
 
 
 UNBOUNDED: Final = Budget()
@@ -95,6 +96,9 @@ class Left:
     time_ms: int | None = None
     cost: float | None = None
     """In the operator's unit."""
+
+
+WITHOUT_BOUND: Final = Left()
 
 
 @frozen
@@ -138,11 +142,14 @@ class Account:
 
     def settle(self, held: Amounts, used: Amounts) -> None:
         """Give a task's reservation back and charge what it really used, were it more."""
-        self.held = self.held.less(held)
+        if held is not NOTHING:
+            self.held = self.held.less(held)
         self.used = self.used.plus(used)
 
     def left(self) -> Left:
         """Return what clients are told."""
+        if not self.budget.bounded:
+            return WITHOUT_BOUND
         cost = self.room("cost")
         return Left(
             tokens=self.room("tokens"),

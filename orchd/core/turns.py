@@ -12,7 +12,7 @@ from typing import Final
 from attrs import evolve
 
 from orchd.core import notes, prompts
-from orchd.core.budgets import NOTHING, PICO, Account, Amounts, Left, Price, Short
+from orchd.core.budgets import NOTHING, PICO, WITHOUT_BOUND, Account, Amounts, Left, Price, Short
 from orchd.core.events import Effect
 from orchd.core.pool import Pool, Replica
 from orchd.core.sessions import LastTurn, Session, Turn
@@ -66,7 +66,8 @@ def let_in(
 
 def begin(world: World, turn: Turn) -> None:
     """The task is admitted: it is a turn, and its reservation stands."""
-    turn.session.account.hold(turn.held)
+    if turn.held is not NOTHING:
+        turn.session.account.hold(turn.held)
     world.sessions.begin(turn.session)
 
 
@@ -243,6 +244,8 @@ def left(task: Task) -> Left:
 def shown(frame: MetricsFrame, task: Task) -> MetricsFrame:
     """Return a `metrics` frame of the task with its warmth and its session's budgets in it."""
     budgets = left(task)
+    if budgets is WITHOUT_BOUND and not task.turn.warm:
+        return frame
     return evolve(
         frame,
         kv_warmth=task.turn.warm,

@@ -34,6 +34,12 @@ async def a_turn(front: Front, session: str, **more: object) -> list[sse.Event]:
     return events
 
 
+async def ended(front: Front, task: str) -> None:
+    with trio.fail_after(5):
+        while read_json(await front.get(f"/v1/tasks/{task}"))["state"] != "ended":
+            await trio.sleep(0.01)
+
+
 @pytest.mark.req("OC-CORE-1024", "OC-METRICS-7111", "ORCH-3105")
 async def test_what_is_left_is_in_headers_in_started_and_in_the_session(front: Opener) -> None:
     async with front(sessions=SESSIONS, price=PRICE) as it:
@@ -52,6 +58,7 @@ async def test_what_is_left_is_in_headers_in_started_and_in_the_session(front: O
         job = await it.peer.next_job()
         job.tokens("a", "b")
         job.end()
+        await ended(it, body["task_id"])
         events = await a_turn(it, session)
         started = orjson.loads(events[0].data)
         assert (started["tokens_used"], started["tokens_remaining"]) == (5, 75)
@@ -130,18 +137,19 @@ async def test_a_session_that_is_deleted_is_gone_and_its_task_goes_on(front: Ope
         assert (missing.status, read_json(missing)["code"]) == (404, "INVALID_PARAMS")
         job.tokens("a")
         job.end()
-        with trio.fail_after(5):
-            while read_json(await it.get(f"/v1/tasks/{task}"))["state"] != "ended":
-                await trio.sleep(0.01)
+        await ended(it, task)
         assert (await it.get(f"/v1/sessions/{session}")).status == 404
 
 
 async def test_a_session_is_over_after_its_time_to_live(front: Opener) -> None:
     async with front(sessions=Sessions(ttl_ms=Positive(60))) as it:
         session = str(uuid4())
-        await a_turn(it, session)
-        page = await it.get("/metrics")
-        assert b"\nsessions_active 1.0\n" in page.body
+        await it.submit(session_id=session)
+        job = await it.peer.next_job()
+        await trio.sleep(0.1)  # a task of it runs
+        assert b"\nsessions_active 1.0\n" in (await it.get("/metrics")).body
+        assert (await it.get(f"/v1/sessions/{session}")).status == 200
+        job.end()
         with trio.fail_after(5):
             while (await it.get(f"/v1/sessions/{session}")).status != 404:
                 await trio.sleep(0.01)
