@@ -20,7 +20,7 @@ from orchd.core.timers import Timers
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
 
-TimerKind = Literal["deadline", "fresh", "moved", "retain", "session"]
+TimerKind = Literal["deadline", "fresh", "moved", "retain", "session", "watch"]
 
 
 @frozen(kw_only=True)

@@ -16,13 +16,23 @@ import orjson
 import pytest
 import trio
 
-from orchd.config.schema import Engine, Model, Pool, Price, Queue, Secret, Settings
+from orchd.config.schema import (
+    Engine,
+    Model,
+    Pool,
+    Price,
+    Queue,
+    Secret,
+    Settings,
+    Watchdog,
+)
 from orchd.edge.app import App
 from orchd.edge.auth import Guard
 from orchd.edge.routes import Routes
 from orchd.kit import fds, http
 from orchd.kit.client import Answer, Client, Target
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, ReplicaId, Text
+from orchd.wire.policy import FullPolicy
 from tests.edge.pool_peer import PoolPeer, snapshot_of
 from tests.fakes.tasks import task_body
 
@@ -72,6 +82,8 @@ async def open_front(
     token: str | None = None,
     ready: bool = True,
     price: Price | None = None,
+    watchdog: Watchdog | None = None,
+    full_policy: FullPolicy = FullPolicy.REJECT,
     **settings: Any,
 ) -> AsyncIterator[Front]:
     pool = Pool(
@@ -83,6 +95,8 @@ async def open_front(
         slots=Positive(slots),
         queue=queue or Queue(),
         price=price or Price(),
+        watchdog=watchdog or Watchdog(),
+        full_policy=full_policy,
     )
     config = Settings(
         state_dir=folder,
