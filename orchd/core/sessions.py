@@ -17,15 +17,13 @@ from orchd.wire.ids import ReplicaId, SessionId
 
 @frozen
 class LastTurn:
-    """Where a session's last turn ended well, and what of the replica would show a change."""
+    """Where a session's last turn ended well. Whether the replica lived on is affinity.py's."""
 
     replica_id: ReplicaId
-    life: int
-    """The replica's life at that time (pool.Replica.life)."""
     starts: int
     """Jobs that the replica had been sent then, this turn's the last of them."""
-    reusable: bool
-    """The engine was allowed to reuse KV: it was no strict job."""
+    tokens: int
+    """Of its prompt and its answer: what its KV cache is of."""
 
 
 @define(kw_only=True, eq=False)
@@ -54,8 +52,6 @@ class Turn:
     """Of its prompt at most: what is charged where an engine said no figure."""
     starts: int = 0
     """Jobs that its replica had been sent when it was sent this one."""
-    warm: bool = False
-    """It was sent to a replica that still held its session's KV cache."""
 
 
 @define(eq=False)
@@ -114,6 +110,15 @@ class Sessions:
         """Return when the next session is over, as things stand."""
         # all live for the same time, so the order of becoming idle is that of ending
         return next(iter(self.idle.values()), None)
+
+    def held_by(self, session_id: SessionId, replica_id: ReplicaId, starts: int) -> bool:
+        """Return whether the replica still has the slot of the session's last turn as it was left.
+
+        `starts`: jobs that it was sent so far. One since then could have taken the slot.
+        """
+        session = self.known.get(session_id)
+        last = None if session is None else session.last
+        return last is not None and (last.replica_id, last.starts) == (replica_id, starts)
 
     def ttl_ms(self, session: Session, now: float) -> int:
         """Return how long the session is still kept without a task; all of it while one is live."""

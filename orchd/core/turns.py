@@ -13,15 +13,14 @@ from attrs import evolve
 
 from orchd.core import notes, prompts
 from orchd.core.budgets import NOTHING, PICO, WITHOUT_BOUND, Account, Amounts, Left, Price, Short
-from orchd.core.events import Effect
-from orchd.core.pool import Pool, Replica
+from orchd.core.events import Effect, Note
+from orchd.core.pool import Pool
 from orchd.core.sessions import LastTurn, Session, Turn
 from orchd.core.task import Life, Task
 from orchd.core.world import World
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, NonNegative, SessionId
 from orchd.wire.shapes import (
-    Determinism,
     MetricsFrame,
     SessionStatus,
     TaskRequest,
@@ -47,6 +46,7 @@ def let_in(
     limits = world.limits
     if known is not None and known.turns >= limits.session_turns:
         world.sessions.drop(request.session_id)
+        world.affinity.forget(request.session_id)
         raise OrchError(
             Kind.SESSION_OVER,
             f"$.session_id: session {request.session_id} had its {known.turns} turns and is over",
@@ -124,18 +124,6 @@ def _refusal(request: TaskRequest, pool: Pool, short: Short) -> OrchError:
 # a job's start and a task's end
 
 
-def start(task: Task, replica: Replica, now: float) -> None:
-    """The task is sent to a replica. Call it once the replica counts the job."""
-    turn = task.turn
-    turn.starts = replica.starts
-    last = turn.session.last
-    turn.warm = (
-        last is not None
-        and task.request.determinism is not Determinism.STRICT
-        and _held(last, replica, now, before=1)
-    )
-
-
 def over(world: World, task: Task, now: float) -> list[Effect]:
     """A task is over, well or not: charge it, free its reservation, let its session rest."""
     turn, sessions = task.turn, world.sessions
@@ -143,12 +131,12 @@ def over(world: World, task: Task, now: float) -> list[Effect]:
     session.account.settle(turn.held, _used(task, now))
     turn.held = NOTHING
     if task.replica_id is not None:
-        session.last = _last(world, task)
+        session.last = _last(task)
     crowded = sessions.end(session, now)
     due = sessions.next_expiry()
     if due is not None and TIMER not in world.timers:
         world.timers.set(TIMER, due)
-    return [] if crowded is None else [notes.session_over(crowded, "crowded")]
+    return [] if crowded is None else [_ended(world, crowded, "crowded")]
 
 
 def _used(task: Task, now: float) -> Amounts:
@@ -167,21 +155,19 @@ def _used(task: Task, now: float) -> Amounts:
     return Amounts(tokens_in + task.tokens_out, max(0, ms), cost)
 
 
-def _last(world: World, task: Task) -> LastTurn | None:
+def _last(task: Task) -> LastTurn | None:
     """Return where the session's KV cache is now; None: nowhere that is known."""
     assert task.replica_id is not None
-    replica = world.replica(task.replica_id)
     if task.life is not Life.ENDED or task.request.workload is not Workload.COMPLETION:
         return None
-    reusable = task.request.determinism is not Determinism.STRICT
-    return LastTurn(replica.replica_id, replica.life, task.turn.starts, reusable)
+    return LastTurn(task.replica_id, task.turn.starts, (task.tokens_in or 0) + task.tokens_out)
 
 
 def expire(world: World, now: float) -> list[Effect]:
     """Forget the sessions whose time to live is over."""
     effects: list[Effect] = []
     while (session := world.sessions.expired(now)) is not None:
-        effects.append(notes.session_over(session, "ttl"))
+        effects.append(_ended(world, session, "ttl"))
     due = world.sessions.next_expiry()
     if due is not None:
         world.timers.set(TIMER, due)
@@ -191,32 +177,37 @@ def expire(world: World, now: float) -> list[Effect]:
 def delete(world: World, session_id: SessionId) -> list[Effect]:
     """Forget a session on request; its tasks go on. One that is not known is no error."""
     session = world.sessions.drop(session_id)
-    return [] if session is None else [notes.session_over(session, "deleted")]
+    return [] if session is None else [_ended(world, session, "deleted")]
+
+
+def _ended(world: World, session: Session, reason: str) -> Note:
+    world.affinity.forget(session.session_id)
+    return notes.session_over(session, reason)
 
 
 # what is told
 
 
 def warm(world: World, session: Session, now: float) -> bool:
-    """Return whether a next turn like the last one would find its KV cache.
+    """Return whether a next turn that may read a cache would find its session's.
 
-    True only if nothing speaks against it: the last turn ended well and let the engine reuse KV,
-    and its replica is Ready, in the same life, and was sent no job since, which could have taken
-    the slot.
+    True only if nothing speaks against it: the last turn ended well, its replica is Ready and lived
+    on since, and was sent no other job, which could have taken the slot.
     """
     last = session.last
-    return last is not None and _held(last, world.replica(last.replica_id), now, before=0)
+    if last is None or world.affinity.last(session.session_id, now) != last.replica_id:
+        return False
+    replica = world.replica(last.replica_id)
+    return replica.starts == last.starts and replica.servable(now)
 
 
-def _held(last: LastTurn, replica: Replica, now: float, *, before: int) -> bool:
-    """Return whether the replica still holds a turn's KV. `before`: jobs not to be counted."""
-    return (
-        last.reusable
-        and last.replica_id == replica.replica_id
-        and last.life == replica.life
-        and last.starts == replica.starts - before
-        and replica.servable(now)
-    )
+def kv_bytes(world: World, session: Session, now: float) -> int:
+    """Return what a warm session's cache takes; 0 where its pool says of no token what it does."""
+    if session.last is None or not warm(world, session, now):
+        return 0
+    snapshot = world.replica(session.last.replica_id).snapshot
+    each = None if snapshot is None else snapshot.kv_bytes_per_token
+    return session.last.tokens * (each or 0)
 
 
 def status(world: World, session_id: SessionId, now: float) -> SessionStatus:
@@ -228,7 +219,7 @@ def status(world: World, session_id: SessionId, now: float) -> SessionStatus:
     return SessionStatus(
         ttl_ms_remaining=Count(world.sessions.ttl_ms(session, now)),
         turns=Count(session.turns),
-        kv_bytes=Count(0),  # engines do not tell what one session's cache takes
+        kv_bytes=Count(kv_bytes(world, session, now)),
         kv_warmth=warm(world, session, now),
         tokens_budget_remaining=count(left.tokens),
         time_budget_remaining_ms=count(left.time_ms),
@@ -242,13 +233,12 @@ def left(task: Task) -> Left:
 
 
 def shown(frame: MetricsFrame, task: Task) -> MetricsFrame:
-    """Return a `metrics` frame of the task with its warmth and its session's budgets in it."""
+    """Return a `metrics` frame of the task with its session's budgets in it."""
     budgets = left(task)
-    if budgets is WITHOUT_BOUND and not task.turn.warm:
+    if budgets is WITHOUT_BOUND:
         return frame
     return evolve(
         frame,
-        kv_warmth=task.turn.warm,
         tokens_budget_remaining=count(budgets.tokens),
         time_budget_remaining_ms=count(budgets.time_ms),
         cost_budget_remaining=None if budgets.cost is None else NonNegative(budgets.cost),

@@ -21,6 +21,7 @@ def limits(settings: Settings) -> Limits:
     return Limits(
         queued_bytes=settings.queued_prompts_mb << 20,
         session_ttl_s=sessions.ttl_ms / 1000,
+        affinity_s=sessions.ttl_ms / 1000,  # a place is of a session
         session_turns=sessions.max_turns,
         sessions_idle_max=sessions.max_idle,
         budget=Budget(

@@ -116,6 +116,10 @@ class Routes:
 
         return Streaming("text/event-stream", run, headers=STREAM_HEADERS)
 
+    async def _explain(self, asked: Asked) -> Answer:
+        require_json(asked.request)
+        return json_response(self.app.explain(_body(TaskRequest, asked.request)))
+
     async def _cancel(self, asked: Asked) -> Answer:
         await self.app.cancel(_task_id(asked.named))
         return Response(204)
@@ -170,6 +174,7 @@ ROUTES: Final[tuple[tuple[str, str, _Served], ...]] = (
     ("POST", "/v1/tasks/{task_id}/cancel", Routes._cancel),
     ("GET", "/v1/sessions/{session_id}", Routes._session),
     ("DELETE", "/v1/sessions/{session_id}", Routes._end_session),
+    ("POST", "/v1/placement/explain", Routes._explain),
     ("POST", "/v1/tokenize", Routes._tokenize),
     ("GET", "/v1/capabilities", Routes._capabilities),
     ("GET", "/v1/pools", Routes._pools),

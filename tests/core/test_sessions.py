@@ -35,6 +35,7 @@ from tests.core.making import (
     session_id,
     snapshot,
     uid,
+    unready,
 )
 
 ONE = SessionId("00000000-0000-4000-8000-0000000000aa")
@@ -354,11 +355,10 @@ def test_metrics_frames_carry_warmth_and_what_is_left(budgeted: House, house: Ho
 FREE: dict[str, Any] = {"determinism": Determinism.BEST_EFFORT}
 
 
-@pytest.mark.req("OC-CORE-1024")
+@pytest.mark.req("OC-CORE-1024", "ORCH-3022")
 def test_a_session_is_warm_while_its_replica_ran_nothing_else(house: House) -> None:
     turn(house, 1, **FREE)
     assert shown(house).kv_warmth
-    assert shown(house).kv_bytes == 0
     answer = house.admit(2, session_id=ONE, **FREE)
     assert answer.started.kv_warmth
     assert house.front.metrics_frame(uid(2), house.now).kv_warmth
@@ -370,38 +370,57 @@ def test_a_session_is_warm_while_its_replica_ran_nothing_else(house: House) -> N
     assert not house.admit(4, session_id=ONE, **FREE).started.kv_warmth
 
 
+@pytest.mark.req("ORCH-3022")
+def test_the_bytes_of_a_cache_are_said_where_the_pool_says_what_a_token_takes(house: House) -> None:
+    turn(house, 1)
+    assert (shown(house).kv_warmth, shown(house).kv_bytes) == (True, 0)
+    house.see(snapshot(seq=2, kv_bytes_per_token=1000))
+    assert shown(house).kv_bytes == 13_000  # 3 in, 10 out
+    house.lose()
+    assert (shown(house).kv_warmth, shown(house).kv_bytes) == (False, 0)
+
+
 @pytest.mark.req("ORCH-3022", "ORCH-3023")
-@pytest.mark.parametrize("how", ["strict", "canceled", "restart", "lost", "engine", "other"])
+@pytest.mark.parametrize("how", ["strict", "canceled", "unready", "lost", "other"])
 def test_a_session_is_cold_when_anything_speaks_against_its_cache(how: str) -> None:
     house = House.of(pool(replicas=2))
-    house.see(snapshot("demo:0", seq=5, engine_pid=7, vram_free_bytes=2000))
-    house.see(snapshot("demo:1", seq=5, engine_pid=8))
-    first = {} if how == "strict" else FREE
-    house.admit(1, session_id=ONE, **first)
+    house.see(snapshot("demo:0", vram_free_bytes=2000), snapshot("demo:1"))
+    house.admit(1, session_id=ONE, **FREE)
     if how == "canceled":
         house.cancel(1)
         house.free(1)
     else:
         house.finish(1)
-    assert shown(house).kv_warmth == (how not in ("strict", "canceled"))
+    assert shown(house).kv_warmth == (how != "canceled")
     match how:
-        case "restart":
-            house.see(snapshot("demo:0", seq=1, engine_pid=7))
-        case "engine":
-            house.see(snapshot("demo:0", seq=6, engine_pid=9))
+        case "strict":
+            assert not house.admit(8, session_id=ONE).started.kv_warmth
+            house.finish(8)
+            assert shown(house).kv_warmth  # for a turn that may read it
+            return
+        case "unready":
+            house.see(unready("demo:0"))
+            assert not shown(house).kv_warmth
+            house.see(snapshot("demo:0", vram_free_bytes=2000))
         case "lost":
             house.lose("demo:0")
             assert not shown(house).kv_warmth
-            house.see(snapshot("demo:0", seq=6, engine_pid=7))
-        case "other":  # it went elsewhere and came back
-            house.see(snapshot("demo:0", seq=6, engine_pid=7, vram_free_bytes=500))
-            turn(house, 2, TWO)
-            assert shown(house).kv_warmth
-            turn(house, 3, **FREE)
-            house.see(snapshot("demo:1", seq=6, engine_pid=10))
+            house.see(snapshot("demo:0", vram_free_bytes=2000))
+        case "other":
+            turn(house, 2, TWO)  # it took the slot
     assert not shown(house).kv_warmth
     answer = house.admit(9, session_id=ONE, **FREE)
     assert (answer.started.kv_warmth, answer.started.kv_migrated) == (False, False)
+
+
+def test_a_session_that_is_over_draws_no_task_to_its_place() -> None:
+    house = House.of(pool(replicas=2))
+    house.see(snapshot("demo:0", vram_free_bytes=2000), snapshot("demo:1"))
+    house.admit(1, session_id=TWO)
+    turn(house, 2)
+    house.finish(1)
+    house.send(EndSession(ONE))
+    assert house.admit(3, session_id=ONE).started.replica_id == "demo:0"
 
 
 # cost

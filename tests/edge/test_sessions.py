@@ -67,7 +67,7 @@ async def test_what_is_left_is_in_headers_in_started_and_in_the_session(front: O
         assert said == {
             "turns": 2,
             "kv_bytes": 0,
-            "kv_warmth": False,
+            "kv_warmth": True,
             "tokens_budget_remaining": 90,
             "time_budget_remaining_ms": 59_980,
             "cost_budget_remaining": pytest.approx(0.5 - 2 * 0.007),
