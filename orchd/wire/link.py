@@ -88,6 +88,8 @@ class Open:
     seed: Int64 | None = None
     prompt: str | None = field(default=None, repr=False)
     inputs: tuple[str, ...] | None = field(default=None, repr=False)
+    model_ref: str | None = None
+    """Of the task: a replica that has changed its model meanwhile answers FAIL pool_unready."""
 
 
 @frozen(kw_only=True)
