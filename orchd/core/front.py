@@ -100,7 +100,10 @@ class Front:
                     "orchd is stopping",
                     retry_after_ms=round(world.limits.unready_retry_s * 1000),
                 )
+            asked = (event.identity, request, event.prompt_tokens, now)
+            world.throttle.check(*asked)
             admitted = admission.admit(world, request, event.prompt_tokens, now)
+            world.throttle.take(*asked)  # a task that is refused takes nothing
         except OrchError as error:
             engine = request.engine if request.engine in world.engines else "other"
             world.tally.rejected(engine, error.kind, error.fields.policy_label)
@@ -324,9 +327,9 @@ class Front:
         """Raises OrchError: UNKNOWN_ID for none of ours, PINS_DIFFER for one unlike its set."""
         workers.check(self.world, worker)
 
-    def counted_by(self, request: TaskRequest, now: float) -> ReplicaId | None:
+    def counted_by(self, request: TaskRequest, identity: str, now: float) -> ReplicaId | None:
         """Return the replica that is to count the prompt before Submit; None: none need, or can."""
-        return prompts.counted_by(self.world, request, now)
+        return prompts.counted_by(self.world, request, identity, now)
 
     def tokenized_by(self, model_ref: str, now: float) -> ReplicaId:
         """Return a replica that serves the model. Raises OrchError(UNKNOWN_ID, POOL_UNREADY)."""

@@ -35,7 +35,7 @@ def may_overflow(request: TaskRequest) -> bool:
     return most + request.max_tokens > request.ctx
 
 
-def counted_by(world: World, request: TaskRequest, now: float) -> ReplicaId | None:
+def counted_by(world: World, request: TaskRequest, identity: str, now: float) -> ReplicaId | None:
     """Return the replica that is to count the prompt; None: it need not, or cannot, be counted.
 
     Nothing is asked for a task that is known already or would be refused anyhow.
@@ -46,6 +46,7 @@ def counted_by(world: World, request: TaskRequest, now: float) -> ReplicaId | No
     if len(request.prompt.encode()) > MAX_TEXT_BYTES:
         return None
     try:
+        world.throttle.check(identity, request, None, now)
         admitted = admission.admit(world, request, None, now)
     except OrchError:
         return None  # Submit says it

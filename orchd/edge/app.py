@@ -36,6 +36,7 @@ from orchd.core.events import (
 )
 from orchd.core.front import Front, Limits
 from orchd.core.pool import PoolSpec
+from orchd.core.throttle import Rates
 from orchd.core.watchdog import Watchdog
 from orchd.edge.links import Link
 from orchd.edge.relay import Stream
@@ -73,7 +74,7 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        limits = Limits(queued_bytes=settings.queued_prompts_mb << 20)
+        limits = _limits(settings)
         self.front = Front([_spec(pool) for pool in settings.pools], limits)
         self.tally = Tally(self.front)
         self.tokenizers = Tokenizers(self.front, settings)
@@ -319,6 +320,16 @@ class App:
             elif stream.readers and not stream.done and now - stream.silent_since >= heartbeat_s:
                 stream.heartbeat()
                 stream.silent_since = now
+
+
+def _limits(settings: Settings) -> Limits:
+    throttle = settings.throttle
+    rates = Rates(
+        requests_per_s=throttle.requests_per_s,
+        burst=throttle.burst,
+        tokens_per_min=throttle.tokens_per_min,
+    )
+    return Limits(rates=rates, queued_bytes=settings.queued_prompts_mb << 20)
 
 
 def _spec(pool: Pool) -> PoolSpec:
