@@ -178,7 +178,7 @@ class Crowd:
     ends: Counter[str] = field(factory=Counter)
     batch_after: int = 16
     _now: float = 0.0
-    _waiting: int = 0
+    _heard: float = -AGE_S
     _starts: Counter[str] = field(factory=Counter)
     _promised: dict[ids.TaskId, tuple[int, int]] = field(factory=dict)
     """Of a waiting batch task: starts of its pool at admission, and the most that it may see."""
@@ -189,14 +189,11 @@ class Crowd:
         names = [f"p{number}" for number in range(self.pools)]
         front = Front([_spec(name, 64, 64, MODEL + name) for name in names])
         dice = random.Random(self.seed)  # noqa: S311  (a simulation)
-        heard, wave = -AGE_S, max(1, tasks // 48)
+        wave = max(1, tasks // 48)
         for number in range(tasks):
             # on the whole 1.2 times what the pools can do, in waves: queues fill up and drain
             self._now += dice.expovariate(self.pools * (350.0 if number // wave % 3 == 0 else 60.0))
-            if self._now - heard >= AGE_S:
-                heard = self._now
-                for name in names:
-                    self._look(front.handle(_seen(name, number, MODEL + name), heard))
+            self._hear(front, names)
             self._end_due(front)
             name = dice.choice(names)
             priority = Priority.BATCH if dice.random() < 0.3 else Priority.INTERACTIVE
@@ -209,24 +206,33 @@ class Crowd:
                 self._look(front.handle(event, self._now))
         while self._running:
             self._now = max(self._now, self._running[0][0])
+            self._hear(front, names)
             self._end_due(front)
         if self.admitted != sum(self.ends.values()) or self._promised:
             raise RuntimeError(f"{self.admitted} were admitted, and ended: {dict(self.ends)}")
         return self
+
+    def _hear(self, front: Front, names: list[str]) -> None:
+        """Let every replica be heard of, if it is time."""
+        if self._now - self._heard < AGE_S:
+            return
+        self._heard = self._now
+        for name in names:
+            self._look(front.handle(_seen(name, round(self._now), MODEL + name), self._now))
 
     def _submit(self, front: Front, request: TaskRequest, name: str) -> None:
         queue = front.world.pools[ids.PoolId(name)].queue
         before = len(queue.classes[Priority.BATCH])
         starts = self._starts[name]
         effects = front.handle(Submit(request, b"", "c"), self._now)
-        if not any(isinstance(effect, Accepted) for effect in effects):
+        if any(isinstance(effect, Accepted) for effect in effects):
+            self.admitted += 1
+            if request.priority is Priority.BATCH:
+                bound = (self.batch_after + 1) * (before + 1)
+                self._promised[request.task_id] = starts, bound
+        else:
             self.refused += 1
-            return
-        self.admitted += 1
-        if request.priority is Priority.BATCH:
-            bound = (self.batch_after + 1) * (before + 1)
-            self._promised[request.task_id] = starts, bound
-        self._look(effects)
+        self._look(effects)  # also of one that was refused: what was due came with it
         self.most_waiting = max(self.most_waiting, self.admitted - sum(self.ends.values()))
 
     def _end_due(self, front: Front) -> None:
