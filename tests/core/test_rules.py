@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from orchd.core import invariants
+from orchd.core.budgets import Budget
 from orchd.core.events import (
     Accepted,
     Break,
@@ -18,6 +19,7 @@ from orchd.core.events import (
     Dispatch,
     DrainAll,
     Effect,
+    EndSession,
     Finish,
     Forget,
     Moved,
@@ -33,12 +35,13 @@ from orchd.wire.errors import Kind
 from orchd.wire.ids import ReplicaId, TaskId
 from orchd.wire.policy import FullPolicy
 from orchd.wire.shapes import Priority
-from tests.core.making import House, of, pool, request, snapshot, unready
+from tests.core.making import House, of, pool, request, session_id, snapshot, unready
 
 pytestmark = [pytest.mark.req("ORCH-3250", "ORCH-3971", "OC-CORE-1005", "ORCH-3010", "ORCH-3004")]
 
 REPLICAS = st.sampled_from(["demo:0", "demo:1", "big:0", "plain:0"])
 MODELS = {"plain:0": "mock:plain"}
+SESSIONS = st.integers(0, 3)
 TASKS = st.integers(0, 15)  # few, so that most events meet a task
 MEMORY = 2000
 DROPS = (Kind.DROPPED, Kind.SHED)
@@ -69,6 +72,10 @@ class AnyOrder(RuleBasedStateMachine):
             retain_max=5,
             queued_bytes=MEMORY,
             rates=Rates(requests_per_s=4.0, burst=12),
+            session_ttl_s=3,
+            session_turns=4,
+            sessions_idle_max=2,
+            budget=Budget(tokens=2500, time_ms=30_000),
         )  # fmt: skip
         self.said: dict[TaskId, list[type]] = defaultdict(list)
         self.alarm: float | None = None
@@ -94,6 +101,7 @@ class AnyOrder(RuleBasedStateMachine):
         model=st.sampled_from(["mock:lorem", "mock:lorem", "mock:plain"]),
         text=st.sampled_from([1, 900]),
         who=st.sampled_from(["me", "you"]),
+        session=SESSIONS,
     )
     def submit(
         self,
@@ -105,12 +113,13 @@ class AnyOrder(RuleBasedStateMachine):
         model: str,
         text: int,
         who: str,
+        session: int,
     ) -> None:
         pools = self.house.front.world.pools.values()
         batch = {pool.spec.pool_id: list(pool.queue.classes[Priority.BATCH]) for pool in pools}
         asked = request(
             number, priority=priority, max_tokens=tokens, deadline_ms=deadline_ms, ctx=ctx,
-            model_ref=model, prompt="x" * text,
+            model_ref=model, prompt="x" * text, session_id=session_id(session),
         )  # fmt: skip
         effects = self.house.send(Submit(asked, repr(asked).encode(), "c", who))
         self.told(effects)
@@ -138,7 +147,8 @@ class AnyOrder(RuleBasedStateMachine):
         """Tasks until the places are taken."""
         for priority in priorities:
             self.crowded += 1
-            self.submit(100 + self.crowded, priority, 100, 60_000, ctx, model, 300, who)
+            number = 100 + self.crowded
+            self.submit(number, priority, 100, 60_000, ctx, model, 300, who, number)
 
     @rule(seconds=st.sampled_from([1, 3, 5]), tokens=st.sampled_from([0, 0, 7]))
     def live_on(self, seconds: int, tokens: int) -> None:
@@ -156,6 +166,10 @@ class AnyOrder(RuleBasedStateMachine):
     def finish_first(self, replica: str) -> None:
         for task_id in list(self.house.front.world.replica(ReplicaId(replica)).leases)[:1]:
             self.finish(int(task_id[-12:]), 9)
+
+    @rule(session=SESSIONS)
+    def end_session(self, session: int) -> None:
+        self.told(self.house.send(EndSession(session_id(session))))
 
     @rule(number=TASKS, tokens=st.integers(0, 50))
     def cancel(self, number: int, tokens: int) -> None:
