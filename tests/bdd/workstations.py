@@ -31,8 +31,7 @@ ctx = 8192
 ONE_EACH: Final = "queue = { interactive = 1, batch = 1 }"
 WORKSTATIONS: Final = {
     # Two unlike GPUs. A pool over both of them; three whose queues hold one task a class, one for
-    # each policy; two that serve one model; one to be drained and reloaded; one whose engine dies
-    # under every task.
+    # each policy; two that serve one model; one whose engine dies under every task.
     "shared": SIMULATED
     + pool("both", replicas="[[0], [1]]")
     + pool("narrow", more=ONE_EACH)
@@ -40,16 +39,6 @@ WORKSTATIONS: Final = {
     + pool("shed", replicas="[[1]]", more=f'{ONE_EACH}\nfull_policy = "shed-low-priority"')
     + pool("large", model="pair")
     + pool("small", model="pair", replicas="[[1]]")
-    + pool("spare", engine='faults = { refuse_model = "mock:spoiled" }')
     + pool("frail", replicas="[[1]]", engine="faults = { die_after_tokens = 5 }"),
-    # a token, and sessions that are soon forgotten
-    "guarded": f'auth_token = "{TOKEN}"\nsessions.ttl_ms = 200\n{SIMULATED}' + pool("both"),
-    "metered": """
-[sessions]
-max_turns = 3
-budget = { tokens = 200, time_ms = 60_000, cost = 1.0 }
-"""
-    + SIMULATED
-    + pool("small", more="price = { tokens_in = 1.0, tokens_out = 5.0 }"),
-    "throttled": f"throttle = {{ requests_per_s = 0.1, burst = 2 }}\n{SIMULATED}" + pool("both"),
+    "guarded": f'auth_token = "{TOKEN}"\n{SIMULATED}' + pool("both"),
 }

@@ -78,7 +78,7 @@ Feature: Placement overrides
       | placement.mode         | pin         |
       | placement.mode         | prefer      |
       | placement.pin_pool_id  | small       |
-      | placement.avoid_pools  | ["unknown"] |
+      | placement.mode         | somewhere   |
 
   Scenario: What would become of a task is explained, and nothing happens
     When Ada asks what would become of "a thought" for the model "pair"

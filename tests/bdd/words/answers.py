@@ -28,12 +28,6 @@ def asks_with(story: Story, method: str, path: str, datatable: Table) -> None:
     story.ask(method, path, headers={name: story.filled(value) for name, value in datatable})
 
 
-@when(phrase('somebody sends {method:Method} "{path:Name}" with the header "{header:Name}"'))
-def sends_with(story: Story, method: str, path: str, header: str, docstring: str) -> None:
-    name, _, value = header.partition(": ")
-    story.ask(method, path, story.filled(docstring).encode(), {name: value})
-
-
 @then(phrase("the answer is {status:Count}"))
 def answer_is(story: Story, status: int) -> None:
     assert story.answer.status == status, story.answer
@@ -66,11 +60,6 @@ def come_back(story: Story) -> None:
     assert wait_ms > 0
     assert int(story.answer.headers["x-backoff-ms"]) == wait_ms
     assert int(story.answer.headers["retry-after"]) == math.ceil(wait_ms / 1000)
-
-
-@then(phrase('"{path:Name}" of the answer is kept as "{name:Name}"'))
-def kept_of_body(story: Story, path: str, name: str) -> None:
-    story.names[name] = story.answer.json[path]
 
 
 @then(phrase('the header "{header:Name}" is kept as "{name:Name}"'))

@@ -32,37 +32,6 @@ def comes_back(story: Story, pool: str) -> None:
     story.wait(f"{pool} is ready", lambda: story.pool(pool)["ready"])
 
 
-@then(phrase('pool "{pool:Name}" becomes draining'))
-def becomes_draining(story: Story, pool: str) -> None:
-    story.wait(f"{pool} is draining", lambda: story.pool(pool)["draining"])
-
-
-@then(phrase('pool "{pool:Name}" serves the model "{model:Name}"'))
-def serves(story: Story, pool: str, model: str) -> None:
-    def fact() -> bool:
-        health = story.pool(pool)
-        same = {replica["snapshot"]["model_ref"] for replica in health["replicas"]} == {model}
-        return health["ready"] and same and "reloading" not in health
-
-    story.wait(f"{pool} serves {model}", fact)
-
-
-@then(phrase('pool "{pool:Name}" tells what went wrong'))
-def tells(story: Story, pool: str) -> None:
-    def fact() -> bool:
-        health = story.pool(pool)
-        return "last_error" in health and "reloading" not in health
-
-    story.breaking = pool
-    story.wait(f"{pool} has a last error", fact)
-
-
-@then(phrase("the session of {agent:Agent} is forgotten"))
-def forgotten(story: Story, agent: str) -> None:
-    path = f"/v1/sessions/{story.session(agent)}"
-    story.wait(f"{agent}'s session is over", lambda: story.ask("GET", path).status == 404)
-
-
 @then(phrase('pool "{pool:Name}" says'))
 def pool_says(story: Story, pool: str, datatable: Table) -> None:
     check(story.pool(pool), datatable, story)

@@ -48,13 +48,6 @@ def submits_for(
     story.submit(agent, task, model, pairs(story, datatable))
 
 
-@when(phrase('{agent:Agent} submits "{task:Name}" for the reference "{reference:Name}"'))
-def submits_by_reference(
-    story: Story, agent: str, task: str, reference: str, datatable: Table | None = None
-) -> None:
-    story.submit(agent, task, "", {"model_ref": reference, **pairs(story, datatable)})
-
-
 @when(phrase('{agent:Agent} asks what would become of "{task:Name}" for the model "{model:Name}"'))
 def explained(story: Story, agent: str, task: str, model: str) -> None:
     story.bodies[task] = story.body(agent, model, {})
