@@ -31,14 +31,17 @@ ctx = 8192
 ONE_EACH: Final = "queue = { interactive = 1, batch = 1 }"
 WORKSTATIONS: Final = {
     # Two unlike GPUs. A pool over both of them; three whose queues hold one task a class, one for
-    # each policy; two that serve one model; one whose engine dies under every task.
+    # each policy.
     "shared": SIMULATED
     + pool("both", replicas="[[0], [1]]")
     + pool("narrow", more=ONE_EACH)
     + pool("lru", more=f'{ONE_EACH}\nfull_policy = "drop-lru"')
-    + pool("shed", replicas="[[1]]", more=f'{ONE_EACH}\nfull_policy = "shed-low-priority"')
+    + pool("shed", replicas="[[1]]", more=f'{ONE_EACH}\nfull_policy = "shed-low-priority"'),
+    # Two pools that serve one model; one over both GPUs; one whose engine dies under every task.
+    "varied": SIMULATED
     + pool("large", model="pair")
     + pool("small", model="pair", replicas="[[1]]")
+    + pool("both", replicas="[[0], [1]]")
     + pool("frail", replicas="[[1]]", engine="faults = { die_after_tokens = 5 }"),
     "guarded": f'auth_token = "{TOKEN}"\n{SIMULATED}' + pool("both"),
 }

@@ -1,8 +1,9 @@
+@slow
 Feature: Failures
   An engine that dies breaks the stream of its task, says so, and comes back by itself.
 
   Background:
-    Given the workstation "shared"
+    Given the workstation "varied"
     And the engine of pool "frail" dies under every task
 
   Scenario: An engine that dies under a task

@@ -1,8 +1,9 @@
+@slow
 Feature: Placement overrides
   A client may say where its task is to run; what cannot be is refused, with the reason.
 
   Background:
-    Given the workstation "shared"
+    Given the workstation "varied"
 
   Scenario: Without a wish the GPU with more free memory takes it
     Given Ada has submitted "free" for the model "pair"
@@ -26,7 +27,7 @@ Feature: Placement overrides
   Scenario: A pool that does not fit cannot be pinned
     When Ada submits "impossible" for the model "pair"
       | placement.mode        | pin    |
-      | placement.pin_pool_id | narrow |
+      | placement.pin_pool_id | frail |
     Then the answer is 503 POOL_UNAVAILABLE
     And the answer says
       | message | holds pinned_pool_infeasible |
@@ -39,13 +40,13 @@ Feature: Placement overrides
       | pool_id | small |
     When Ada submits "fallback" for the model "pair"
       | placement.mode         | prefer     |
-      | placement.prefer_pools | ["narrow"] |
+      | placement.prefer_pools | ["frail"] |
     Then the answer is 202
     And the status of "fallback" says
       | decision.fallback_used | true |
     When Ada submits "no fallback" for the model "pair"
       | placement.mode           | prefer     |
-      | placement.prefer_pools   | ["narrow"] |
+      | placement.prefer_pools   | ["frail"] |
       | placement.allow_fallback | false      |
     Then the answer is 503 POOL_UNAVAILABLE
     And the answer says
