@@ -37,11 +37,13 @@ WORKSTATIONS: Final = {
     + pool("narrow", more=ONE_EACH)
     + pool("lru", more=f'{ONE_EACH}\nfull_policy = "drop-lru"')
     + pool("shed", replicas="[[1]]", more=f'{ONE_EACH}\nfull_policy = "shed-low-priority"'),
-    # Two pools that serve one model; one over both GPUs; one whose engine dies under every task.
+    # Two pools that serve one model; one over both GPUs; one to be drained and reloaded; one whose
+    # engine dies under every task.
     "varied": SIMULATED
     + pool("large", model="pair")
     + pool("small", model="pair", replicas="[[1]]")
     + pool("both", replicas="[[0], [1]]")
+    + pool("spare", engine='faults = { refuse_model = "mock:spoiled" }')
     + pool("frail", replicas="[[1]]", engine="faults = { die_after_tokens = 5 }"),
     "guarded": f'auth_token = "{TOKEN}"\n{SIMULATED}' + pool("both"),
 }
