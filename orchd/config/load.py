@@ -109,14 +109,15 @@ class _Loading:
         self.faults += [self._placed(fault, lines) for fault in wrong]
         if self.faults:
             raise ConfigError(self.faults)
-        same: dict[str, Any] = {key.name: getattr(file, key.name) for key in attrs.fields(Common)}
-        same["pools"] = tuple(_with_replicas(pool) for pool in file.pools)
+        names = (each.name for each in attrs.fields(Common) if each.name != "pools")
+        as_it_is: dict[str, Any] = {name: getattr(file, name) for name in names}
         return Settings(
             state_dir=state_dir.absolute(),
             run_dir=run_dir.absolute(),
             auth_token=token,
             source=self.path,
-            **same,
+            **as_it_is,
+            pools=tuple(_with_replicas(pool) for pool in file.pools),
         )
 
     def _run_dir(self, file: File) -> Path:

@@ -7,14 +7,13 @@ import stat
 import tempfile
 from pathlib import Path
 
-import attrs
 import pytest
 
 from orchd.config import load as loading
 from orchd.config.faults import ConfigError
 from orchd.config.folders import make_private
 from orchd.config.load import default_file, load
-from orchd.config.schema import Backend, Common, Devices, File, Mode, Settings, SimulatedDevice
+from orchd.config.schema import Backend, Devices, Mode, Settings, SimulatedDevice
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, ReplicaId, Text
 from orchd.wire.policy import FullPolicy
@@ -85,15 +84,6 @@ def test_the_shape_of_the_issue(write):
     assert settings.pool(PoolId("demo")) is pool
     with pytest.raises(KeyError):
         settings.pool(PoolId("other"))
-
-
-def test_no_key_is_lost_between_the_file_and_what_is_in_force(monkeypatch):
-    keys = [key.name for key in attrs.fields(Common) if key.name != "pools"]
-    marked = {name: object() for name in keys}
-    monkeypatch.setattr(loading.codec, "structure", lambda _cls, _raw: File(**marked))
-    monkeypatch.setattr(loading.checks, "check", lambda *_, **__: [])
-    settings = load(environ={"ORCHD_RUN_DIR": "/x", "ORCHD_STATE_DIR": "/x"})
-    assert {name: getattr(settings, name) for name in keys} == marked
 
 
 def test_devices_is_short_for_one_replica(write):
