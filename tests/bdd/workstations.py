@@ -45,5 +45,13 @@ WORKSTATIONS: Final = {
     + pool("both", replicas="[[0], [1]]")
     + pool("spare", engine='faults = { refuse_model = "mock:spoiled" }')
     + pool("frail", replicas="[[1]]", engine="faults = { die_after_tokens = 5 }"),
-    "guarded": f'auth_token = "{TOKEN}"\n{SIMULATED}' + pool("both"),
+    # a token, and sessions that are soon forgotten
+    "guarded": f'auth_token = "{TOKEN}"\nsessions.ttl_ms = 200\n{SIMULATED}' + pool("both"),
+    "metered": """
+[sessions]
+max_turns = 3
+budget = { tokens = 200, time_ms = 60_000, cost = 1.0 }
+"""
+    + SIMULATED
+    + pool("small", more="price = { tokens_in = 1.0, tokens_out = 5.0 }"),
 }

@@ -6,6 +6,7 @@ WORDS: Final = (
     "tests.bdd.words.answers",
     "tests.bdd.words.operators",
     "tests.bdd.words.places",
+    "tests.bdd.words.sessions",
     "tests.bdd.words.streams",
     "tests.bdd.words.tasks",
 )
