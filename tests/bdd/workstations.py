@@ -55,4 +55,5 @@ budget = { tokens = 200, time_ms = 60_000, cost = 1.0 }
 """
     + SIMULATED
     + pool("small", more="price = { tokens_in = 1.0, tokens_out = 5.0 }"),
+    "throttled": f"throttle = {{ requests_per_s = 0.1, burst = 2 }}\n{SIMULATED}" + pool("both"),
 }
