@@ -109,15 +109,14 @@ class _Loading:
         self.faults += [self._placed(fault, lines) for fault in wrong]
         if self.faults:
             raise ConfigError(self.faults)
-        names = (each.name for each in attrs.fields(Common) if each.name != "pools")
-        as_it_is: dict[str, Any] = {name: getattr(file, name) for name in names}
+        common = {each.name: getattr(file, each.name) for each in attrs.fields(Common)}
+        common["pools"] = tuple(_with_replicas(pool) for pool in file.pools)
         return Settings(
             state_dir=state_dir.absolute(),
             run_dir=run_dir.absolute(),
             auth_token=token,
             source=self.path,
-            **as_it_is,
-            pools=tuple(_with_replicas(pool) for pool in file.pools),
+            **common,
         )
 
     def _run_dir(self, file: File) -> Path:

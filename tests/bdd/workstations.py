@@ -38,13 +38,14 @@ WORKSTATIONS: Final = {
     + pool("lru", more=f'{ONE_EACH}\nfull_policy = "drop-lru"')
     + pool("shed", replicas="[[1]]", more=f'{ONE_EACH}\nfull_policy = "shed-low-priority"'),
     # Two pools that serve one model; one over both GPUs; one to be drained and reloaded; one whose
-    # engine dies under every task.
+    # engine dies under every task, one whose engine falls silent.
     "varied": SIMULATED
     + pool("large", model="pair")
     + pool("small", model="pair", replicas="[[1]]")
     + pool("both", replicas="[[0], [1]]")
     + pool("spare", engine='faults = { refuse_model = "mock:spoiled" }')
-    + pool("frail", replicas="[[1]]", engine="faults = { die_after_tokens = 5 }"),
+    + pool("frail", replicas="[[1]]", engine="faults = { die_after_tokens = 5 }")
+    + pool("stuck", engine="faults = { hang_after_tokens = 3 }", more="watchdog.idle_ms = 1000"),
     # a token, and sessions that are soon forgotten
     "guarded": f'auth_token = "{TOKEN}"\nsessions.ttl_ms = 200\n{SIMULATED}' + pool("both"),
     "metered": """
@@ -54,4 +55,5 @@ budget = { tokens = 200, time_ms = 60_000, cost = 1.0 }
 """
     + SIMULATED
     + pool("small", more="price = { tokens_in = 1.0, tokens_out = 5.0 }"),
+    "throttled": f"throttle = {{ requests_per_s = 0.1, burst = 2 }}\n{SIMULATED}" + pool("both"),
 }
