@@ -11,6 +11,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from orchd.core.models import ModelCard
 from orchd.wire import link
 from orchd.wire.errors import OrchError
 from orchd.wire.ids import ReplicaId, TaskId
@@ -107,6 +108,13 @@ class Tick:
 
 
 @frozen
+class CatalogChanged:
+    """The catalog is as these cards say from now on; tasks that were admitted go on."""
+
+    cards: tuple[ModelCard, ...]
+
+
+@frozen
 class DrainAll:
     """The daemon stops: nothing new is admitted, what was admitted goes on."""
 
@@ -121,6 +129,7 @@ Event = (
     | JobFailed
     | JobFreed
     | Tick
+    | CatalogChanged
     | DrainAll
 )
 

@@ -11,11 +11,12 @@ from typing import assert_never
 
 from attrs import evolve
 
-from orchd.core import admission, notes, prompts, runs, views, workers
+from orchd.core import admission, models, notes, prompts, runs, views, workers
 from orchd.core.events import (
     Accepted,
     Cancel,
     CancelJob,
+    CatalogChanged,
     DrainAll,
     Effect,
     Event,
@@ -78,6 +79,8 @@ class Front:
                 effects += self._lost(event, now)
             case Progress() | JobEnded() | JobFailed() | JobFreed():
                 effects += self._job(event, now)
+            case CatalogChanged(cards):
+                self.world.models = models.Models(cards)
             case DrainAll():
                 effects += self._drain()
             case Tick():
@@ -100,11 +103,14 @@ class Front:
                     "orchd is stopping",
                     retry_after_ms=round(world.limits.unready_retry_s * 1000),
                 )
+            request = models.resolved(world, request, now)
             admitted = admission.admit(world, request, event.prompt_tokens, now)
         except OrchError as error:
             engine = request.engine if request.engine in world.engines else "other"
             world.tally.rejected(engine, error.kind, error.fields.policy_label)
             return [Refused(error), notes.rejected(request, event.correlation_id, error)]
+        if request is not event.request:
+            event = evolve(event, request=request)
         return self._enqueue(event, admitted, now)
 
     def _enqueue(self, event: Submit, admitted: admission.Admission, now: float) -> list[Effect]:
@@ -327,6 +333,10 @@ class Front:
     def tokenized_by(self, model_ref: str, now: float) -> ReplicaId:
         """Return a replica that serves the model. Raises OrchError(UNKNOWN_ID, POOL_UNREADY)."""
         return prompts.tokenized_by(self.world, model_ref, now)
+
+    def engine_of(self, model_id: str) -> str | None:
+        """Return the engine that serves a model of the catalog; None: no pool does."""
+        return models.engine_of(self.world, model_id)
 
     def counters(self) -> dict[str, dict[tuple[str, ...], float]]:
         """Return metric name -> label values (in the contract's order) -> count."""

@@ -11,6 +11,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from orchd.core.models import Models
 from orchd.core.pool import Pool, PoolSpec, Replica
 from orchd.core.tally import Tally
 from orchd.core.task import Task
@@ -68,6 +69,7 @@ class World:
         self.retained_tokens = 0
         self.timers: Timers[tuple[TimerKind, str]] = Timers()
         self.tally = Tally()
+        self.models = Models()
         self.draining = False
         self.admitted = 0
         self.snapshot_version = 0

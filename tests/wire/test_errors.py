@@ -9,8 +9,8 @@ import pytest
 from orchd.wire import codec, errors
 from orchd.wire.errors import TABLE, Envelope, Kind, OrchError
 
-# contract.md, Errors, and the statuses under POST /v1/tasks. The four that this issue has no
-# cause for yet come with drop-lru, the catalog and artifacts.
+# contract.md, Errors, and the statuses under POST /v1/tasks. The one that has no cause
+# yet comes with drop-lru.
 STATUS_OF_CODE = {
     "INVALID_PARAMS": {400, 404, 405, 408, 409, 413, 415, 431},
     "DEADLINE_UNMET": {400},
@@ -20,12 +20,14 @@ STATUS_OF_CODE = {
     "ADMISSION_REJECT": {429},
     "POOL_UNREADY": {503},
     "POOL_UNAVAILABLE": {503},
-    "REPLICA_EXHAUSTED": {503},
+    "MODEL_DEPRECATED": {400},
+    "UNTRUSTED_ARTIFACT": {400},
+    "REPLICA_EXHAUSTED": {503, 507},
     "DECODE_TIMEOUT": {500},
     "WORKER_RESET": {500},
     "INTERNAL": {500},
 }
-LATER = {"QUEUE_FULL_DROP_LRU", "MODEL_DEPRECATED", "UNTRUSTED_ARTIFACT"}
+LATER = {"QUEUE_FULL_DROP_LRU"}
 CODES = {
     *("ADMISSION_REJECT", "QUEUE_FULL_DROP_LRU", "INVALID_PARAMS", "POOL_UNREADY"),
     *("POOL_UNAVAILABLE", "REPLICA_EXHAUSTED", "DECODE_TIMEOUT", "WORKER_RESET", "INTERNAL"),

@@ -37,6 +37,8 @@ ROWS: Final = (
         },
         kinds=(
             Kind.DEADLINE_UNMET,
+            Kind.MODEL_DEPRECATED,
+            Kind.UNTRUSTED_ARTIFACT,
             Kind.TASK_ID_REUSED,
             Kind.UNSUPPORTED_MEDIA,
             Kind.QUEUE_FULL,
