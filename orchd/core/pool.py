@@ -12,9 +12,11 @@ from attrs import define, field, frozen
 from orchd.core import predict
 from orchd.core.placement import ReplicaFacts
 from orchd.core.queue import PoolQueue
-from orchd.core.task import Life, Task
+from orchd.core.task import LEAVING, Life, Task
+from orchd.core.watchdog import Watchdog
 from orchd.wire.errors import Kind
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
+from orchd.wire.policy import FullPolicy
 from orchd.wire.snapshot import FRESH_S, Cause, Snapshot
 
 
@@ -39,6 +41,10 @@ class PoolSpec:
     """All that the model's place is called: for the catalog, which may have it in another form."""
     model_digest: str | None = None
     """`sha256:<hex>` that the model's file must have, where that is configured."""
+    full_policy: FullPolicy = FullPolicy.REJECT
+    batch_after: int = 16
+    """Interactive starts after which the oldest batch task is next."""
+    watchdog: Watchdog = Watchdog()
 
 
 @define(kw_only=True, eq=False)
@@ -132,7 +138,7 @@ class Replica:
 
     def free_in_s(self, task: Task, now: float) -> float:
         """Return seconds until the slot of a running task is free. Above 0."""
-        if task.life is Life.RELEASING:
+        if task.life in LEAVING:
             return predict.RELEASE_S
         rate = self.rate()
         if task.life is Life.STARTING:
@@ -177,7 +183,12 @@ class Pool:
     """When its waiting tasks were last told their numbers."""
 
     def __attrs_post_init__(self) -> None:
-        self.queue = PoolQueue(self.spec.queue_interactive, self.spec.queue_batch)
+        self.queue = PoolQueue(
+            self.spec.queue_interactive,
+            self.spec.queue_batch,
+            shared=self.spec.full_policy is not FullPolicy.REJECT,
+            batch_after=self.spec.batch_after,
+        )
         ids = sorted(self.spec.replica_ids)
         self.replicas = {replica_id: Replica(replica_id=replica_id) for replica_id in ids}
 

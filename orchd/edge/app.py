@@ -35,8 +35,9 @@ from orchd.core.events import (
     Tick,
     WakeAt,
 )
-from orchd.core.front import Front
+from orchd.core.front import Front, Limits
 from orchd.core.pool import PoolSpec
+from orchd.core.watchdog import Watchdog
 from orchd.edge.artifacts import Registry
 from orchd.edge.catalog import Catalog
 from orchd.edge.disk import Disk
@@ -76,7 +77,8 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.front = Front([_spec(pool, str(settings.base)) for pool in settings.pools])
+        limits = Limits(queued_bytes=settings.queued_prompts_mb << 20)
+        self.front = Front([_spec(pool, str(settings.base)) for pool in settings.pools], limits)
         self.tally = Tally(self.front)
         self.tokenizers = Tokenizers(self.front, settings)
         self.disk = Disk(settings.state_dir)
@@ -315,7 +317,8 @@ class App:
             await trio.sleep(PULSE_S)
             now = trio.current_time()
             for stream in list(self._running.values()):
-                if stream.tokens != stream.told:
+                # a job that a slow reader holds back is not stuck
+                if stream.tokens != stream.told or stream.held:
                     stream.told = stream.tokens
                     self.handle(Progress(stream.task_id, stream.tokens))
             if now >= next_metrics:
@@ -348,6 +351,14 @@ def _spec(pool: Pool, base: str) -> PoolSpec:
         replica_ids=pool.replica_ids,
         queue_interactive=pool.queue.interactive,
         queue_batch=pool.queue.batch,
+        batch_after=pool.queue.batch_after,
+        full_policy=pool.full_policy,
+        watchdog=Watchdog(
+            first_token_s=pool.watchdog.first_token_ms / 1000,
+            idle_s=pool.watchdog.idle_ms / 1000,
+            wall_s=pool.watchdog.wall_ms / 1000,
+            enforce_deadline=pool.watchdog.enforce_deadline,
+        ),
         sampler_profile_version=pool.engine.sampler_profile_version,
         model_names=(pool.model.ref,) if path is None else (pool.model.ref, f"file:{path}"),
         model_digest=pool.model.digest,
