@@ -10,7 +10,7 @@ from orchd.core.events import CatalogChanged, Dispatch
 from orchd.core.models import ModelCard
 from orchd.wire.errors import Kind
 from orchd.wire.ids import PoolId
-from tests.core.making import GONE, House, only, pool, snapshot, uid
+from tests.core.making import GONE, House, only, pool, request, snapshot, uid
 
 DIGEST = "sha256:" + "ab" * 32
 OTHER = "sha256:" + "cd" * 32
@@ -36,6 +36,16 @@ def test_an_id_and_a_digest_lead_to_the_pool_of_the_model(name: str) -> None:
     assert only(effects, Dispatch).request.model_ref == "mock:lorem"
     assert it.front.task_status(uid(1), it.now).model_ref == "mock:lorem"
     assert it.front.tokenized_by(name, it.now) == "demo:0"
+
+
+def test_an_explanation_knows_the_catalog_too() -> None:
+    it = house(card())
+    told = it.front.explain(request(model_ref="lorem"), it.now)
+    assert (told.outcome, told.replica_id, told.refusal) == ("assigned", "demo:0", None)
+    it.send(CatalogChanged((card(closes_at=it.now),)))
+    refusal = it.front.explain(request(model_ref="lorem"), it.now).refusal
+    assert refusal is not None
+    assert "Retired" in refusal.message
 
 
 def test_the_same_task_is_the_same_whatever_became_of_its_model() -> None:
