@@ -59,10 +59,11 @@ class Models:
 
     def of(self, spec: PoolSpec) -> Iterator[ModelCard]:
         """Yield the cards of what a pool serves: by its digest where one is configured."""
-        if spec.model_digest is not None:
-            yield from self._by_digest.get(spec.model_digest, ())
+        names, digest = _what(spec)
+        if digest is not None:
+            yield from self._by_digest.get(digest, ())
         else:
-            for name in spec.model_names:
+            for name in names:
                 yield from self._by_source.get(name, ())
 
     def closed(self, spec: PoolSpec, now: float) -> bool:
@@ -128,12 +129,23 @@ def _served(models: Models, card: ModelCard, pools: Iterable[Pool]) -> str | Non
         spec = pool.spec
         if any(each.digest == card.digest for each in models.of(spec)):
             return spec.model_ref
-        if spec.model_digest is not None and card.source in spec.model_names:
+        names, digest = _what(spec)
+        if digest is not None and card.source in names:
             contradicted = contradicted or spec
     if contradicted is None:
         return None
     why = f"pool {contradicted.pool_id} has it with digest {contradicted.model_digest}"
     raise _untrusted(card.model_id, f"{why}, and the catalog says {card.digest}")
+
+
+def _what(spec: PoolSpec) -> tuple[tuple[str, ...], str | None]:
+    """Return what a pool's model is called, and its digest where that is configured.
+
+    A pool that was reloaded with another model has that model's reference, and no digest.
+    """
+    if spec.model_ref in spec.model_names:
+        return spec.model_names, spec.model_digest
+    return (spec.model_ref,), None
 
 
 def _deprecated(model_ref: str) -> OrchError:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from orchd.core.events import CatalogChanged, Dispatch
-from orchd.core.models import ModelCard
+from orchd.core.models import ModelCard, Models
 from orchd.wire.errors import Kind
 from orchd.wire.ids import PoolId
 from tests.core.making import GONE, House, only, pool, request, snapshot, uid
@@ -161,6 +162,14 @@ def test_a_model_whose_file_has_another_digest_is_refused_before_it_is_queued() 
     it.admit(3)  # whoever names the pool's own model asked for no digest
     it.send(CatalogChanged((card(untrusted="no"), card("good"))))
     it.admit(4, model_ref=DIGEST)
+
+
+def test_a_pool_that_was_reloaded_serves_another_model_of_the_catalog() -> None:
+    """Neither the names nor the digest of its configuration are of the model that it has now."""
+    models = Models((card(), card("other", source="file:/other", digest=OTHER)))
+    spec = pool(model_names=("mock:lorem",), model_digest=DIGEST)
+    assert [each.model_id for each in models.of(spec)] == ["lorem"]
+    assert [each.model_id for each in models.of(evolve(spec, model_ref="file:/other"))] == ["other"]
 
 
 @pytest.mark.req("ORCH-3097")
