@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from orchd.core import models, predict, reach, runs, wishes
+from orchd.core import models, predict, reach, runs, turns, wishes
 from orchd.core.admission import why_unready
 from orchd.core.pool import Pool, Replica
 from orchd.core.queue import Backlog
@@ -80,7 +80,7 @@ def metrics_frame(world: World, task_id: TaskId, now: float) -> MetricsFrame:
         ended_at = now if task.ended_at is None else task.ended_at
         chance = float(ended_at <= task.deadline_at)
     rate = replica.snapshot.tokens_per_s if replica and replica.snapshot else None
-    return MetricsFrame(
+    frame = MetricsFrame(
         queue_depth=Count(len(pool.queue)),
         on_time_probability=chance,
         kv_warmth=task.kv_warm,
@@ -89,6 +89,7 @@ def metrics_frame(world: World, task_id: TaskId, now: float) -> MetricsFrame:
         replica_id=task.replica_id,
         tokens_per_s=rate,
     )
+    return turns.shown(frame, task)
 
 
 def _outlook(world: World, task: Task, now: float) -> tuple[Count | None, Count | None]:
@@ -285,5 +286,6 @@ def gauges(world: World, now: float) -> dict[str, Values]:
         "gpu_utilization": utilization,
         "vram_used_bytes": vram,
         "model_state": models.states(world.models, now),
+        "sessions_active": {(): len(world.sessions.known)},
         "placement_candidates_considered": {(): world.tally.candidates_considered},
     }

@@ -34,6 +34,8 @@ class Kind(enum.StrEnum):
     MODEL_DEPRECATED = "model_deprecated"
     UNTRUSTED_ARTIFACT = "untrusted_artifact"
     STORE_FULL = "store_full"
+    SESSION_OVER = "session_over"
+    BUDGET_SHORT = "budget_short"
     DEADLINE_UNMET = "deadline_unmet"
     MISSING_TOKEN = "missing_token"
     BAD_TOKEN = "bad_token"
@@ -137,6 +139,13 @@ TABLE: dict[Kind, Row] = {
     Kind.STORE_FULL: Row(
         "REPLICA_EXHAUSTED", 507, _TEMPFAIL, False, "operator",
         "Delete what is not needed any more, or raise the bound in the configuration.",
+    ),
+    Kind.SESSION_OVER: Row(
+        "INVALID_PARAMS", 409, _TEMPFAIL, True, "client",
+        "Send it again to begin a new session of this id, with no turns and nothing in its cache.",
+    ),
+    Kind.BUDGET_SHORT: _bad(
+        400, "Ask for fewer tokens, wait for tasks of the session to end, or begin a new session."
     ),
     Kind.DEADLINE_UNMET: Row(
         "DEADLINE_UNMET", 400, _TEMPFAIL, True, "client", "Allow a later deadline_ms or ask later."
