@@ -21,12 +21,13 @@ from attrs import define, field, frozen
 from orchd.wire.sse import Decoder, Event
 from tests.lab.machine import Machine
 from tests.lab.rootfs import Suite
-from tests.lab.venv import REPOSITORY, project_layer
+from tests.lab.venv import PREFIX, REPOSITORY, project_layer
 
 T = TypeVar("T")
 FRONT = Path("/run/orchd/orchd.sock")
 CONFIG = "/etc/orchd/orchd.toml"
 TOKEN_FILE = "/etc/credstore/orchd.auth_token"
+GENERATOR = Path("/usr/lib/systemd/system-generators/orchd-generator")
 PORT = 8484
 ANSWER_S = 20.0  # eight suites on two cores
 READY_S = 30.0
@@ -95,6 +96,11 @@ def installed(suite: Suite, layer: Path) -> list[Path]:
             target = layer / place / source.name
             target.write_bytes(source.read_bytes())
             target.chmod(0o644)
+    program = (REPOSITORY / "packaging/orchd-generator").read_text()
+    generator = layer / GENERATOR.relative_to("/")
+    generator.parent.mkdir()
+    generator.write_text(program.replace("/usr/bin/python ", f"{PREFIX}/bin/python ", 1))
+    generator.chmod(0o755)
     return layers
 
 
@@ -136,6 +142,12 @@ class House:
     def configure(self, *parts: str) -> None:
         """Write the configuration file."""
         self.machine.put(CONFIG, "\n".join(parts))
+
+    def apply(self, *parts: str) -> None:
+        """Change the configuration and apply it, as specs/12-systemd.md says."""
+        self.configure(*parts)
+        self.machine.systemctl("daemon-reload")
+        self.machine.systemctl("start", "orchd.target")
 
     def drop_in(self, unit: str, text: str) -> None:
         """Add to a unit, as `systemctl edit` would."""

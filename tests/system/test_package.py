@@ -68,6 +68,8 @@ def test_the_package_holds_what_belongs_into_it(package: Path) -> None:
     others = {
         "etc/orchd/orchd.toml",
         "usr/lib/sysusers.d/orchd.conf",
+        "usr/lib/systemd/system-generators/orchd-generator",
+        "usr/lib/systemd/user-generators/orchd-generator",
         "usr/lib/tmpfiles.d/orchd.conf",
         "usr/share/orchd/config.schema.json",
         "usr/share/orchd/openapi/control.yaml",
@@ -111,7 +113,8 @@ def test_the_packaged_suite_serves_as_the_readme_says(packaged: House) -> None:
     assert packaged.ask("GET", "/health", tcp=True).json["version"] == orchd.__version__
     packaged.configure(SIMULATED, mock_pool())
     machine.run("HOME=/nonexistent orchctl config check", user="nobody")
+    machine.systemctl("daemon-reload")
     machine.systemctl("restart", "orchd.service")
-    machine.systemctl("enable", "--now", "poolmgr@demo:0.service")
+    machine.systemctl("start", "orchd.target")
     packaged.wait_ready()
     assert names_of(packaged.complete(task())) == ["started", "token", "end"]

@@ -16,7 +16,7 @@ from poolmgr.core import life
 from poolmgr.edge import child, engine, preload
 from tests.lab.needs import MACHINE, require
 from tests.lab.rootfs import Suite, run_in_layer
-from tests.lab.venv import REPOSITORY, project_layer
+from tests.lab.venv import PREFIX, REPOSITORY, project_layer
 
 pytest_plugins = ("tests.lab.fixtures",)
 
@@ -127,6 +127,44 @@ VERIFY = """
 cd /usr/lib/systemd/system
 SYSTEMD_LOG_TARGET=console systemd-analyze --man=no verify "$@" 2>&1
 """
+
+
+GENERATE = f"""
+{PREFIX}/bin/python -c '
+from pathlib import Path
+from orchd.generator.program import Places, generate
+Path("/run/poolmgr").mkdir()
+Path("/run/poolmgr/gone:0.sock").touch()
+generate(Places(Path("/etc/orchd.toml"), Path("/run")), Path("/etc/systemd/system"))
+' || exit
+"""
+POOL = """
+[[pools]]
+id = "my-pool"
+engine = { id = "llamacpp" }
+model = { ref = "file:/home/a da/50%/x=y;z/m.gguf" }
+replicas = [[0, 1]]
+ctx = 8192
+limits = { memory_mb = 9000, cpu_percent = 350 }
+read_paths = ["/home/ärger/[x]", "/srv/$HOME/*"]
+"""
+
+
+@pytest.mark.req("SYSD-13", "SYSD-18")
+@pytest.mark.system
+@pytest.mark.slow
+def test_systemd_has_nothing_to_say_of_what_the_generator_writes(
+    with_units: tuple[list[Path], Path],
+) -> None:
+    layers, scratch = with_units
+    names = [f"poolmgr@.{kind}:poolmgr@my-pool:0_1.{kind}" for kind in ("service", "socket")]
+    names.append("/etc/systemd/system/orchd-removed.service")
+    script = f"cat > /etc/orchd.toml <<'END'\n{POOL}END\n{GENERATE}"
+    cat = "cat '/etc/systemd/system/poolmgr@my-pool:0_1.service.d/50-orchd.conf'\n"
+    said = run_in_layer(layers, scratch, ["sh", "-c", script + cat + VERIFY, "sh", *names])
+    unit, _, verified = said.partition('BindReadOnlyPaths="-/home/ärger/[x]"\n')
+    assert "MemoryMax=9000M" in unit
+    assert verified == ""
 
 
 @pytest.mark.system
