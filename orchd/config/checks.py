@@ -29,8 +29,9 @@ from orchd.config.schema import (
 from orchd.wire import ids
 from orchd.wire.codec import Fault
 from orchd.wire.errors import TABLE, Kind
+from orchd.wire.results import MAX_NUMBERS
 
-_MOCK_ONLY: Final = ("tokens_per_s", "first_token_ms", "vram_mb", "faults")
+_MOCK_ONLY: Final = ("tokens_per_s", "first_token_ms", "embedding_dim", "vram_mb", "faults")
 _FIXED: Final = ("channel_cap", "microbatch_ms", "narration_period_ms")
 """Keys of the contract that have one value yet: what has no effect is not accepted."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -58,6 +59,7 @@ def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
         yield from _engine(pool.engine, f"{path}.engine")
         yield from _replicas(file, pool, path)
         yield from _limits(pool, path)
+        yield from _workloads(pool, path)
         yield from _provisioning(pool, f"{path}.provisioning")
         yield from _model(pool, f"{path}.model")
         yield from _sockets(pool, path, run_dir)
@@ -158,6 +160,20 @@ def _limits(pool: Pool, path: str) -> Iterator[Fault]:
         yield Fault(
             f"{path}.max_tokens_out", f"must be at most ctx ({pool.ctx}), not {pool.max_tokens_out}"
         )
+
+
+def _workloads(pool: Pool, path: str) -> Iterator[Fault]:
+    named = pool.workloads
+    if not named or len(set(named)) < len(named):
+        yield Fault(f"{path}.workloads", "must name each workload once, and at least one")
+    elif pool.engine.id == LLAMACPP and len(named) > 1:
+        yield Fault(
+            f"{path}.workloads",
+            f"must be one workload for llamacpp, not {', '.join(named)}: llama-server is started "
+            "for completions, for embeddings or for reranking; make a pool for each",
+        )
+    if pool.engine.id == MOCK and pool.engine.embedding_dim > MAX_NUMBERS:
+        yield Fault(f"{path}.engine.embedding_dim", f"must be at most {MAX_NUMBERS}")
 
 
 def _provisioning(pool: Pool, path: str) -> Iterator[Fault]:

@@ -25,6 +25,7 @@ from orchd.wire.ids import (
     ReplicaId,
     Text,
 )
+from orchd.wire.shapes import Workload
 
 DEFAULT_BIND: Final = "127.0.0.1:8484"
 MOCK: Final = EngineId("mock")
@@ -125,6 +126,8 @@ class Engine:
     """mock: pace of one slot; 0 is as fast as possible."""
     first_token_ms: NonNegative = NonNegative(0.0)
     """mock: milliseconds before the first token."""
+    embedding_dim: Positive = Positive(64)
+    """mock: numbers of the vector of a text."""
     vram_mb: Count = Count(1024)
     """mock: MiB of VRAM that the model is said to need."""
     faults: Faults = Faults()
@@ -179,6 +182,9 @@ class Pool:
     """One device mask each: [[0], [1]] is two replicas, [[0, 1]] one over two GPUs."""
     devices: DeviceMask | None = None
     """Short for one replica: devices = [0] is replicas = [[0]]. None once loaded."""
+    workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
+    """What tasks may ask of it: completion, embedding, rerank. llamacpp: one of them, for which the
+    engine is started."""
     ctx: Positive
     """Tokens of context that one slot has."""
     slots: Positive = Positive(1)

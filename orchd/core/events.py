@@ -14,6 +14,7 @@ from attrs import frozen
 from orchd.wire import link
 from orchd.wire.errors import OrchError
 from orchd.wire.ids import ReplicaId, TaskId
+from orchd.wire.results import Ready
 from orchd.wire.shapes import Ended, Started, TaskAccepted, TaskRequest
 from orchd.wire.snapshot import Cause, Snapshot
 
@@ -36,7 +37,9 @@ class Submit:
     identity: str = ""
     """Who asked, for the log. Never a secret."""
     prompt_tokens: int | None = None
-    """The exact length of the prompt, where it is known before admission."""
+    """The exact length of the prompt, where it is known before admission; of several inputs that of
+    the longest, which is number `longest`."""
+    longest: int = 0
 
 
 @frozen
@@ -82,6 +85,8 @@ class JobEnded:
 
     task_id: TaskId
     end: link.End
+    result: Ready | None = None
+    """What came in RESULT before it."""
 
 
 @frozen

@@ -100,7 +100,7 @@ class Front:
                     "orchd is stopping",
                     retry_after_ms=round(world.limits.unready_retry_s * 1000),
                 )
-            admitted = admission.admit(world, request, event.prompt_tokens, now)
+            admitted = admission.admit(world, request, event.prompt_tokens, now, event.longest)
         except OrchError as error:
             engine = request.engine if request.engine in world.engines else "other"
             world.tally.rejected(engine, error.kind, error.fields.policy_label)
@@ -189,8 +189,8 @@ class Front:
         match event:
             case Progress(_, tokens_out):
                 return runs.progress(world, task, tokens_out, now)
-            case JobEnded(_, end):
-                effects = runs.end(world, task, end, now)
+            case JobEnded(_, end, result):
+                effects = runs.end(world, task, end, result, now)
             case JobFailed(_, fail):
                 effects = runs.fail(world, task, fail, now)
             case JobFreed(_, tokens_out):
@@ -321,7 +321,7 @@ class Front:
         workers.check(self.world, worker)
 
     def counted_by(self, request: TaskRequest, now: float) -> ReplicaId | None:
-        """Return the replica that is to count the prompt before Submit; None: none need, or can."""
+        """Return the replica that is to count the texts before Submit; None: none need, or can."""
         return prompts.counted_by(self.world, request, now)
 
     def tokenized_by(self, model_ref: str, now: float) -> ReplicaId:

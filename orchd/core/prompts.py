@@ -1,49 +1,29 @@
-"""Which prompts must be counted before they are admitted, and which replica is asked for that.
+"""Which replica counts the texts of a task before it is admitted, or a client's text.
 
 Pure questions to the state; the edge asks the replica (edge/tokens.py), and admission.py refuses a
-prompt that is too long.
+text that is too long. Which texts are counted is workloads.py's.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
-from orchd.core import admission
+from orchd.core import admission, workloads
 from orchd.core.pool import Replica
 from orchd.core.world import World
 from orchd.wire.control import MAX_TEXT_BYTES
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import ReplicaId
-from orchd.wire.shapes import TaskRequest, Workload
-
-ADDED_TOKENS: Final = 3
-"""What a tokenizer adds to a text: a token of the beginning, one of the end, and the space that
-SentencePiece puts before the first word."""
-
-
-def may_overflow(request: TaskRequest) -> bool:
-    """Return whether the prompt could be too long for `max_tokens` to fit into `ctx` behind it.
-
-    Each token of a text stands for at least one of its bytes: byte-level BPE and SentencePiece have
-    256 tokens for single bytes as their smallest. A special token that is written in the text
-    (`<s>`) is one token for several bytes. A normaliser that makes a text longer could break this;
-    the engine refuses what is too long even so, in the stream.
-    """
-    if request.workload is not Workload.COMPLETION or request.prompt is None:
-        return False
-    most = len(request.prompt.encode()) + ADDED_TOKENS
-    return most + request.max_tokens > request.ctx
+from orchd.wire.shapes import TaskRequest
 
 
 def counted_by(world: World, request: TaskRequest, now: float) -> ReplicaId | None:
-    """Return the replica that is to count the prompt; None: it need not, or cannot, be counted.
+    """Return the replica that is to count the texts; None: they need not, or cannot, be counted.
 
     Nothing is asked for a task that is known already or would be refused anyhow.
     """
-    if not may_overflow(request) or request.task_id in world.tasks or world.draining:
+    if request.task_id in world.tasks or world.draining:
         return None
-    assert request.prompt is not None
-    if len(request.prompt.encode()) > MAX_TEXT_BYTES:
+    texts = workloads.to_count(request)
+    if not texts or any(len(part.encode()) > MAX_TEXT_BYTES for t in texts for part in t.parts):
         return None
     try:
         admitted = admission.admit(world, request, None, now)

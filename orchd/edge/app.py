@@ -96,10 +96,11 @@ class App:
         digest: bytes,
         correlation_id: str,
         identity: str,
-        prompt_tokens: int | None,
+        counted: tuple[int, int] | None,
     ) -> TaskAccepted:
-        """Admit a task. Raises OrchError when it is refused."""
-        answer = self.handle(Submit(request, digest, correlation_id, identity, prompt_tokens))
+        """Admit a task; `counted` is what Tokenizers.count told. Raises OrchError: refused."""
+        tokens, longest = counted or (None, 0)
+        answer = self.handle(Submit(request, digest, correlation_id, identity, tokens, longest))
         assert answer is not None, "core answers every Submit"
         return answer.accepted
 

@@ -31,6 +31,7 @@ from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.wire import link as wire
 from orchd.wire.errors import TABLE, Kind, OrchError
 from orchd.wire.ids import JobNo, Positive, ReplicaId, TaskId
+from orchd.wire.results import MAX_RESULT_BYTES, Ready
 from orchd.wire.shapes import TaskRequest
 from orchd.wire.snapshot import FRESH_S, HEARTBEAT_S, Cause, Snapshot
 
@@ -57,6 +58,8 @@ class Link:
         self._pipe: Pipe | None = None
         self._acks: list[bytes] = []
         self._jobs: dict[int, Stream] = {}
+        self._results: dict[int, bytearray] = {}
+        """What has come of a job's result: its END completes it."""
         self._numbers: dict[TaskId, JobNo] = {}
         self._cancelled: dict[int, float] = {}
         self._last_job = 0
@@ -162,6 +165,7 @@ class Link:
         self._pipe = None
         self._acks.clear()
         self._jobs.clear()
+        self._results.clear()
         self._numbers.clear()
         self._cancelled.clear()
 
@@ -231,7 +235,12 @@ class Link:
                     version=welcome.version,
                 )
             case wire.Type.END:
-                self._gone(number, lambda t: JobEnded(t, wire.body(wire.End, body)))
+                ended = wire.body(wire.End, body)
+                result = self._results.pop(number, None)
+                ready = Ready(bytes(result)) if result is not None else None
+                self._gone(number, lambda t: JobEnded(t, ended, ready))
+            case wire.Type.RESULT:
+                self._result(number, body)
             case wire.Type.FAIL:
                 self._gone(number, lambda t: JobFailed(t, wire.body(wire.Fail, body)))
             case wire.Type.FREED:
@@ -239,9 +248,18 @@ class Link:
             case _:
                 raise OrchError(Kind.ENGINE_PROTOCOL, f"it sent a message of type {kind}")
 
+    def _result(self, number: JobNo, body: bytes) -> None:
+        """Keep a piece of a result. Raises OrchError(ENGINE_PROTOCOL) past its bound."""
+        if number in self._jobs:
+            kept = self._results.setdefault(number, bytearray())
+            kept += body
+            if len(kept) > MAX_RESULT_BYTES:
+                raise OrchError(Kind.ENGINE_PROTOCOL, f"a result has over {MAX_RESULT_BYTES} bytes")
+
     def _gone(self, number: JobNo, event: Callable[[TaskId], Event]) -> None:
         """A job's last message: forget the job, tell core, acknowledge."""
         stream = self._jobs.pop(number, None)
+        self._results.pop(number, None)
         self._cancelled.pop(number, None)
         if stream is None:
             return  # END and CANCEL crossed; FREED comes for a job that is over

@@ -81,10 +81,8 @@ class Routes:
         digest = hashlib.sha256(codec.dumps(task)).digest()
         # the one wait, and before the task exists: whoever sends it again meanwhile waits too, and
         # the first to come back is admitted
-        prompt_tokens = await self.app.tokenizers.count(task, trio.current_time())
-        accepted = self.app.submit(
-            task, digest, request.correlation_id, asked.identity, prompt_tokens
-        )
+        counted = await self.app.tokenizers.count(task, trio.current_time())
+        accepted = self.app.submit(task, digest, request.correlation_id, asked.identity, counted)
         return json_response(accepted, 202)
 
     async def _tokenize(self, asked: Asked) -> Answer:

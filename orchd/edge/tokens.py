@@ -10,6 +10,7 @@ from typing import Final
 import trio
 
 from orchd.config.schema import Settings
+from orchd.core import workloads
 from orchd.core.front import Front
 from orchd.kit import log
 from orchd.kit.client import Client, PeerError, Target
@@ -20,7 +21,7 @@ from orchd.wire.ids import ReplicaId, parse_replica_id
 from orchd.wire.shapes import TaskRequest
 
 COUNT_S: Final = 2.0
-"""For the count of a prompt: so much later is a task admitted when its pool does not answer."""
+"""For the count of a task's texts: so much later is it admitted when its pool does not answer."""
 TELL_S: Final = 10.0
 """For a client that asks: longer than a poolmgr takes to give up (poolmgr.edge.engine, 5 s)."""
 AT_ONCE: Final = 8
@@ -44,25 +45,35 @@ class Tokenizers:
         for client in self._clients.values():
             client.close()
 
-    async def count(self, request: TaskRequest, now: float) -> int | None:
-        """Return the exact tokens of a task's prompt; None where they cannot matter, and does not
-        wait then, or where they are not to be had within 2 s."""
+    async def count(self, request: TaskRequest, now: float) -> tuple[int, int] | None:
+        """Return the exact tokens of a task's longest text, and which of its inputs that is.
+
+        None where they cannot matter, and does not wait then, or where they are not to be had
+        within 2 s.
+        """
         replica = self._front.counted_by(request, now)
         if replica is None:
             return None
-        assert request.prompt is not None
+        texts = workloads.to_count(request)
+        parts = dict.fromkeys(part for text in texts for part in text.parts)  # a query once
         try:
-            asked = PoolTokenize(text=request.prompt, tokens=False)
-            return codec.loads(Tokens, await self._ask(replica, asked, COUNT_S)).count
-        except (OrchError, codec.ShapeError) as exc:
+            with trio.fail_after(COUNT_S):
+                counts = {part: await self._tokens(replica, part) for part in parts}
+            return max((sum(counts[part] for part in t.parts), t.index) for t in texts)
+        except (OrchError, codec.ShapeError, trio.TooSlowError) as exc:
+            why = str(exc) or f"no answer within {COUNT_S:g} s"
             log.event(
                 "prompt_not_counted",
-                f"The prompt of task {request.task_id} is left for its engine to count: {exc}.",
+                f"The prompt of task {request.task_id} is left for its engine to count: {why}.",
                 level="warning",
                 job_id=request.task_id,
                 replica_id=replica,
             )
             return None
+
+    async def _tokens(self, replica: ReplicaId, text: str) -> int:
+        asked = PoolTokenize(text=text, tokens=False)
+        return codec.loads(Tokens, await self._ask(replica, asked, COUNT_S)).count
 
     async def tell(self, request: TokenizeRequest, now: float) -> bytes:
         """Return the body of the answer. Raises OrchError.

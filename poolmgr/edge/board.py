@@ -47,6 +47,8 @@ class Board:
         """Those of the mask, as last read."""
         self.props: Props | None = None
         self.proof = GpuProof.PENDING
+        self.embedding_dim: int | None = None
+        """What the self-test saw."""
         self.engine_pid: int | None = None
         self.ram_bytes = 0
         self.kv_ratio: float | None = None
@@ -92,7 +94,8 @@ class Board:
             model_ref=pool.model.ref,
             model_digest=(props.model_digest if props else None) or pool.model.digest,
             gpu_proof=self.proof,
-            workloads=self._adapter.workloads,
+            workloads=pool.workloads,
+            embedding_dim=self.embedding_dim,  # type: ignore[arg-type]
             strict=slots.total == 1 or not self._adapter.strict_needs_single_slot,
             ctx_max=pool.ctx,
             slots_total=Positive(slots.total),

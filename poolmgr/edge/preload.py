@@ -225,7 +225,9 @@ class Preload:
         check_identity(self._pool, props)
         self._board.props = props
         self._board.proof = await self._proof(engine)
-        await engine.one_token()
+        for workload in self._pool.workloads:
+            dimension = await engine.try_out(workload)
+            self._board.embedding_dim = dimension or self._board.embedding_dim
 
     async def _proof(self, engine: Engine) -> GpuProof:
         """Where the engine runs. Raises CPU_FALLBACK, GPU_MISMATCH, NOT_ATTESTED."""

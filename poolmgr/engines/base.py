@@ -15,7 +15,6 @@ from attrs import frozen
 
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
-from orchd.wire.shapes import Workload
 from poolmgr.dialects.exchange import (
     Broken,
     Call,
@@ -71,11 +70,6 @@ class Adapter(Protocol):
     @property
     def engine_id(self) -> EngineId:
         """The `engine.id` of configuration."""
-        ...
-
-    @property
-    def workloads(self) -> tuple[Workload, ...]:
-        """What `submit` takes."""
         ...
 
     @property

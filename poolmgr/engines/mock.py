@@ -40,6 +40,7 @@ class Mock(LlamaServer):
             "--slots", str(pool.slots),
             "--tokens-per-s", f"{engine.tokens_per_s:g}",
             "--first-token-ms", f"{engine.first_token_ms:g}",
+            "--embedding-dim", str(engine.embedding_dim),
             *_faults(engine.faults),
         ]  # fmt: skip
         return Launch(argv=(*argv, *engine.args), env=gpu_environment(device_uuids))

@@ -19,6 +19,8 @@ class Options:
     tokens_per_s: float = 50.0
     """Of one slot; 0: as fast as possible."""
     first_token_ms: float = 0.0
+    embedding_dim: int = 64
+    """Numbers of a vector."""
     load_ms: float = 0.0
     refuse_load: bool = False
     die_after_tokens: int | None = None
@@ -46,6 +48,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--ctx", type=_positive, default=8192, metavar="N", help="tokens of context of a slot")
     add("--tokens-per-s", type=_number, default=50.0, metavar="R", help="0: as fast as possible")
     add("--first-token-ms", type=_number, default=0.0, metavar="MS")
+    add("--embedding-dim", type=_positive, default=64, metavar="N", help="numbers of a vector")
     add("--load-ms", type=_number, default=0.0, metavar="MS", help="answer 503 for so long")
     faults = parser.add_argument_group("faults (token counts are of one job)")
     add = faults.add_argument

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from orchd.core.events import DrainAll
-from orchd.core.prompts import ADDED_TOKENS, may_overflow
+from orchd.core.workloads import ADDED_TOKENS, to_count
 from orchd.wire.control import MAX_TEXT_BYTES
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.shapes import Workload
 from tests.core.making import House, pool, request, snapshot
 
 ROOM = 1000 - 100  # ctx and max_tokens of making.request
@@ -30,11 +29,10 @@ LONG = "x" * (MOST + 1)
         ({"prompt": "", "max_tokens": 1000 - ADDED_TOKENS}, False),
         ({"prompt": "", "max_tokens": 1001 - ADDED_TOKENS}, True),
         ({"prompt": None}, False),
-        ({"prompt": LONG, "workload": Workload.EMBEDDING}, False),
     ],
 )
 def test_a_prompt_may_overflow_from_its_bytes_on(more: dict[str, Any], asked: bool) -> None:
-    assert may_overflow(request(**more)) is asked
+    assert bool(to_count(request(**more))) is asked
 
 
 def counted_by(house: House, number: int = 1, **more: Any) -> str | None:

@@ -36,7 +36,6 @@ class Lines:
     """The adapter. Has the methods of engines.base.Adapter."""
 
     engine_id = EngineId("lines")
-    workloads = (Workload.COMPLETION,)
     sampler_profiles = ("v1",)
     strict_needs_single_slot = False
 
@@ -158,7 +157,7 @@ async def bench(folder: Path, script: Script, slots: int = 2) -> AsyncIterator[B
     listener = bind_unix(path)
     client = Client(Target.unix(path))
     async with trio.open_nursery() as nursery:
-        jobs = Jobs(Lines(), Slots(slots), changed)
+        jobs = Jobs(Lines(), Slots(slots), (Workload.COMPLETION,), changed)
         state = wire.encode_json(wire.Type.STATE, 0, STATE)
         side = Side(PoolId("p"), ReplicaId("p:0"), jobs, lambda: state, set())
         here = Bench(jobs, side, nursery)
