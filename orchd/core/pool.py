@@ -15,6 +15,7 @@ from orchd.core.queue import PoolQueue
 from orchd.core.task import Life, Task
 from orchd.wire.errors import Kind
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
+from orchd.wire.policy import FullPolicy
 from orchd.wire.snapshot import FRESH_S, Cause, Snapshot
 
 
@@ -35,6 +36,9 @@ class PoolSpec:
     """Tasks that may wait."""
     queue_batch: int
     sampler_profile_version: str
+    full_policy: FullPolicy = FullPolicy.REJECT
+    batch_after: int = 16
+    """Interactive starts after which the oldest batch task is next."""
 
 
 @define(kw_only=True, eq=False)
@@ -173,7 +177,12 @@ class Pool:
     """When its waiting tasks were last told their numbers."""
 
     def __attrs_post_init__(self) -> None:
-        self.queue = PoolQueue(self.spec.queue_interactive, self.spec.queue_batch)
+        self.queue = PoolQueue(
+            self.spec.queue_interactive,
+            self.spec.queue_batch,
+            shared=self.spec.full_policy is not FullPolicy.REJECT,
+            batch_after=self.spec.batch_after,
+        )
         ids = sorted(self.spec.replica_ids)
         self.replicas = {replica_id: Replica(replica_id=replica_id) for replica_id in ids}
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.core import notes, predict
-from orchd.core.admission import placement_input
+from orchd.core import full, notes, predict, waiting
+from orchd.core.admission import place_free_ms, placement_input
 from orchd.core.events import Break, Dispatch, Effect, Finish, Forget, Histogram, Moved, Observe
 from orchd.core.placement import decide
 from orchd.core.pool import Pool, Replica
@@ -109,8 +109,7 @@ def _start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: flo
     assert replica.snapshot is not None
     replica.lease(task)
     task.take(Step.DISPATCH)
-    pool.queue.classes[task.request.priority].remove(task.task_id)
-    world.timers.drop(("deadline", task.task_id))
+    waiting.start(world, task)
     task.replica_id = replica_id
     task.engine_version = replica.snapshot.engine_version
     task.attempts += 1
@@ -234,8 +233,17 @@ def lost(world: World, replica: Replica, now: float) -> list[Effect]:
 
 def expire(world: World, task: Task, now: float) -> list[Effect]:
     """A waiting task's deadline passed."""
-    world.pools[task.pool_id].queue.classes[task.request.priority].remove(task.task_id)
+    waiting.leave(world, task)
     return _break(world, task, Step.EXPIRE, _too_late(task), now)
+
+
+def drop(world: World, task: Task, now: float) -> list[Effect]:
+    """A waiting task gives its place to another: its stream is told so [OC-CORE-1002]."""
+    pool = world.pools[task.pool_id]
+    error = full.dropped(pool, task, place_free_ms(pool, task.request.priority, now))
+    world.tally.rejected(task.request.engine, error.kind, error.fields.policy_label)
+    waiting.leave(world, task)
+    return [*_break(world, task, Step.DROP, error, now), *tell(world, pool, now)]
 
 
 def retire(world: World, task: Task, now: float) -> list[Effect]:
@@ -276,9 +284,7 @@ def _requeue(world: World, task: Task, replica: Replica, reason: str, now: float
     if now >= task.deadline_at:
         return _break(world, task, Step.FAIL, _too_late(task), now)
     task.take(Step.REQUEUE)
-    pool = world.pools[task.pool_id]
-    pool.queue.classes[task.request.priority].push_head(task.task_id, task.expected)
-    world.timers.set(("deadline", task.task_id), task.deadline_at)
+    waiting.enter_again(world, task)
     effects: list[Effect] = [notes.requeued(task, replica, reason)]
     task.replica_id, task.dispatched_at, task.told = None, None, None
     return effects

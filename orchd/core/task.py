@@ -51,6 +51,8 @@ class Step(enum.StrEnum):
     """Its slot is free after a cancel, however that came to be known."""
     EXPIRE = "expire"
     """Its deadline passed while it waited."""
+    DROP = "drop"
+    """It gave its place in a full queue to another."""
 
 
 TOKEN_BYTES: Final = 60  # of the frame of a token, on the average
@@ -63,6 +65,7 @@ TABLE: Final = MappingProxyType(
         (Life.QUEUED, Step.DISPATCH): Life.STARTING,
         (Life.QUEUED, Step.CANCEL): Life.CANCELED,
         (Life.QUEUED, Step.EXPIRE): Life.FAILED,
+        (Life.QUEUED, Step.DROP): Life.FAILED,
         (Life.STARTING, Step.TOKEN): Life.STREAMING,
         (Life.STARTING, Step.END): Life.ENDED,
         (Life.STARTING, Step.FAIL): Life.FAILED,
@@ -119,6 +122,16 @@ def expected_tokens(request: TaskRequest) -> int:
     return min(request.expected_tokens or request.max_tokens, request.max_tokens)
 
 
+def content_bytes(request: TaskRequest) -> int:
+    """Return the memory that prompt and inputs take. O(1) for a prompt of any length.
+
+    That is up to four times their bytes on the wire: a str of Python has 1, 2 or 4 for a character.
+    """
+    inputs = request.inputs or ()
+    texts = inputs if request.prompt is None else (request.prompt, *inputs)
+    return sum(text.__sizeof__() for text in texts) + inputs.__sizeof__()
+
+
 @define(kw_only=True, eq=False)
 class Task:
     """What the core keeps of one task. Times are of the clock of `now`, in seconds."""
@@ -134,6 +147,8 @@ class Task:
     admitted_at: float
     life: Life = Life.QUEUED
     expected: int = field(init=False)
+    content_bytes: int = field(init=False)
+    """Memory of its prompt or inputs."""
     replica_id: ReplicaId | None = None
     """Where it runs, or ran last."""
     engine_version: str = ""
@@ -159,6 +174,7 @@ class Task:
 
     def __attrs_post_init__(self) -> None:
         self.expected = expected_tokens(self.request)
+        self.content_bytes = content_bytes(self.request)
 
     @property
     def task_id(self) -> TaskId:

@@ -34,7 +34,7 @@ from orchd.core.events import (
     Tick,
     WakeAt,
 )
-from orchd.core.front import Front
+from orchd.core.front import Front, Limits
 from orchd.core.pool import PoolSpec
 from orchd.edge.links import Link
 from orchd.edge.relay import Stream
@@ -72,7 +72,8 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.front = Front([_spec(pool) for pool in settings.pools])
+        limits = Limits(queued_bytes=settings.queued_prompts_mb << 20)
+        self.front = Front([_spec(pool) for pool in settings.pools], limits)
         self.tally = Tally(self.front)
         self.tokenizers = Tokenizers(self.front, settings)
         self._streams: dict[TaskId, Stream] = {}
@@ -330,6 +331,8 @@ def _spec(pool: Pool) -> PoolSpec:
         replica_ids=pool.replica_ids,
         queue_interactive=pool.queue.interactive,
         queue_batch=pool.queue.batch,
+        batch_after=pool.queue.batch_after,
+        full_policy=pool.full_policy,
         sampler_profile_version=pool.engine.sampler_profile_version,
     )
 

@@ -14,7 +14,7 @@ class Mode(enum.StrEnum):
     """What the load generator does."""
 
     FIRST = "first"
-    """One stream at a time, each target in turn."""
+    """One stream at a time, the targets in turn."""
     STREAMS = "streams"
     """Streams that last; tokens and CPU over a window of time."""
     ADMISSIONS = "admissions"
@@ -57,8 +57,10 @@ class Order:
     window_s: float = 5.0
     tasks: int = 300
     """FIRST: for each target."""
-    gap_s: float = 0.002
-    """FIRST: silence between tasks."""
+    in_a_row: int = 1
+    """FIRST: tasks that a target is asked before it is the next one's turn."""
+    gap_s: float = 0.0
+    """FIRST: silence before each task."""
     windows: tuple[int, ...] = ()
     """ADMISSIONS: counts of tasks at which CPU time is read: begin, end, begin, end, ..."""
 
