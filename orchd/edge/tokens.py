@@ -58,7 +58,7 @@ class Tokenizers:
         parts = dict.fromkeys(part for text in texts for part in text.parts)  # a query once
         try:
             with trio.fail_after(COUNT_S):
-                counts = {part: await self._tokens(replica, part) for part in parts}
+                counts = await self._counts(replica, list(parts))
             return max((sum(counts[part] for part in t.parts), t.index) for t in texts)
         except (OrchError, codec.ShapeError, trio.TooSlowError) as exc:
             why = str(exc) or f"no answer within {COUNT_S:g} s"
@@ -71,9 +71,13 @@ class Tokenizers:
             )
             return None
 
-    async def _tokens(self, replica: ReplicaId, text: str) -> int:
-        asked = PoolTokenize(text=text, tokens=False)
-        return codec.loads(Tokens, await self._ask(replica, asked, COUNT_S)).count
+    async def _counts(self, replica: ReplicaId, texts: list[str]) -> dict[str, int]:
+        """Return how many tokens each text has; one is asked after the other."""
+        counts = {}
+        for text in texts:
+            asked = PoolTokenize(text=text, tokens=False)
+            counts[text] = codec.loads(Tokens, await self._ask(replica, asked, COUNT_S)).count
+        return counts
 
     async def tell(self, request: TokenizeRequest, now: float) -> bytes:
         """Return the body of the answer. Raises OrchError.

@@ -10,8 +10,7 @@ from __future__ import annotations
 import binascii
 import math
 import re
-import sys
-from array import array
+import struct
 from typing import Any, Final
 
 import orjson
@@ -144,14 +143,11 @@ def _embedded(found: list[tuple[int, Any]]) -> bytes:
 
 
 def _vector(text: object) -> list[float]:
-    numbers = array("f")
     try:
-        numbers.frombytes(binascii.a2b_base64(str(text), strict_mode=True))
-    except ValueError:
+        data = binascii.a2b_base64(str(text), strict_mode=True)
+        return list(struct.unpack(f"<{len(data) // 4}f", data))
+    except (ValueError, struct.error):
         raise _protocol("a vector that is no base64 of numbers") from None
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tolist()
 
 
 def _protocol(gave: str) -> OrchError:

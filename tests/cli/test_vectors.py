@@ -19,7 +19,7 @@ def serving(peer, result):
     engines = (*capabilities("mock:lorem").engines, both)
     found = Capabilities(api_version="1.0.0", engines=engines)
     peer.say("GET", "/v1/capabilities", json_response(found))
-    data = {"tokens_out": 0, "tokens_in": 5, "decode_time_ms": 7, "decode_ms": 7}
+    data: dict[str, object] = {"tokens_out": 0, "tokens_in": 5, "decode_time_ms": 7, "decode_ms": 7}
     data |= {"finish_reason": "stop", **result}
     peer.say("GET", "stream", stream(STARTED, sse.frame(2, "end", orjson.dumps(data))))
 
@@ -44,7 +44,8 @@ def test_rerank_prints_the_documents_by_their_scores(peer, orchctl):
     assert ran.out.splitlines()[1].startswith("-2\ta first")
     assert "\x1b" not in ran.out
     body = codec.loads(TaskRequest, peer.asked("/v1/tasks")[0].body)
-    assert (body.workload, body.inputs[0], len(body.inputs)) == ("rerank", "what?", 3)
+    documents = ("a\nfirst \x1b[31m", "second")
+    assert (body.workload, body.inputs) == ("rerank", ("what?", *documents))
 
 
 def test_json_prints_the_frames(peer, orchctl):

@@ -14,7 +14,7 @@ from tests.core.making import House, acts, ended, only, pool, request, snapshot,
 
 EMBEDDING, RERANK = Workload.EMBEDDING, Workload.RERANK
 RESULT = Ready(b'{"dimension":1,"embeddings":[[1.0]]}')
-ALL = {"workloads": tuple(Workload), "embedding_dim": 4096}
+ALL: dict[str, Any] = {"workloads": tuple(Workload), "embedding_dim": 4096}
 
 
 def vectors(**more: Any) -> House:
