@@ -154,6 +154,20 @@ class Queue:
 
 
 @frozen(kw_only=True)
+class Watchdog:
+    """When a running task is taken for stuck: it is stopped and its stream ends DECODE_TIMEOUT."""
+
+    first_token_ms: Positive = Positive(600_000)
+    """Milliseconds from its start to its first token: long enough to read a long prompt."""
+    idle_ms: Positive = Positive(60_000)
+    """Milliseconds from one token to the next."""
+    wall_ms: Positive = Positive(86_400_000)
+    """Milliseconds from its start to its end."""
+    enforce_deadline: bool = True
+    """Stop it when its deadline_ms passes; false lets it go on, late."""
+
+
+@frozen(kw_only=True)
 class Provisioning:
     """How the engine comes to run."""
 
@@ -189,6 +203,7 @@ class Pool:
     max_tokens_out: Positive | None = None
     """Most tokens that a task may ask for; without it, ctx."""
     queue: Queue = Queue()
+    watchdog: Watchdog = Watchdog()
     full_policy: FullPolicy = FullPolicy.REJECT
     """A task that finds no place: reject answers 429 with the time to wait. drop-lru drops the
     oldest waiting batch task for it; shed-low-priority drops the newest for an interactive one."""

@@ -174,6 +174,7 @@ class Front:
             assert task.dispatched_at is not None
             runs.count(world, task, event.tokens_out, now)
             task.decode_ms = round((now - task.dispatched_at) * 1000)
+            world.timers.drop(("watch", task.task_id))
             effects.append(CancelJob(task.task_id, task.replica_id))
         world.tally.canceled(task)
         effects += [Finish(task.task_id, runs.cancel_end(task)), notes.canceled(task)]
@@ -243,6 +244,8 @@ class Front:
                     effects += runs.expire(world, task, now)
                     pool = world.pools[task.pool_id]
                     effects += runs.fill(world, pool, now) + runs.tell(world, pool, now)
+                case ("watch", task_id):
+                    effects += runs.watch(world, world.tasks[TaskId(task_id)], now)
                 case ("fresh", replica_id):
                     effects += self._readiness(world.home[ReplicaId(replica_id)], now)
                 case ("moved", pool_id):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from orchd.core.events import Dispatch, Effect
 from orchd.core.front import Front
 from orchd.core.queue import Fifo, PoolQueue
-from orchd.core.task import FINAL, LEASED, Life
+from orchd.core.task import FINAL, LEASED, RUNNING, Life
 from orchd.core.world import World
 from orchd.wire.shapes import Priority
 
@@ -36,6 +36,8 @@ def check(front: Front, now: float | None = None) -> None:
                 assert world.tasks.get(task_id) is task, "a lease is of a known task"
                 assert task.life in LEASED, "a lease is of a running task"
                 assert task.replica_id == replica.replica_id, "a lease is on the task's replica"
+                watched = ("watch", task_id) in world.timers
+                assert watched == (task.life in RUNNING), "what runs, and only that, is watched"
     if now is not None:
         _check_idle(world, now)
     _check_places(world)

@@ -12,7 +12,8 @@ from attrs import define, field, frozen
 from orchd.core import predict
 from orchd.core.placement import ReplicaFacts
 from orchd.core.queue import PoolQueue
-from orchd.core.task import Life, Task
+from orchd.core.task import LEAVING, Life, Task
+from orchd.core.watchdog import Watchdog
 from orchd.wire.errors import Kind
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
 from orchd.wire.policy import FullPolicy
@@ -39,6 +40,7 @@ class PoolSpec:
     full_policy: FullPolicy = FullPolicy.REJECT
     batch_after: int = 16
     """Interactive starts after which the oldest batch task is next."""
+    watchdog: Watchdog = Watchdog()
 
 
 @define(kw_only=True, eq=False)
@@ -132,7 +134,7 @@ class Replica:
 
     def free_in_s(self, task: Task, now: float) -> float:
         """Return seconds until the slot of a running task is free. Above 0."""
-        if task.life is Life.RELEASING:
+        if task.life in LEAVING:
             return predict.RELEASE_S
         rate = self.rate()
         if task.life is Life.STARTING:

@@ -32,6 +32,8 @@ class Life(enum.StrEnum):
     """A token is out: it ends here or fails."""
     RELEASING = "releasing"
     """Canceled for the client; the replica has not said yet that its slot is free."""
+    STOPPING = "stopping"
+    """Stopped by a watchdog, which its client was told; the slot is not free yet."""
     ENDED = "ended"
     FAILED = "failed"
     CANCELED = "canceled"
@@ -48,16 +50,21 @@ class Step(enum.StrEnum):
     """Its replica was lost, or refused it, before a token."""
     CANCEL = "cancel"
     FREE = "free"
-    """Its slot is free after a cancel, however that came to be known."""
+    """Its slot is free after a cancel or a stop, however that came to be known."""
     EXPIRE = "expire"
     """Its deadline passed while it waited."""
+    STOP = "stop"
+    """A watchdog took it from its replica."""
     DROP = "drop"
     """It gave its place in a full queue to another."""
 
 
 TOKEN_BYTES: Final = 60  # of the frame of a token, on the average
 FINAL: Final = frozenset({Life.ENDED, Life.FAILED, Life.CANCELED})
-LEASED: Final = frozenset({Life.STARTING, Life.STREAMING, Life.RELEASING})
+RUNNING: Final = frozenset({Life.STARTING, Life.STREAMING})
+LEAVING: Final = frozenset({Life.RELEASING, Life.STOPPING})
+"""Over for the client, while the slot is not free yet."""
+LEASED: Final = RUNNING | LEAVING
 """States in which the task holds a slot."""
 
 TABLE: Final = MappingProxyType(
@@ -71,13 +78,18 @@ TABLE: Final = MappingProxyType(
         (Life.STARTING, Step.FAIL): Life.FAILED,
         (Life.STARTING, Step.REQUEUE): Life.QUEUED,
         (Life.STARTING, Step.CANCEL): Life.RELEASING,
+        (Life.STARTING, Step.STOP): Life.STOPPING,
         (Life.STREAMING, Step.TOKEN): Life.STREAMING,
         (Life.STREAMING, Step.END): Life.ENDED,
         (Life.STREAMING, Step.FAIL): Life.FAILED,
         (Life.STREAMING, Step.CANCEL): Life.RELEASING,
+        (Life.STREAMING, Step.STOP): Life.STOPPING,
         (Life.RELEASING, Step.TOKEN): Life.RELEASING,
         (Life.RELEASING, Step.CANCEL): Life.RELEASING,
         (Life.RELEASING, Step.FREE): Life.CANCELED,
+        (Life.STOPPING, Step.TOKEN): Life.STOPPING,
+        (Life.STOPPING, Step.CANCEL): Life.STOPPING,
+        (Life.STOPPING, Step.FREE): Life.FAILED,
         (Life.ENDED, Step.CANCEL): Life.ENDED,
         (Life.FAILED, Step.CANCEL): Life.FAILED,
         (Life.CANCELED, Step.CANCEL): Life.CANCELED,
@@ -89,6 +101,7 @@ _PUBLIC: Final = {
     Life.STARTING: TaskState.RUNNING,
     Life.STREAMING: TaskState.RUNNING,
     Life.RELEASING: TaskState.CANCELED,
+    Life.STOPPING: TaskState.FAILED,
     Life.ENDED: TaskState.ENDED,
     Life.FAILED: TaskState.FAILED,
     Life.CANCELED: TaskState.CANCELED,

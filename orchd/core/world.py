@@ -18,7 +18,7 @@ from orchd.core.timers import Timers
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
 
-TimerKind = Literal["deadline", "fresh", "moved", "retain"]
+TimerKind = Literal["deadline", "fresh", "moved", "retain", "watch"]
 
 
 @frozen(kw_only=True)

@@ -36,6 +36,7 @@ from orchd.core.events import (
 )
 from orchd.core.front import Front, Limits
 from orchd.core.pool import PoolSpec
+from orchd.core.watchdog import Watchdog
 from orchd.edge.links import Link
 from orchd.edge.relay import Stream
 from orchd.edge.scrape import Tally
@@ -299,7 +300,8 @@ class App:
             await trio.sleep(PULSE_S)
             now = trio.current_time()
             for stream in list(self._running.values()):
-                if stream.tokens != stream.told:
+                # a job that a slow reader holds back is not stuck
+                if stream.tokens != stream.told or stream.held:
                     stream.told = stream.tokens
                     self.handle(Progress(stream.task_id, stream.tokens))
             if now >= next_metrics:
@@ -333,6 +335,12 @@ def _spec(pool: Pool) -> PoolSpec:
         queue_batch=pool.queue.batch,
         batch_after=pool.queue.batch_after,
         full_policy=pool.full_policy,
+        watchdog=Watchdog(
+            first_token_s=pool.watchdog.first_token_ms / 1000,
+            idle_s=pool.watchdog.idle_ms / 1000,
+            wall_s=pool.watchdog.wall_ms / 1000,
+            enforce_deadline=pool.watchdog.enforce_deadline,
+        ),
         sampler_profile_version=pool.engine.sampler_profile_version,
     )
 

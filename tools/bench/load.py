@@ -250,10 +250,35 @@ def first_tokens(order: Order) -> Answer:
                 samples.append(first * 1e3)
     return Answer(
         samples=tuple(
-            Samples(name=target.name, first_ms=tuple(samples))
+            Samples(name=target.name, ms=tuple(samples))
             for target, samples in zip(order.targets, taken, strict=True)
         )
     )
+
+
+def answers(order: Order) -> Answer:
+    """Post tasks on one connection, each when the one before it was accepted."""
+    (target,) = order.targets
+    took: list[float] = []
+    with proc.connect(target.address) as sock:
+        for _ in range(order.tasks):
+            began = time.perf_counter()
+            sock.sendall(requests.post_task(requests.task_id(), order.max_tokens))
+            wrong = _accepted(sock)
+            if wrong is not None:
+                return wrong
+            took.append((time.perf_counter() - began) * 1e3)
+    return Answer(samples=(Samples(name=target.name, ms=tuple(took)),))
+
+
+def _accepted(sock: socket.socket) -> Answer | None:
+    """Wait for a 202; return what came instead of it."""
+    answer = b""
+    while requests.answer_size(answer) is None:
+        answer += _recv(sock.recv)
+    if answer.startswith(b"HTTP/1.1 202"):
+        return None
+    return Answer(refused=1, refusal=answer[:400].decode(errors="replace"))
 
 
 def _first_token(target: Target, sock: socket.socket, max_tokens: int) -> float | Answer:
@@ -263,11 +288,9 @@ def _first_token(target: Target, sock: socket.socket, max_tokens: int) -> float 
     if target.api is Api.TASKS:
         task = requests.task_id()
         sock.sendall(requests.post_task(task, max_tokens))
-        answer = b""
-        while requests.answer_size(answer) is None:
-            answer += _recv(sock.recv)
-        if not answer.startswith(b"HTTP/1.1 202"):
-            return Answer(refused=1, refusal=answer[:400].decode(errors="replace"))
+        wrong = _accepted(sock)
+        if wrong is not None:
+            return wrong
         sock.sendall(requests.get_stream(task))
     else:
         sock.sendall(requests.post_completion(max_tokens))
@@ -290,7 +313,13 @@ def _recv(recv: Callable[[int], bytes]) -> bytes:
 def main() -> None:
     """Carry out the order in argv."""
     order = codec.loads(Order, sys.argv[1].encode())
-    answer = first_tokens(order) if order.mode is Mode.FIRST else Load(order).run()
+    match order.mode:
+        case Mode.FIRST:
+            answer = first_tokens(order)
+        case Mode.ANSWERS:
+            answer = answers(order)
+        case _:
+            answer = Load(order).run()
     print(codec.dumps(answer).decode())
 
 

@@ -15,6 +15,8 @@ class Mode(enum.StrEnum):
 
     FIRST = "first"
     """One stream at a time, the targets in turn."""
+    ANSWERS = "answers"
+    """POSTs one after another: the time to each 202."""
     STREAMS = "streams"
     """Streams that last; tokens and CPU over a window of time."""
     ADMISSIONS = "admissions"
@@ -56,7 +58,7 @@ class Order:
     warm_s: float = 1.0
     window_s: float = 5.0
     tasks: int = 300
-    """FIRST: for each target."""
+    """FIRST, ANSWERS: for each target."""
     in_a_row: int = 1
     """FIRST: tasks that a target is asked before it is the next one's turn."""
     gap_s: float = 0.0
@@ -67,10 +69,10 @@ class Order:
 
 @frozen(kw_only=True)
 class Samples:
-    """Times to the first token of one target, in milliseconds, in the order taken."""
+    """Times of one target, in milliseconds, in the order taken: to its first tokens, or answers."""
 
     name: str
-    first_ms: tuple[float, ...]
+    ms: tuple[float, ...]
 
 
 @frozen(kw_only=True)

@@ -49,7 +49,7 @@ def _firsts(
 ) -> list[Figure]:
     taken: dict[tuple[str, str], list[float]] = {}
     for _ in range(runs):
-        ordered = {s.name: sorted(s.first_ms) for s in load(order, roams=True).samples}
+        ordered = {s.name: sorted(s.ms) for s in load(order, roams=True).samples}
         for share in (50, 99):
             base = _quantile(ordered[bare], share)
             for who, samples in ordered.items():
