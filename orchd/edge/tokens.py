@@ -73,7 +73,7 @@ class Tokenizers:
 
     async def _counts(self, replica: ReplicaId, texts: list[str]) -> dict[str, int]:
         """Return how many tokens each text has; one is asked after the other."""
-        counts = {}
+        counts: dict[str, int] = {}
         for text in texts:
             asked = PoolTokenize(text=text, tokens=False)
             counts[text] = codec.loads(Tokens, await self._ask(replica, asked, COUNT_S)).count
