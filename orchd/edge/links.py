@@ -13,6 +13,7 @@ from typing import Final
 from uuid import uuid4
 
 import trio
+from attrs import evolve
 
 from orchd import __version__
 from orchd.core.events import (
@@ -24,10 +25,12 @@ from orchd.core.events import (
     ReplicaLost,
     ReplicaSeen,
 )
+from orchd.edge.gather import Gather
 from orchd.edge.relay import WINDOW_BYTES, Stream
 from orchd.kit import log
 from orchd.kit.client import Client, PeerError, Target
 from orchd.kit.pipe import Pipe, PipeClosed
+from orchd.kit.redact import redact_short
 from orchd.wire import link as wire
 from orchd.wire.errors import TABLE, Kind, OrchError
 from orchd.wire.ids import JobNo, Positive, ReplicaId, TaskId
@@ -51,10 +54,13 @@ Report = Callable[[Event], object]
 class Link:
     """The link to one replica. `report` takes what happened to core, at once."""
 
-    def __init__(self, replica_id: ReplicaId, path: Path, report: Report) -> None:
+    def __init__(
+        self, replica_id: ReplicaId, path: Path, report: Report, gather: Gather | None = None
+    ) -> None:
         self.replica_id = replica_id
         self._client = Client(Target.unix(path))
         self._report = report
+        self._gather = gather
         self._pipe: Pipe | None = None
         self._acks: list[bytes] = []
         self._jobs: dict[int, Stream] = {}
@@ -192,6 +198,7 @@ class Link:
         unpack, skip, frames_type = head.unpack_from, head.size, int(wire.Type.FRAMES)
         data, heard = rest, trio.current_time()
         fed: list[Stream] = []
+        gather = self._gather
         # one scope whose deadline is moved: a scope for each read cost a fifth of the loop
         with trio.fail_after(FRESH_S) as patience:
             while True:
@@ -203,8 +210,11 @@ class Link:
                             fed.append(stream)
                     else:
                         self._control(kind, JobNo(number), body)
-                for stream in fed:  # one write for all that this receive brought a reader
-                    stream.pump()
+                if gather is None:
+                    for stream in fed:  # one write for all that this receive brought a reader
+                        stream.pump()
+                else:
+                    gather.take(fed)
                 fed.clear()
                 data = await pipe.recv(RECV_BYTES)
                 if not data:
@@ -223,7 +233,7 @@ class Link:
                     raise OrchError(
                         Kind.ENGINE_PROTOCOL, f"its socket is answered by {snapshot.replica_id}"
                     )
-                self._report(ReplicaSeen(snapshot))
+                self._report(ReplicaSeen(_clean(snapshot)))
                 if self._acks:
                     self._send(b"")
             case wire.Type.WELCOME:
@@ -280,7 +290,7 @@ _INSTANCE = str(uuid4())
 def _cause(exc: Exception) -> Cause:
     """Return why a link is down, in words for an operator."""
     if isinstance(exc, OrchError):
-        return Cause(kind=exc.kind, message=exc.message, advice=exc.row.advice)
+        return Cause(kind=exc.kind, message=redact_short(exc.message), advice=exc.row.advice)
     kind = Kind.POOL_UNREADY
     words = str(exc) or "the connection broke"
     if isinstance(exc, trio.TooSlowError):
@@ -289,7 +299,17 @@ def _cause(exc: Exception) -> Cause:
         words = _CONNECT_WORDS.get(type(exc.__cause__), f"its poolmgr {exc.why}")
         if exc.phase == "receive":
             kind = Kind.ENGINE_PROTOCOL
-    return Cause(kind=kind, message=words, advice=TABLE[kind].advice)
+    return Cause(kind=kind, message=redact_short(words), advice=TABLE[kind].advice)
+
+
+def _clean(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot whose sentences hold no secret: an engine may have said one."""
+    status, error = redact_short(snapshot.status), snapshot.last_error
+    if error is not None:
+        error = evolve(error, message=redact_short(error.message))
+    elif status == snapshot.status:
+        return snapshot
+    return evolve(snapshot, status=status, last_error=error)
 
 
 async def _flush(pipe: Pipe) -> None:
