@@ -19,6 +19,7 @@ VERBS: Final = {
     "run": ("run", "Send a prompt and print the answer as it comes."),
     "embed": ("vectors:embed", "Print the vectors of texts."),
     "rerank": ("vectors:rerank", "Print documents by their scores for a query."),
+    "explain": ("explain", "Show where a task would run now, and why not elsewhere."),
     "status": ("status", "Show the daemon and its tasks, or one task."),
     "cancel": ("cancel", "Cancel a task, queued or running."),
     "pools": ("pools", "Show pools and replicas: state, GPUs, queue, last error."),

@@ -31,7 +31,9 @@ from orchd.wire.codec import Fault
 from orchd.wire.errors import TABLE, Kind
 from orchd.wire.results import MAX_NUMBERS
 
-_MOCK_ONLY: Final = ("tokens_per_s", "first_token_ms", "embedding_dim", "vram_mb", "faults")
+_MOCK_ONLY: Final = (
+    *("tokens_per_s", "first_token_ms", "embedding_dim", "vram_mb", "kv_bytes_per_token", "faults"),
+)
 _FIXED: Final = ("channel_cap",)
 """Keys of the contract that have one value yet: what has no effect is not accepted."""
 MAX_MICROBATCH_MS: Final = 50  # 20 writes a second: slower is seen as stutter

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.core import full, notes, predict, waiting, watchdog
-from orchd.core.admission import place_free_ms, placement_input
+from orchd.core import asking, full, notes, predict, reach, waiting, watchdog
+from orchd.core.admission import place_free_ms
 from orchd.core.events import (
     Break,
     CancelJob,
@@ -21,16 +21,15 @@ from orchd.core.events import (
     Moved,
     Observe,
 )
-from orchd.core.placement import decide
 from orchd.core.pool import Pool, Replica
 from orchd.core.queue import Backlog
 from orchd.core.task import LEAVING, Life, Step, Task
 from orchd.core.world import World
 from orchd.wire import link
 from orchd.wire.errors import TABLE, Kind, OrchError
-from orchd.wire.ids import Count, ReplicaId
+from orchd.wire.ids import Count, DeviceMask, ReplicaId
 from orchd.wire.results import Ready
-from orchd.wire.shapes import Ended, FinishReason
+from orchd.wire.shapes import DecisionLog, Ended, FinishReason
 
 TURNED_AWAY: Final = frozenset({Kind.REPLICA_EXHAUSTED, Kind.DRAINING, Kind.POOL_UNREADY})
 """FAILs of a job that never began: it waits again, and the replica is asked no more until its next
@@ -47,27 +46,37 @@ MOVED_MS: Final = 50  # a prediction that changed by less is not told again
 def fill(world: World, pool: Pool, now: float) -> list[Effect]:
     """Start waiting tasks in order, while a slot is free on a replica that can take them.
 
-    The order is strict: a head that fits no free replica holds back those behind it
-    [OC-CORE-1004].
+    A slot goes to the first task that may use its mask. Else the order is strict: a head that fits
+    no free replica holds back those behind it [OC-CORE-1004].
     """
     effects: list[Effect] = []
-    while (head := pool.queue.head()) is not None and pool.has_free_slot(now):
-        task = world.tasks[head]
-        consider(world, pool, task, now)
-        assert task.decision is not None
-        selected = task.decision.selected
-        if selected is None:
+    while len(pool.queue) and (free := pool.free_masks(now)):
+        head = pool.queue.head(free)
+        if head is None:
             break
-        effects += _start(world, pool, task, selected, now)
+        task = world.tasks[head]
+        log = _chosen(world, pool, task, free) or _decided(world, pool, task, now)
+        if log.selected is None:
+            break
+        task.decision = log
+        effects += _start(world, pool, task, log.selected, now)
     return effects
 
 
-def consider(world: World, pool: Pool, task: Task, now: float) -> None:
-    """Ask placement, and keep its log with the task."""
-    decision = decide(placement_input(world, task.request, [pool], now))
-    task.decision = decision.log
-    assigned = decision.selected is not None
-    world.tally.decided(assigned=assigned, candidates=len(decision.log.considered))
+def _chosen(world: World, pool: Pool, task: Task, free: list[DeviceMask]) -> DecisionLog | None:
+    """Return admission's decision if it gave the task a slot and nothing has changed since.
+
+    It would be decided so again [ORCH-3410], and admission's log is about all pools.
+    """
+    log = task.decision
+    if log is None or log.selected is None or log.snapshot_version != world.version.number:
+        return None
+    return log if pool.replicas[log.selected].mask in free else None
+
+
+def _decided(world: World, pool: Pool, task: Task, now: float) -> DecisionLog:
+    question = asking.question(world, task.request, now, may_wait=False)
+    return world.decisions.for_slot(pool, question, now).log
 
 
 def tell(world: World, pool: Pool, now: float) -> list[Effect]:
@@ -88,11 +97,16 @@ def tell(world: World, pool: Pool, now: float) -> list[Effect]:
     pool.moved_at = now
     effects: list[Effect] = []
     depth, tokens = len(pool.queue), 0
+    laned = pool.queue.laned
     for position, task_id in enumerate(pool.queue.first(world.limits.moved_cap)):
         task = world.tasks[task_id]
-        prediction = predict.predict(outlook, Backlog(position, tokens))
-        assert prediction is not None
+        slots, before = outlook, Backlog(position, tokens)
+        if laned:
+            slots, before = reach.of_waiting(pool, task, now)
+        prediction = predict.predict(slots, before)
         tokens += task.expected
+        if prediction is None:
+            continue  # the one replica that it may use is not ready
         start_at = now + prediction.start_s
         if task.told is not None:
             told_position, told_at = task.told
@@ -100,7 +114,7 @@ def tell(world: World, pool: Pool, now: float) -> list[Effect]:
                 continue
         task.told = (position, start_at)
         start_ms = round(prediction.start_s * 1000)
-        chance = on_time(task, outlook, prediction.start_s, now)
+        chance = on_time(task, slots, prediction.start_s, now)
         effects.append(Moved(task_id, position, start_ms, depth, chance))
     return effects
 
@@ -122,10 +136,12 @@ def _start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: flo
     waiting.start(world, task)
     task.replica_id = replica_id
     task.engine_version = replica.snapshot.engine_version
+    task.kv_warm = asking.is_warm(world, task.request, replica_id, now)
     task.attempts += 1
     task.dispatched_at = task.progress_at = now
     world.timers.set(("watch", task.task_id), watchdog.due_at(pool.spec.watchdog, task))
     world.tally.started(task)
+    world.tally.decided(task.decision)
     effects: list[Effect] = [
         Dispatch(task.task_id, replica_id, task.request, task.correlation_id),
         notes.placed(task),
@@ -180,6 +196,8 @@ def end(world: World, task: Task, said: link.End, result: Ready | None, now: flo
     task.tokens_in, task.decode_ms = said.tokens_in, said.decode_ms
     task.finish_reason = said.finish_reason
     task.result_bytes = len(result.json) if result is not None else 0
+    assert task.replica_id is not None
+    world.affinity.served(task.request.session_id, task.replica_id, now)
     ended = Ended(
         tokens_out=said.tokens_out,
         decode_time_ms=said.decode_ms,
@@ -324,6 +342,7 @@ def _requeue(world: World, task: Task, replica: Replica, reason: str, now: float
     waiting.enter_again(world, task)
     effects: list[Effect] = [notes.requeued(task, replica, reason)]
     task.replica_id, task.dispatched_at, task.told = None, None, None
+    task.decision, task.kv_warm = None, False
     return effects
 
 

@@ -165,6 +165,8 @@ class Task:
     replica_id: ReplicaId | None = None
     """Where it runs, or ran last."""
     engine_version: str = ""
+    kv_warm: bool = False
+    """Its replica was the session's last, and the job may read what is left of it there."""
     decision: DecisionLog | None = None
     predicted_start_at: float | None = None
     """What was promised at admission."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from orchd.core import predict, runs
+from orchd.core import predict, reach, runs, wishes
 from orchd.core.admission import why_unready
 from orchd.core.pool import Pool, Replica
 from orchd.core.queue import Backlog
@@ -52,6 +52,7 @@ def task_status(world: World, task_id: TaskId, now: float) -> TaskStatus:
         queue_position=position,
         predicted_start_ms=start_ms,
         replica_id=task.replica_id,
+        kv_warmth=task.kv_warm,
         decision=task.decision,
         timings=_timings(task, now),
         tokens_in=None if task.tokens_in is None else Count(task.tokens_in),
@@ -69,7 +70,7 @@ def metrics_frame(world: World, task_id: TaskId, now: float) -> MetricsFrame:
     replica = pool.replicas.get(task.replica_id) if task.replica_id else None
     position, start_ms = _outlook(world, task, now)
     if task.life is Life.QUEUED:
-        outlook = pool.outlook(now)
+        outlook = pool.outlook(now, wishes.mask_of(task.request))
         chance = runs.on_time(task, outlook, start_ms / 1000, now) if start_ms is not None else 0.0
     elif replica is not None and task.ended_at is None:
         left = replica.free_in_s(task, now)
@@ -82,6 +83,7 @@ def metrics_frame(world: World, task_id: TaskId, now: float) -> MetricsFrame:
     return MetricsFrame(
         queue_depth=Count(len(pool.queue)),
         on_time_probability=chance,
+        kv_warmth=task.kv_warm,
         queue_position=position,
         predicted_start_ms=start_ms,
         replica_id=task.replica_id,
@@ -95,12 +97,12 @@ def _outlook(world: World, task: Task, now: float) -> tuple[Count | None, Count 
         return None, None
     pool = world.pools[task.pool_id]
     before = pool.queue.before(task.task_id, task.request.priority)
-    start_ms = _start_ms(pool, before, now)
+    start_ms = _start_ms(*reach.of_waiting(pool, task, now))
     return Count(before.jobs), start_ms
 
 
-def _start_ms(pool: Pool, before: Backlog, now: float) -> Count | None:
-    prediction = predict.predict(pool.outlook(now), before)
+def _start_ms(slots: list[predict.Slot], before: Backlog) -> Count | None:
+    prediction = predict.predict(slots, before)
     return None if prediction is None else Count(round(prediction.start_s * 1000))
 
 
@@ -167,7 +169,7 @@ def _pool_metrics(pool: Pool, live: list[Replica], now: float) -> PoolMetrics:
     snapshots = [replica.snapshot for replica in live if replica.snapshot is not None]
     predicted: dict[Priority, int] = {}
     for priority in Priority:
-        start_ms = _start_ms(pool, pool.queue.until_tail(priority), now)
+        start_ms = _start_ms(pool.outlook(now), pool.queue.until_tail(priority))
         if start_ms is not None:
             predicted[priority] = start_ms
     return PoolMetrics(
