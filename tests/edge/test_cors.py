@@ -76,8 +76,9 @@ async def test_a_page_needs_the_token_as_everybody(front: Opener) -> None:
 
 async def test_http2_answers_alike(front: Opener) -> None:
     async with front(**CONFIGURED) as it, h2_peer(it) as peer:
-        asked = {"origin": PAGE, "access_control_request_method": "POST"}
-        got = await peer.ask("/v1/tasks", "OPTIONS", **asked)
+        got = await peer.ask(
+            "/v1/tasks", "OPTIONS", origin=PAGE, access_control_request_method="POST"
+        )
         assert (got.status, got.headers["access-control-allow-origin"]) == (204, PAGE)
         got = await peer.ask("/v1/pools", origin=PAGE)
         assert (got.status, got.headers["access-control-allow-origin"]) == (200, PAGE)

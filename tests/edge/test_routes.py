@@ -224,7 +224,7 @@ def request_from(
     token: str | None = None,
     path: str = "/v1/pools",
     scheme: str = "Bearer",
-):
+) -> Request:
     headers = {} if token is None else {"authorization": f"{scheme} {token}"}
     peer = Peer(kind, address, 1000 if kind == "unix" else None)  # type: ignore[arg-type]
     return Request("GET", path, {}, headers, b"", peer, "c")
