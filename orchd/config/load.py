@@ -20,7 +20,7 @@ from xdg import BaseDirectory
 
 from orchd.config import checks, folders, positions
 from orchd.config.faults import ConfigError, ConfigFault
-from orchd.config.schema import Common, File, Pool, Secret, Settings
+from orchd.config.schema import File, Pool, Secret, Settings
 from orchd.wire import codec
 from orchd.wire.codec import Fault
 from orchd.wire.ids import DeviceMask
@@ -109,14 +109,17 @@ class _Loading:
         self.faults += [self._placed(fault, lines) for fault in wrong]
         if self.faults:
             raise ConfigError(self.faults)
-        names = (each.name for each in attrs.fields(Common) if each.name != "pools")
-        as_it_is: dict[str, Any] = {name: getattr(file, name) for name in names}
         return Settings(
             state_dir=state_dir.absolute(),
             run_dir=run_dir.absolute(),
             auth_token=token,
             source=self.path,
-            **as_it_is,
+            bind_addr=file.bind_addr,
+            auth_optional=file.auth_optional,
+            cancel_on_disconnect=file.cancel_on_disconnect,
+            devices=file.devices,
+            sse=file.sse,
+            tls=file.tls,
             pools=tuple(_with_replicas(pool) for pool in file.pools),
         )
 

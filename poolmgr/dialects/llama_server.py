@@ -6,15 +6,15 @@ exposed [OC-ADAPT-5002]; of them only /v1/embeddings is asked, by poolmgr itself
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 import orjson
 
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
-from poolmgr.dialects import llama, llama_errors, llama_vectors
-from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader, Usage
+from poolmgr.dialects import llama, llama_arguments, llama_errors, llama_vectors
+from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader, Tuning, Usage
 
 _JSON = (("content-type", "application/json"),)
 
@@ -24,6 +24,10 @@ class LlamaServer:
 
     engine_id: EngineId
     sampler_profiles: Container[str] = llama.SAMPLERS
+
+    def tuning(self, arguments: Sequence[str]) -> Tuning:
+        """Return micro-batch size and flash attention."""
+        return llama_arguments.tuning(arguments)
 
     def health(self) -> Call:
         """Return `GET /health`."""

@@ -7,7 +7,7 @@ How the engines' formats look is in poolmgr.dialects. specs/07-engines.md has th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +25,7 @@ from poolmgr.dialects.exchange import (
     Pieces,
     Props,
     Reader,
+    Tuning,
     Usage,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "Pieces",
     "Props",
     "Reader",
+    "Tuning",
     "Usage",
     "check_profile",
     "gpu_environment",
@@ -90,6 +92,14 @@ class Adapter(Protocol):
 
         The socket's file must not exist then. `model` is None where the engine needs no file.
         """
+        ...
+
+    def tuning(self, arguments: Sequence[str]) -> Tuning:
+        """Return what arguments change of the output of an engine that we start."""
+        ...
+
+    def serving(self, pool: Pool) -> tuple[str, ...]:
+        """Return the arguments that start it for the pool's workloads; `launch` has them too."""
         ...
 
     def health(self) -> Call:

@@ -17,11 +17,7 @@ from poolmgr.engines.base import Launch, gpu_environment
 if TYPE_CHECKING:
     from orchd.config.schema import Pool
 
-_WORKLOAD_ARGS = {
-    Workload.COMPLETION: (),
-    Workload.EMBEDDING: ("--embeddings",),
-    Workload.RERANK: ("--reranking",),
-}
+_FLAGS = {Workload.EMBEDDING: "--embeddings", Workload.RERANK: "--reranking"}
 SPARE_HTTP_THREADS = 8
 """Threads beside one for each stream: with too few, /health hangs while streams are open."""
 
@@ -31,6 +27,14 @@ class LlamaCpp(LlamaServer):
 
     engine_id = EngineId("llamacpp")
     strict_needs_single_slot = True
+
+    def serving(self, pool: Pool) -> tuple[str, ...]:
+        """Return what makes it serve the pool's one workload."""
+        flag = _FLAGS.get(pool.workloads[0])
+        if flag is None:
+            return ()
+        # a text is read in one batch: one over the micro-batch (512) would be refused
+        return (flag, "--batch-size", str(pool.ctx), "--ubatch-size", str(pool.ctx))
 
     def launch(
         self, pool: Pool, model: Path | None, socket: Path, device_uuids: tuple[str, ...]
@@ -50,10 +54,7 @@ class LlamaCpp(LlamaServer):
             "--threads-http", str(pool.slots + SPARE_HTTP_THREADS),
             "--no-webui",
         ]  # fmt: skip
-        argv += _WORKLOAD_ARGS[pool.workloads[0]]
-        if pool.workloads[0] is not Workload.COMPLETION:
-            # a text is read in one batch: one over the micro-batch (512) would be refused
-            argv += ["--batch-size", str(pool.ctx), "--ubatch-size", str(pool.ctx)]
+        argv += self.serving(pool)
         if pool.tensor_split is not None:
             argv += ["--tensor-split", ",".join(f"{share:g}" for share in pool.tensor_split)]
         return Launch(argv=(*argv, *pool.engine.args), env=gpu_environment(device_uuids))

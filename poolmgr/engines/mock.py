@@ -24,6 +24,10 @@ class Mock(LlamaServer):
     engine_id = EngineId("mock")
     strict_needs_single_slot = False  # its text depends on nothing but the request
 
+    def serving(self, pool: Pool) -> tuple[str, ...]:  # noqa: ARG002
+        """Return nothing: it serves every workload."""
+        return ()
+
     def launch(
         self,
         pool: Pool,
@@ -53,6 +57,6 @@ def _faults(faults: Faults) -> list[str]:
         option = "--" + name.replace("_", "-")
         if value is True:
             argv.append(option)
-        elif type(value) is int and value > 0:
+        elif value and not isinstance(value, bool):
             argv += [option, str(value)]
     return argv

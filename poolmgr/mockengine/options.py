@@ -22,7 +22,10 @@ class Options:
     embedding_dim: int = 64
     """Numbers of a vector."""
     load_ms: float = 0.0
+    ubatch_size: int = 512
+    flash_attn: str = "auto"
     refuse_load: bool = False
+    refuse_model: str | None = None
     die_after_tokens: int | None = None
     hang_after_tokens: int | None = None
     garbage_after_tokens: int | None = None
@@ -50,9 +53,13 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--first-token-ms", type=_number, default=0.0, metavar="MS")
     add("--embedding-dim", type=_positive, default=64, metavar="N", help="numbers of a vector")
     add("--load-ms", type=_number, default=0.0, metavar="MS", help="answer 503 for so long")
+    same = "as llama-server's, whose output it changes; not the mock's"
+    add("--ubatch-size", type=_positive, default=512, metavar="N", help=same)
+    add("--flash-attn", choices=("on", "off", "auto"), default="auto", help=same)
     faults = parser.add_argument_group("faults (token counts are of one job)")
     add = faults.add_argument
     add("--refuse-load", action="store_true", help="exit 1 instead of serving")
+    add("--refuse-model", metavar="NAME", help="exit 1 if --model is this one")
     add("--die-after-tokens", type=_positive, metavar="N", help="kill itself by SIGKILL")
     add("--hang-after-tokens", type=_positive, metavar="N", help="send nothing more")
     add("--garbage-after-tokens", type=_positive, metavar="N", help="send bytes that are no frame")

@@ -7,14 +7,13 @@ import stat
 import tempfile
 from pathlib import Path
 
-import attrs
 import pytest
 
 from orchd.config import load as loading
 from orchd.config.faults import ConfigError
 from orchd.config.folders import make_private
 from orchd.config.load import default_file, load
-from orchd.config.schema import Backend, Common, Devices, Mode, Settings, SimulatedDevice
+from orchd.config.schema import Backend, Devices, Mode, Settings, SimulatedDevice
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, ReplicaId, Text
 from orchd.wire.policy import FullPolicy
@@ -231,29 +230,6 @@ def test_beyond_loopback_only_with_a_token(write, address):
 )
 def test_loopback_needs_no_token(write, address, bind):
     assert load(write(""), environ={"ORCHD_ADDR": address}).bind == bind
-
-
-def test_every_key_of_the_file_is_in_force(write):
-    """One that is read, checked and then forgotten would be worse than an unknown one."""
-    text = """
-        bind_addr = "127.0.0.1:1"
-        auth_optional = true
-        trust_proxy_auth = true
-        cors_origins = ["http://localhost:5173"]
-        cancel_on_disconnect = false
-        queued_prompts_mb = 1
-        sse = { microbatch_ms = 50, narration_period_ms = 250 }
-        tls = { cert = "c", key = "k" }
-        devices = { backend = "simulated", simulated = [{ name = "S", vram_mb = 1 }] }
-    """
-    settings = load(write(text), environ={})
-    plain = Settings(state_dir=Path("/s"), run_dir=Path("/r"))
-    as_usual = {each.name for each in attrs.fields(Common) if _same(settings, plain, each.name)}
-    assert as_usual == {"pools"}, "add each new key to the text above"
-
-
-def _same(one: Settings, other: Settings, name: str) -> bool:
-    return bool(getattr(one, name) == getattr(other, name))
 
 
 def test_model_files_are_found_from_the_configuration(write, tmp_path):
