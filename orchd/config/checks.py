@@ -58,6 +58,7 @@ def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
             yield Fault(f"$.sse.{name}", must)
     yield from _sse(file.sse)
     yield from _origins(file.cors_origins)
+    yield from _budgets(file)
     yield from _devices(file)
     first: dict[str, int] = {}
     for index, pool in enumerate(file.pools):
@@ -116,6 +117,14 @@ def _origins(origins: tuple[str, ...]) -> Iterator[Fault]:
                 "must be an origin of this machine as browsers write it, such as "
                 f"http://localhost:5173 (no path, no *), not {origin!r}",
             )
+
+
+def _budgets(file: File) -> Iterator[Fault]:
+    if file.sessions.budget.cost is not None and all(
+        not pool.price.tokens_in and not pool.price.tokens_out for pool in file.pools
+    ):
+        must = "needs a pool with a price, such as price = { tokens_out = 0.5 }: nothing costs"
+        yield Fault("$.sessions.budget.cost", must)
 
 
 def _devices(file: File) -> Iterator[Fault]:

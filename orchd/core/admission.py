@@ -17,6 +17,7 @@ from orchd.core.placement import PlacementDecision, decide
 from orchd.core.pool import Pool, Replica
 from orchd.core.predict import Prediction, predict
 from orchd.core.queue import NOTHING, Backlog
+from orchd.core.workloads import Longest
 from orchd.core.world import World
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, PoolId, TaskId
@@ -42,7 +43,11 @@ class Admission:
 
 
 def admit(
-    world: World, request: TaskRequest, prompt_tokens: int | None, now: float, longest: int = 0
+    world: World,
+    request: TaskRequest,
+    prompt_tokens: int | None,
+    now: float,
+    longest: Longest | None = None,
 ) -> Admission:
     """Return the pool that takes the task. Raises OrchError when none does.
 
@@ -151,7 +156,7 @@ def _full(request: TaskRequest, pools: list[Pool], now: float) -> OrchError:
 
 
 def check_request(
-    world: World, request: TaskRequest, prompt_tokens: int | None, longest: int = 0
+    world: World, request: TaskRequest, prompt_tokens: int | None, longest: Longest | None = None
 ) -> None:
     """Refuse what no pool could serve. Nothing is ever cut to fit [ORCH-3016]."""
     wrong = workloads.wrong_shape(request) or workloads.too_long(request, prompt_tokens, longest)
@@ -260,6 +265,13 @@ def stopping(world: World) -> OrchError:
 
 def why_unready(pool: Pool, now: float) -> str:
     """Return the cause in words: the last error, or where its replicas are."""
+    if pool.reload is not None:
+        return f"it is being reloaded with {pool.reload.target}"
+    held = [
+        r for r in pool.replicas.values() if r.fresh(now) and r.snapshot and r.snapshot.draining
+    ]
+    if held:  # what an operator wants goes before what once went wrong
+        return why_replica(held[0], now)
     cause = pool.last_error()
     if cause is not None:
         return cause.message

@@ -11,9 +11,11 @@ from typing import Literal
 
 from attrs import frozen
 
+from orchd.core.budgets import Left
+from orchd.core.workloads import Longest
 from orchd.wire import link
 from orchd.wire.errors import OrchError
-from orchd.wire.ids import PoolId, ReplicaId, TaskId
+from orchd.wire.ids import PoolId, ReplicaId, SessionId, TaskId
 from orchd.wire.results import Ready
 from orchd.wire.shapes import Ended, Started, TaskAccepted, TaskRequest
 from orchd.wire.snapshot import Cause, Snapshot
@@ -37,9 +39,9 @@ class Submit:
     identity: str = ""
     """Who asked, for the log. Never a secret."""
     prompt_tokens: int | None = None
-    """The exact length of the prompt, where it is known before admission; of several inputs that of
-    the longest, which is number `longest`."""
-    longest: int = 0
+    """The exact length of the prompt, where it is known before admission."""
+    longest: Longest | None = None
+    """The same of the longest of several inputs."""
 
 
 @frozen
@@ -107,6 +109,13 @@ class JobFreed:
 
 
 @frozen
+class EndSession:
+    """A client is done with a session: it is forgotten, and its tasks go on. Idempotent."""
+
+    session_id: SessionId
+
+
+@frozen
 class DrainPool:
     """Somebody wants a pool to take no more work. Refused: why not."""
 
@@ -149,6 +158,7 @@ Event = (
     | JobEnded
     | JobFailed
     | JobFreed
+    | EndSession
     | Tick
     | DrainAll
     | DrainPool
@@ -169,6 +179,8 @@ class Accepted:
     started: Started
     fresh: bool
     """False: this repeats an earlier admission; the stream is there already."""
+    left: Left = Left()
+    """What its session may ask for beside it: headers of the 202."""
 
 
 @frozen

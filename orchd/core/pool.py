@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from attrs import Factory, define, field, frozen
 
 from orchd.core import predict
+from orchd.core.budgets import FREE, Price
 from orchd.core.placement import ReplicaFacts
 from orchd.core.queue import PoolQueue
 from orchd.core.task import LEAVING, Life, Task
@@ -44,6 +45,7 @@ class PoolSpec:
     """Tasks that may wait."""
     queue_batch: int
     sampler_profile_version: str
+    price: Price = FREE
     full_policy: FullPolicy = FullPolicy.REJECT
     batch_after: int = 16
     """Interactive starts after which the oldest batch task is next."""
@@ -90,6 +92,8 @@ class Replica:
     pins_differ: bool = False
     last_error: Cause | None = None
     leases: dict[TaskId, Task] = field(factory=dict)
+    starts: int = 0
+    """Jobs that it was ever sent."""
     asked_instance: str | None = None
     """The life of its poolmgr that was asked to load the set's model."""
     slots_high: int = 0
@@ -141,6 +145,7 @@ class Replica:
             raise RuntimeError(f"{self.replica_id} has no slot for {task.task_id}")
         self.slots_high = max(self.slots_high if self.leases else 0, self.slots)
         self.leases[task.task_id] = task
+        self.starts += 1
         self.version.bump()
 
     def release(self, task_id: TaskId) -> None:

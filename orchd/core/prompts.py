@@ -12,20 +12,35 @@ from orchd.core.world import World
 from orchd.wire.control import MAX_TEXT_BYTES
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import ReplicaId
-from orchd.wire.shapes import TaskRequest
+from orchd.wire.shapes import TaskRequest, Workload
 
 
-def counted_by(world: World, request: TaskRequest, now: float) -> ReplicaId | None:
+def most_tokens(request: TaskRequest) -> int:
+    """Return how many tokens prompt or inputs have at most; a query is read with each document."""
+    texts = request.inputs or () if request.prompt is None else (request.prompt,)
+    sizes = [len(text.encode()) + workloads.ADDED_TOKENS for text in texts]
+    again = max(0, len(sizes) - 2) * sizes[0] if request.workload is Workload.RERANK else 0
+    return sum(sizes) + again
+
+
+def counted_by(
+    world: World, request: TaskRequest, identity: str, now: float, *, tight: bool = False
+) -> ReplicaId | None:
     """Return the replica that is to count the texts; None: they need not, or cannot, be counted.
 
+    `tight`: its session's budget hangs on it (turns.tight).
     Nothing is asked for a task that is known already or would be refused anyhow.
     """
+    texts = workloads.to_count(request)
+    if not (texts or (tight and request.prompt is not None)):
+        return None
     if request.task_id in world.tasks or world.draining:
         return None
-    texts = workloads.to_count(request)
-    if not texts or any(len(part.encode()) > MAX_TEXT_BYTES for t in texts for part in t.parts):
+    parts = [part for text in texts for part in text.parts] or [request.prompt or ""]
+    if any(len(part.encode()) > MAX_TEXT_BYTES for part in parts):
         return None
     try:
+        world.throttle.check(identity, request, None, now)
         admitted = admission.admit(world, request, None, now)
     except OrchError:
         return None  # Submit says it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from orchd.core import predict, reach, runs, wishes
+from orchd.core import predict, reach, runs, turns, wishes
 from orchd.core.admission import why_unready
 from orchd.core.pool import Pool, Replica
 from orchd.core.queue import Backlog
@@ -80,7 +80,7 @@ def metrics_frame(world: World, task_id: TaskId, now: float) -> MetricsFrame:
         ended_at = now if task.ended_at is None else task.ended_at
         chance = float(ended_at <= task.deadline_at)
     rate = replica.snapshot.tokens_per_s if replica and replica.snapshot else None
-    return MetricsFrame(
+    frame = MetricsFrame(
         queue_depth=Count(len(pool.queue)),
         on_time_probability=chance,
         kv_warmth=task.kv_warm,
@@ -89,6 +89,7 @@ def metrics_frame(world: World, task_id: TaskId, now: float) -> MetricsFrame:
         replica_id=task.replica_id,
         tokens_per_s=rate,
     )
+    return turns.shown(frame, task)
 
 
 def _outlook(world: World, task: Task, now: float) -> tuple[Count | None, Count | None]:
@@ -214,11 +215,11 @@ def capabilities(world: World, now: float) -> Capabilities:
         alike.setdefault(key, []).append(pool)
     return Capabilities(
         api_version=API_VERSION,
-        engines=tuple(_capability(alike[key], now) for key in sorted(alike)),
+        engines=tuple(_capability(world, alike[key], now) for key in sorted(alike)),
     )
 
 
-def _capability(pools: list[Pool], now: float) -> Capability:
+def _capability(world: World, pools: list[Pool], now: float) -> Capability:
     first = pools[0]
     ready = [replica for pool in pools for replica in pool.servable(now)]
     seen = [r.snapshot for pool in pools for r in pool.replicas.values() if r.snapshot]
@@ -233,7 +234,7 @@ def _capability(pools: list[Pool], now: float) -> Capability:
         supported_workloads=tuple(w for w in Workload if w in workloads),
         concurrency=Count(sum(replica.slots for replica in ready)),
         slots_total=Count(sum(pool.spec.slots * len(pool.spec.replica_ids) for pool in pools)),
-        rate_limits={},
+        rate_limits=world.limits.rates.shown(),
         features=(*FEATURES, STRICT) if seen and all(s.strict for s in seen) else FEATURES,
         pools=tuple(PoolId(pool.spec.pool_id) for pool in pools),
     )
@@ -271,5 +272,6 @@ def gauges(world: World, now: float) -> dict[str, Values]:
         "kv_cache_usage_ratio": kv_ratio,
         "gpu_utilization": utilization,
         "vram_used_bytes": vram,
+        "sessions_active": {(): len(world.sessions.known)},
         "placement_candidates_considered": {(): world.tally.candidates_considered},
     }

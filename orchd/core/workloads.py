@@ -19,6 +19,15 @@ SentencePiece puts before the first word."""
 
 
 @frozen
+class Longest:
+    """How long the longest of a task's inputs is, exactly."""
+
+    tokens: int
+    """With the query, in a rerank."""
+    index: int
+
+
+@frozen
 class Text:
     """One text that the engine reads at once, as far as it must be counted."""
 
@@ -48,24 +57,27 @@ def wrong_shape(request: TaskRequest) -> tuple[str, str] | None:
     return None
 
 
-def too_long(request: TaskRequest, tokens: int | None, longest: int) -> tuple[str, str] | None:
+def too_long(
+    request: TaskRequest, prompt_tokens: int | None, longest: Longest | None
+) -> tuple[str, str] | None:
     """Return why the request does not fit into its own `ctx`; None: it does, or nothing tells.
 
-    `tokens` is the exact length of the longest text, if it was counted, and `longest` which one it
-    is. Nothing is generated for an embedding or a rerank, so `max_tokens` takes no room there.
+    Both lengths are exact, and there if they were counted. Nothing is generated for an embedding or
+    a rerank, so `max_tokens` takes no room there.
     """
     ctx = request.ctx
     if request.workload is Workload.COMPLETION:
         if request.max_tokens > ctx:
             return "$.max_tokens", f"{request.max_tokens} do not fit into a context of {ctx}"
-        if tokens is not None and tokens + request.max_tokens > ctx:
+        if prompt_tokens is not None and prompt_tokens + request.max_tokens > ctx:
             return "$.ctx", (
-                f"a prompt of {tokens} tokens and max_tokens {request.max_tokens} do not fit "
-                f"into {ctx}"
+                f"a prompt of {prompt_tokens} tokens and max_tokens {request.max_tokens} do not "
+                f"fit into {ctx}"
             )
-    elif tokens is not None and tokens > ctx:
+    elif longest is not None and longest.tokens > ctx:
         with_query = " with the query" if request.workload is Workload.RERANK else ""
-        return f"$.inputs[{longest}]", f"has {tokens} tokens{with_query}, more than ctx {ctx}"
+        said = f"has {longest.tokens} tokens{with_query}, more than ctx {ctx}"
+        return f"$.inputs[{longest.index}]", said
     return None
 
 

@@ -12,17 +12,20 @@ from typing import Literal
 from attrs import frozen
 
 from orchd.core.affinity import Affinity
+from orchd.core.budgets import UNBOUNDED, Budget
 from orchd.core.decisions import Decisions
 from orchd.core.pool import Pool, PoolSpec, Replica
+from orchd.core.sessions import Sessions
 from orchd.core.tally import Tally
 from orchd.core.task import Task
+from orchd.core.throttle import Rates, Throttle
 from orchd.core.timers import Timers
 from orchd.core.version import Version
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import TaskRequest
 
-TimerKind = Literal["deadline", "fresh", "moved", "retain", "reload", "watch"]
+TimerKind = Literal["deadline", "fresh", "moved", "retain", "reload", "session", "watch"]
 
 
 @frozen(kw_only=True)
@@ -43,6 +46,8 @@ class Limits:
     """Memory that the prompts of all waiting tasks may take: 320 tasks of 8 MiB in each of some
     pools would be gigabytes. What comes back from a lost replica, and one prompt alone, may go over
     it."""
+    rates: Rates = Rates()
+    """Of each identity."""
     moved_cap: int = 64
     """Queue positions that are told when they move."""
     moved_period_s: float = 0.25
@@ -54,6 +59,14 @@ class Limits:
     """Sessions whose last replica is known: some 200 bytes each."""
     unready_retry_s: float = 5.0
     """What a client of a pool that is not ready is told to wait: a poolmgr's usual restart."""
+    session_ttl_s: float = 600.0
+    """A session is kept for so long without a task [ORCH-3021]."""
+    session_turns: int = 8
+    """And for at most so many tasks."""
+    sessions_idle_max: int = 10_000
+    """Sessions without a task that are kept, some 600 bytes each."""
+    budget: Budget = UNBOUNDED
+    """Of each session."""
 
 
 class World:
@@ -82,10 +95,12 @@ class World:
         self.retained: OrderedDict[TaskId, float] = OrderedDict()
         """Tasks that are over, oldest first, and when each is forgotten."""
         self.retained_tokens = 0
+        self.throttle = Throttle(limits.rates)
         self.queued_bytes = 0
         """Memory of the prompts of all waiting tasks."""
         self.timers: Timers[tuple[TimerKind, str]] = Timers()
         self.tally = Tally()
+        self.sessions = Sessions(limits.session_ttl_s, limits.sessions_idle_max)
         self.draining = False
         self.admitted = 0
         self.affinity = Affinity(limits.affinity_s, limits.affinity_max)

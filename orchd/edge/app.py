@@ -24,6 +24,7 @@ from orchd.core.events import (
     DrainAll,
     DrainPool,
     Effect,
+    EndSession,
     Event,
     Finish,
     Forget,
@@ -38,26 +39,27 @@ from orchd.core.events import (
     Tick,
     WakeAt,
 )
-from orchd.core.front import Front, Limits
+from orchd.core.front import Front
 from orchd.core.pool import PoolSpec
 from orchd.core.watchdog import Watchdog
+from orchd.edge import limits
 from orchd.edge.control import Control
 from orchd.edge.gather import Gather
 from orchd.edge.links import Link
 from orchd.edge.relay import Stream
 from orchd.edge.scrape import Tally
-from orchd.edge.tokens import Tokenizers
+from orchd.edge.tokens import Counted, Tokenizers
 from orchd.kit import log
 from orchd.kit.message import envelope_of
 from orchd.kit.redact import redact
 from orchd.wire.control import Capabilities, PoolHealth, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import Count, PoolId, ReplicaId, TaskId
+from orchd.wire.ids import Count, PoolId, ReplicaId, SessionId, TaskId
 from orchd.wire.shapes import (
     MetricsFrame,
     Narration,
     PlacementExplained,
-    TaskAccepted,
+    SessionStatus,
     TaskRequest,
     TaskState,
     TaskStatus,
@@ -82,8 +84,7 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        limits = Limits(queued_bytes=settings.queued_prompts_mb << 20)
-        self.front = Front([_spec(pool) for pool in settings.pools], limits)
+        self.front = Front([_spec(pool) for pool in settings.pools], limits.limits(settings))
         self.tally = Tally(self.front)
         self.tokenizers = Tokenizers(self.front, settings)
         self._streams: dict[TaskId, Stream] = {}
@@ -110,13 +111,13 @@ class App:
         digest: bytes,
         correlation_id: str,
         identity: str,
-        counted: tuple[int, int] | None,
-    ) -> TaskAccepted:
+        counted: Counted,
+    ) -> Accepted:
         """Admit a task; `counted` is what Tokenizers.count told. Raises OrchError: refused."""
-        tokens, longest = counted or (None, 0)
-        answer = self.handle(Submit(request, digest, correlation_id, identity, tokens, longest))
+        told = (counted.prompt_tokens, counted.longest)
+        answer = self.handle(Submit(request, digest, correlation_id, identity, *told))
         assert answer is not None, "core answers every Submit"
-        return answer.accepted
+        return answer
 
     def explain(self, request: TaskRequest) -> PlacementExplained:
         """Return where a task would go. Raises OrchError when it contradicts itself."""
@@ -155,6 +156,14 @@ class App:
             tasks=tuple(self.task_status(task_id) for _, task_id in found),
             next_cursor=str(found[-1][0]) if len(found) == PAGE else None,
         )
+
+    def session(self, session_id: SessionId) -> SessionStatus:
+        """Raises OrchError(UNKNOWN_ID)."""
+        return self.front.session(session_id, trio.current_time())
+
+    def end_session(self, session_id: SessionId) -> None:
+        """Forget a session, known or not; its tasks go on."""
+        self.handle(EndSession(session_id))
 
     def pools(self) -> tuple[PoolHealth, ...]:
         """Return the health of every pool."""
@@ -272,15 +281,13 @@ class App:
     def _moved(self, effect: Moved) -> None:
         stream = self._streams[effect.task_id]
         if stream.readers:
-            self._hint(
-                stream,
-                MetricsFrame(
-                    queue_depth=Count(effect.queue_depth),
-                    on_time_probability=effect.on_time_probability,
-                    queue_position=Count(effect.queue_position),
-                    predicted_start_ms=Count(effect.predicted_start_ms),
-                ),
+            frame = MetricsFrame(
+                queue_depth=Count(effect.queue_depth),
+                on_time_probability=effect.on_time_probability,
+                queue_position=Count(effect.queue_position),
+                predicted_start_ms=Count(effect.predicted_start_ms),
             )
+            self._hint(stream, self.front.with_budgets(effect.task_id, frame))
 
     def _hint(self, stream: Stream, frame: MetricsFrame) -> None:
         missed = stream.hint(frame)
@@ -392,6 +399,7 @@ def _spec(pool: Pool) -> PoolSpec:
             enforce_deadline=pool.watchdog.enforce_deadline,
         ),
         sampler_profile_version=pool.engine.sampler_profile_version,
+        price=limits.price(pool.price),
     )
 
 

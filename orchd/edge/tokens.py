@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 import trio
+from attrs import frozen
 
 from orchd.config.schema import Settings
 from orchd.core import workloads
@@ -28,6 +29,15 @@ AT_ONCE: Final = 8
 """Texts under way to one poolmgr, which keeps them in memory; the others wait here."""
 
 
+@frozen(kw_only=True)
+class Counted:
+    """What was counted of a task's texts. None: it did not matter, or nobody told."""
+
+    prompt_tokens: int | None = None
+    longest: workloads.Longest | None = None
+    """Of its inputs."""
+
+
 class Tokenizers:
     """The pools, as far as they read texts."""
 
@@ -45,21 +55,27 @@ class Tokenizers:
         for client in self._clients.values():
             client.close()
 
-    async def count(self, request: TaskRequest, now: float) -> tuple[int, int] | None:
-        """Return the exact tokens of a task's longest text, and which of its inputs that is.
+    async def count(self, request: TaskRequest, identity: str, now: float) -> Counted:
+        """Return the exact tokens of a task's prompt, or of the longest of its inputs.
 
-        None where they cannot matter, and does not wait then, or where they are not to be had
+        Nothing where they cannot matter, and does not wait then, or where they are not to be had
         within 2 s.
         """
-        replica = self._front.counted_by(request, now)
+        replica = self._front.counted_by(request, identity, now)
         if replica is None:
-            return None
+            return Counted()
         texts = workloads.to_count(request)
-        parts = dict.fromkeys(part for text in texts for part in text.parts)  # a query once
+        # a query once; the prompt also where only a budget hangs on it
+        parts = list(dict.fromkeys(part for text in texts for part in text.parts))
+        if request.prompt is not None:
+            parts = [request.prompt]
         try:
             with trio.fail_after(COUNT_S):
-                counts = await self._counts(replica, list(parts))
-            return max((sum(counts[part] for part in t.parts), t.index) for t in texts)
+                counts = await self._counts(replica, parts)
+            if request.prompt is not None:
+                return Counted(prompt_tokens=counts[request.prompt])
+            longest = max((sum(counts[part] for part in t.parts), t.index) for t in texts)
+            return Counted(longest=workloads.Longest(*longest))
         except (OrchError, codec.ShapeError, trio.TooSlowError) as exc:
             why = str(exc) or f"no answer within {COUNT_S:g} s"
             log.event(
@@ -69,7 +85,7 @@ class Tokenizers:
                 job_id=request.task_id,
                 replica_id=replica,
             )
-            return None
+            return Counted()
 
     async def _counts(self, replica: ReplicaId, texts: list[str]) -> dict[str, int]:
         """Return how many tokens each text has; one is asked after the other."""

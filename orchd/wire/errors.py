@@ -30,6 +30,8 @@ class Kind(enum.StrEnum):
     UNSUPPORTED_MEDIA = "unsupported_media"
     TASK_ID_REUSED = "task_id_reused"
     PINS_DIFFER = "pins_differ"
+    SESSION_OVER = "session_over"
+    BUDGET_SHORT = "budget_short"
     DEADLINE_UNMET = "deadline_unmet"
     MISSING_TOKEN = "missing_token"
     BAD_TOKEN = "bad_token"
@@ -39,6 +41,7 @@ class Kind(enum.StrEnum):
     QUEUE_FULL_DROP_LRU = "queue_full_drop_lru"
     DROPPED = "dropped"
     SHED = "shed"
+    THROTTLED = "throttled"
     POOL_UNREADY = "pool_unready"
     POOL_UNAVAILABLE = "pool_unavailable"
     REPLICA_EXHAUSTED = "replica_exhausted"
@@ -121,6 +124,13 @@ TABLE: dict[Kind, Row] = {
     Kind.PINS_DIFFER: _bad(
         409, "Give all replicas of the pool one engine, version and sampler profile."
     ),
+    Kind.SESSION_OVER: Row(
+        "INVALID_PARAMS", 409, _TEMPFAIL, True, "client",
+        "Send it again to begin a new session of this id, with no turns and nothing in its cache.",
+    ),
+    Kind.BUDGET_SHORT: _bad(
+        400, "Ask for fewer tokens, wait for tasks of the session to end, or begin a new session."
+    ),
     Kind.DEADLINE_UNMET: Row(
         "DEADLINE_UNMET", 400, _TEMPFAIL, True, "client", "Allow a later deadline_ms or ask later."
     ),
@@ -149,6 +159,10 @@ TABLE: dict[Kind, Row] = {
     Kind.SHED: _later(
         "ADMISSION_REJECT", 429,
         "Wait for retry_after_ms, then send it again as a new task; interactive is never shed.",
+    ),
+    Kind.THROTTLED: _later(
+        "ADMISSION_REJECT", 429,
+        "Wait for the time that Retry-After gives; rate_limits in capabilities shows the limits.",
     ),
     Kind.POOL_UNREADY: _later(
         "POOL_UNREADY", 503, "See orchctl pools for the cause; ask again when the pool is ready."

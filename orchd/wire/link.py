@@ -17,7 +17,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from orchd.wire import codec
 from orchd.wire.errors import Kind, OrchError
@@ -89,8 +89,8 @@ class Open:
     """Bytes of FRAMES bodies that may be sent before a CREDIT."""
     ctx: Positive
     seed: Int64 | None = None
-    prompt: str | None = None
-    inputs: tuple[str, ...] | None = None
+    prompt: str | None = field(default=None, repr=False)
+    inputs: tuple[str, ...] | None = field(default=None, repr=False)
     model_ref: str | None = None
     """Of the task: a replica that has changed its model meanwhile answers FAIL pool_unready."""
 

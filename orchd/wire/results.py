@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import orjson
-from attrs import frozen
+from attrs import field, frozen
 
 MAX_INPUTS: Final = 1024
 """Texts of one task."""
@@ -23,7 +23,7 @@ MAX_RESULT_BYTES: Final = 8 << 20
 class Ready:
     """A value that is JSON already. It goes into an answer as it is."""
 
-    json: bytes
+    json: bytes = field(repr=False)
 
     def as_json(self) -> Any:
         """Return what orjson writes without reading it."""

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from orchd.core.events import DrainAll
+from orchd.core.prompts import most_tokens
 from orchd.core.workloads import ADDED_TOKENS, to_count
 from orchd.wire.control import MAX_TEXT_BYTES
 from orchd.wire.errors import Kind, OrchError
+from orchd.wire.shapes import Workload
 from tests.core.making import House, pool, request, snapshot
 
 ROOM = 1000 - 100  # ctx and max_tokens of making.request
@@ -36,7 +38,7 @@ def test_a_prompt_may_overflow_from_its_bytes_on(more: dict[str, Any], asked: bo
 
 
 def counted_by(house: House, number: int = 1, **more: Any) -> str | None:
-    return house.front.counted_by(request(number, **({"prompt": LONG} | more)), house.now)
+    return house.front.counted_by(request(number, **({"prompt": LONG} | more)), "me", house.now)
 
 
 @pytest.mark.req("OC-CORE-1021")
@@ -99,3 +101,9 @@ def test_a_text_is_told_by_any_ready_replica_of_the_model() -> None:
         house.front.tokenized_by("mock:none", house.now)
     assert unknown.value.kind is Kind.UNKNOWN_ID
     assert "mock:c, mock:lorem" in unknown.value.message
+
+
+def test_a_query_counts_with_each_of_its_documents() -> None:
+    asked = request(prompt=None, inputs=("query", "a", "bc"), workload=Workload.RERANK)
+    assert most_tokens(asked) == 2 * (5 + ADDED_TOKENS) + 1 + 2 + 2 * ADDED_TOKENS
+    assert most_tokens(request(prompt="four")) == 4 + ADDED_TOKENS

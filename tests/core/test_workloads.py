@@ -7,6 +7,7 @@ import pytest
 from orchd.core import workloads
 from orchd.core.events import Accepted, Finish, Refused, Submit
 from orchd.core.task import TOKEN_BYTES
+from orchd.core.workloads import Longest
 from orchd.wire.errors import Kind
 from orchd.wire.results import MAX_INPUTS, MAX_NUMBERS, Ready
 from orchd.wire.shapes import Workload
@@ -108,8 +109,10 @@ def test_only_texts_that_could_be_too_long_are_counted(
 )
 def test_a_text_over_the_context_is_named(asked: dict[str, Any], words: str) -> None:
     house = vectors()
-    only(house.send(Submit(request(1, **asked), b"", "c", "me", 1000, 1)), Accepted)
-    error = only(house.send(Submit(request(2, **asked), b"", "c", "me", 1001, 1)), Refused).error
+    only(house.send(Submit(request(1, **asked), b"", "c", "me", None, Longest(1000, 1))), Accepted)
+    error = only(
+        house.send(Submit(request(2, **asked), b"", "c", "me", None, Longest(1001, 1))), Refused
+    ).error
     assert (error.kind, error.fields.path) == (Kind.INVALID_PARAMS, "$.inputs[1]")
     assert words in error.message
 
