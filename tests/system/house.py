@@ -86,7 +86,8 @@ def installed(suite: Suite, layer: Path) -> list[Path]:
     """Fill `layer` with the suite as a package would install it; returns all layers, top first."""
     layers = project_layer(suite, layer)
     places = {
-        "usr/lib/systemd/system": sorted((REPOSITORY / "units").iterdir()),
+        "usr/lib/systemd/system": sorted((REPOSITORY / "units").glob("*.*")),
+        "usr/lib/systemd/user": sorted((REPOSITORY / "units/user").iterdir()),
         "usr/lib/sysusers.d": [REPOSITORY / "packaging/orchd.sysusers.conf"],
         "usr/lib/tmpfiles.d": [REPOSITORY / "packaging/orchd.tmpfiles.conf"],
     }
@@ -101,6 +102,9 @@ def installed(suite: Suite, layer: Path) -> list[Path]:
     generator.parent.mkdir()
     generator.write_text(program.replace("/usr/bin/python ", f"{PREFIX}/bin/python ", 1))
     generator.chmod(0o755)
+    for_users = generator.parents[1] / "user-generators" / generator.name
+    for_users.parent.mkdir()
+    for_users.symlink_to(f"../{generator.parent.name}/{generator.name}")
     return layers
 
 

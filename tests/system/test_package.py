@@ -63,7 +63,9 @@ def package() -> Iterator[Path]:
 def test_the_package_holds_what_belongs_into_it(package: Path) -> None:
     argv = ["bsdtar", "-tf", str(package)]
     names = set(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split())
-    units = {f"usr/lib/systemd/system/{path.name}" for path in (REPOSITORY / "units").iterdir()}
+    units = {f"usr/lib/systemd/system/{path.name}" for path in (REPOSITORY / "units").glob("*.*")}
+    users = {path.name for path in (REPOSITORY / "units/user").iterdir()}
+    units |= {f"usr/lib/systemd/user/{name}" for name in users}
     programs = {f"usr/bin/{name}" for name in read_project().scripts}
     others = {
         "etc/orchd/orchd.toml",
