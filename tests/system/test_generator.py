@@ -7,6 +7,7 @@ configuration (tests/generator).
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from tests.lab.cache import Cache
 from tests.lab.machine import Machine
 from tests.lab.nvml import FakeNvml
-from tests.system.house import GENERATOR, SIMULATED, House, mock_pool, pool
+from tests.system.house import GENERATOR, SIMULATED, House, mock_pool, names_of, pool, task
 
 pytest_plugins = ("tests.lab.fixtures",)
 pytestmark = [pytest.mark.system, pytest.mark.slow]
@@ -196,3 +197,38 @@ def test_pools_are_up_after_a_boot(machine_with_pools: House) -> None:
     house.wait(lambda: active(house, "a:0") and active(house, "a:1"), "both replicas are up")
     house.wait_ready("a")
     assert house.machine.systemctl("is-system-running").stdout == "running\n"
+
+
+@pytest.mark.req("SYSD-23", "HME-031")
+def test_orchd_takes_new_pools_in_and_drops_no_stream(house: House) -> None:
+    slow = "tokens_per_s = 20"
+    house.configure(SIMULATED, mock_pool("a", engine=slow))
+    house.machine.systemctl("daemon-reload")
+    house.start("a:0")
+    house.wait_ready("a")
+    orchd = house.main_pid("orchd.service")
+    running = task(max_tokens=80)
+    assert house.ask("POST", "/v1/tasks", running).status == 202
+    with house.stream(running["task_id"]) as events:
+        seen = [next(events) for _ in range(3)]
+        began = time.monotonic()
+        other = mock_pool("b").replace("mock:lorem", "mock:other")
+        house.apply(SIMULATED, mock_pool("a", engine=slow), other)
+        house.machine.systemctl("reload", "orchd.service")
+        house.wait_ready("b")
+        took_s = time.monotonic() - began
+        assert names_of(house.complete(task(model_ref="mock:other")))[-1] == "end"
+        seen += events
+    assert names_of(seen) == ["started", "token", "end"]
+    assert house.main_pid("orchd.service") == orchd
+    assert took_s < 10
+    house.configure(SIMULATED, "bad = 1")
+    refused = house.machine.systemctl("reload", "orchd.service", check=False)
+    assert refused.returncode != 0
+    assert "bad: is not a known key" in house.said("orchd.service")
+    assert house.main_pid("orchd.service") == orchd
+    assert house.health("b")["ready"]
+    house.configure(SIMULATED, mock_pool("a", engine=slow))
+    house.machine.systemctl("reload", "orchd.service")
+    status = house.property("orchd.service", "StatusText")
+    assert "After a restart: pool b, which is gone" in status
