@@ -10,6 +10,7 @@ from orchd.config.load import load
 from orchd.config.schema import Settings
 from orchd.edge.app import App
 from orchd.edge.reread import compare
+from orchd.wire.ids import PoolId
 
 MOCK = """
 [[pools]]
@@ -58,7 +59,7 @@ def test_what_can_change_does_and_the_rest_is_named(settings) -> None:
     assert "s3cret" not in repr(change)
     there = change.settings
     assert [pool.id for pool in there.pools] == ["a", "b", "c", "d"]
-    assert (there.pool("b").ctx, there.sse.heartbeat_ms, there.sse.microbatch_ms) == (9, 99, 0)
+    assert (there.pool(PoolId("b")).ctx, there.sse.heartbeat_ms, there.sse.microbatch_ms) == (9, 99, 0)
     assert (there.bind_addr, there.cancel_on_disconnect) == (old.bind_addr, False)
 
 
@@ -68,6 +69,6 @@ async def test_a_new_pool_is_known_at_once_and_only_once(settings) -> None:
     again = settings(mock("b") + mock("a"))
     assert app.reread(again).now == ("new pool a",)
     assert [pool.pool_id for pool in app.pools()] == ["a", "b"]
-    assert app.pool_health("a").replicas[0].replica_id == "a:0"
+    assert app.pool_health(PoolId("a")).replicas[0].replica_id == "a:0"
     assert app.reread(again).now == ()
     app.tokenizers.close()
