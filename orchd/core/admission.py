@@ -11,9 +11,9 @@ from typing import Final
 
 from attrs import frozen
 
+from orchd.core.forecast import Outlook
 from orchd.core.placement import PlacementInput, decide
 from orchd.core.pool import Pool, Replica
-from orchd.core.predict import Prediction, predict
 from orchd.core.world import World
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId
@@ -28,7 +28,7 @@ class Admission:
     """A task may go into this pool's queue, and will start then."""
 
     pool: Pool
-    prediction: Prediction
+    outlook: Outlook
 
 
 def placement_input(
@@ -65,7 +65,7 @@ def admit(world: World, request: TaskRequest, prompt_tokens: int | None, now: fl
     if not ready:
         raise unready(world, fitting[0], now)
     chosen = _choose(world, request, ready, now)
-    start_ms = round(chosen.prediction.start_s * 1000)
+    start_ms = round(chosen.outlook.prediction.start_s * 1000)
     if start_ms > request.deadline_ms:
         raise OrchError(
             Kind.DEADLINE_UNMET,
@@ -82,9 +82,10 @@ def _choose(world: World, request: TaskRequest, ready: list[Pool], now: float) -
     """Return the pool of the free slot that placement takes, or the one that starts it first."""
     options: dict[PoolId, Admission] = {}
     for pool in ready:
-        prediction = predict(pool.outlook(now), pool.queue.until_tail(request.priority))
-        assert prediction is not None  # a replica that can be placed on has slots
-        options[pool.spec.pool_id] = Admission(pool, prediction)
+        before = pool.queue.until_tail(request.priority)
+        outlook = pool.predict(before, request.priority, now)
+        assert outlook is not None  # a replica that can be placed on has slots
+        options[pool.spec.pool_id] = Admission(pool, outlook)
     if len(ready) > 1:
         idle = [pool for pool in ready if not len(pool.queue)]
         now_at = decide(placement_input(world, request, idle, now)).pool_id
@@ -93,7 +94,7 @@ def _choose(world: World, request: TaskRequest, ready: list[Pool], now: float) -
     room = [a for a in options.values() if not a.pool.queue.classes[request.priority].full]
     if not room:
         raise _full(request, ready, now)
-    return min(room, key=lambda a: (a.prediction.start_s, a.pool.spec.pool_id))
+    return min(room, key=lambda a: (a.outlook.prediction.start_s, a.pool.spec.pool_id))
 
 
 def place_free_ms(pool: Pool, priority: Priority, now: float) -> int:
@@ -101,8 +102,8 @@ def place_free_ms(pool: Pool, priority: Priority, now: float) -> int:
 
     A place becomes free when the first of the class starts: after all of the class before it.
     """
-    prediction = predict(pool.outlook(now), pool.queue.ahead(priority))
-    return max(1, math.ceil(prediction.start_s * 1000)) if prediction else 1
+    outlook = pool.predict(pool.queue.ahead(priority), priority, now)
+    return max(1, math.ceil(outlook.prediction.start_s * 1000)) if outlook else 1
 
 
 def backoff_ms(pool: Pool, priority: Priority, now: float) -> int:

@@ -110,7 +110,7 @@ class Front:
     def _enqueue(self, event: Submit, admitted: admission.Admission, now: float) -> list[Effect]:
         world, pool, request = self.world, admitted.pool, event.request
         position = pool.queue.until_tail(request.priority).jobs
-        start_s, p90_s = admitted.prediction.start_s, admitted.prediction.p90_s
+        said = admitted.outlook.prediction
         world.admitted += 1
         task = Task(
             number=world.admitted,
@@ -119,9 +119,11 @@ class Front:
             correlation_id=event.correlation_id,
             pool_id=pool.spec.pool_id,
             admitted_at=now,
-            predicted_start_at=now + start_s,
-            told=(position, now + start_s),
+            promise=admitted.outlook.promise(now),
+            told=(position, now + said.start_s),
         )
+        task.expected = pool.forecast.weigh(request)
+        pool.forecast.admitted(task, now)
         world.tasks[task.task_id] = task
         pool.queue.classes[request.priority].push(task.task_id, task.expected)
         world.timers.set(("deadline", task.task_id), task.deadline_at)
@@ -129,12 +131,12 @@ class Front:
         starts = runs.fill(world, pool, now)
         if task.life is Life.QUEUED:
             runs.consider(world, pool, task, now)
-        start_ms = round(start_s * 1000)
+        start_ms = round(said.start_s * 1000)
         accepted = TaskAccepted(
             task_id=task.task_id,
             queue_position=Count(position),
             predicted_start_ms=Count(start_ms),
-            predicted_start_p90_ms=Count(round(p90_s * 1000)),
+            predicted_start_p90_ms=Count(round(said.p90_s * 1000)),
             backoff_ms=Count(admission.backoff_ms(pool, request.priority, now)),
             pool_id=pool.spec.pool_id,
             stream_url=f"/v1/tasks/{task.task_id}/stream",

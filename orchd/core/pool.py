@@ -10,11 +10,13 @@ from __future__ import annotations
 from attrs import define, field, frozen
 
 from orchd.core import predict
+from orchd.core.forecast import NOW, Forecast, Outlook
 from orchd.core.placement import ReplicaFacts
-from orchd.core.queue import PoolQueue
+from orchd.core.queue import Backlog, PoolQueue
 from orchd.core.task import Life, Task
 from orchd.wire.errors import Kind
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
+from orchd.wire.shapes import Priority
 from orchd.wire.snapshot import FRESH_S, Cause, Snapshot
 
 
@@ -107,13 +109,13 @@ class Replica:
         """Take the slot back. A lease that is not held raises KeyError: none goes below 0."""
         del self.leases[task_id]
 
-    def slots_outlook(self, now: float) -> list[predict.Slot]:
-        """Return each of its slots with the time at which it will be free."""
+    def slots_outlook(self, forecast: Forecast, now: float) -> list[predict.Slot]:
+        """Return each of its slots with the times at which it may be free."""
         rate, first = self.rate(), self.first_token_s()
-        outlook = [
-            predict.Slot(self.free_in_s(task, now), 1 / rate, first)
-            for task in self.leases.values()
-        ]
+        outlook = []
+        for task in self.leases.values():
+            ends = self.ends_in_s(task, forecast, now)
+            outlook.append(predict.Slot(sum(ends) / len(ends), 1 / rate, first, ends))
         return outlook + [predict.Slot(0.0, 1 / rate, first)] * self.free_slots
 
     def rate(self) -> float:
@@ -126,18 +128,28 @@ class Replica:
             return predict.PRIOR_FIRST_TOKEN_S
         return self.snapshot.first_token_ms / 1000
 
-    def free_in_s(self, task: Task, now: float) -> float:
-        """Return seconds until the slot of a running task is free. Above 0."""
+    def ends_in_s(self, task: Task, forecast: Forecast, now: float) -> tuple[float, ...]:
+        """Return equally likely times, in seconds and ascending, until a task's slot is free."""
         if task.life is Life.RELEASING:
-            return predict.RELEASE_S
+            return (predict.RELEASE_S,)
+        first, out = self.so_far(task, now)
         rate = self.rate()
+        tokens = forecast.ends(task.request, out, self.slots)
+        return tuple([first + left / rate for left in tokens])
+
+    def so_far(self, task: Task, now: float) -> tuple[float, float]:
+        """Return the seconds until a running task's first token, and the tokens that are out."""
         if task.life is Life.STARTING:
             waited = now - task.progress_at  # set at dispatch
-            return max(0.0, self.first_token_s() - waited) + task.expected / rate
+            return max(0.0, self.first_token_s() - waited), 0.0
         # it ran on since it was last heard of
-        out = task.tokens_out + (now - task.progress_at) * rate
-        limit = task.request.max_tokens
-        return predict.remaining_tokens(task.expected, limit, out) / rate
+        return 0.0, task.tokens_out + (now - task.progress_at) * self.rate()
+
+    def on_time(self, task: Task, forecast: Forecast, now: float) -> float:
+        """Return the probability, 0 to 1, that a running task ends by its deadline."""
+        first, out = self.so_far(task, now)
+        left_s = task.deadline_at - now - first
+        return forecast.ends_within(task.request, out, left_s * self.rate())
 
     def facts(self, pool: PoolSpec, now: float) -> ReplicaFacts:
         """Return what placement may know of it."""
@@ -169,6 +181,7 @@ class Pool:
     replicas: dict[ReplicaId, Replica] = field(init=False)
     engine_version: str = ""
     """The version that the set is pinned to: of the first replica that was ready."""
+    forecast: Forecast = field(factory=Forecast)
     moved_at: float | None = None
     """When its waiting tasks were last told their numbers."""
 
@@ -187,7 +200,25 @@ class Pool:
 
     def outlook(self, now: float) -> list[predict.Slot]:
         """Return the slots of all replicas that can be placed on."""
-        return [slot for replica in self.servable(now) for slot in replica.slots_outlook(now)]
+        servable = self.servable(now)
+        return [slot for r in servable for slot in r.slots_outlook(self.forecast, now)]
+
+    def predict(
+        self,
+        before: Backlog,
+        priority: Priority,
+        now: float,
+        slots: list[predict.Slot] | None = None,
+    ) -> Outlook | None:
+        """Return when the task of this class behind `before` starts; None when nothing serves.
+
+        `slots`: this pool's outlook, or that part of it that the task may use.
+        """
+        if slots is None:
+            if not before.jobs and self.has_free_slot(now):
+                return NOW
+            slots = self.outlook(now)
+        return self.forecast.outlook(slots, before, priority, now)
 
     def ctx(self, now: float) -> int:
         """Return the context that a task can really get: the spec's, or less if engines say so."""

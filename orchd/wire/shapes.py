@@ -164,6 +164,8 @@ class MetricsFrame:
     kv_warmth: bool = False
     queue_position: Count | None = None
     predicted_start_ms: Count | None = None
+    predicted_start_p90_ms: Count | None = None
+    """Nine in ten tasks start before this."""
     replica_id: ReplicaId | None = None
     tokens_per_s: float | None = None
 
@@ -238,6 +240,7 @@ class TaskStatus:
     model_ref: str
     queue_position: Count | None = None
     predicted_start_ms: Count | None = None
+    predicted_start_p90_ms: Count | None = None
     replica_id: ReplicaId | None = None
     decision: DecisionLog | None = None
     timings: Timings = Timings()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from orchd.wire import codec
-from tools.bench import cancel, relay, standing
+from tools.bench import calibration, cancel, relay, standing
 from tools.bench.figures import Figure, markdown
 
 MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
@@ -25,6 +25,7 @@ MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
     "idle": standing.idle_streams,
     "start": standing.start,
     "cancel": cancel.freed,
+    "predictions": calibration.predictions,
 }
 BEGIN: Final = "<!-- python -m tools.bench --write: begin -->"
 END: Final = "<!-- end -->"
