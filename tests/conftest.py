@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ("tests.lab.fixtures",)
+from tests.bdd.words import WORDS
+
+pytest_plugins = ("tests.lab.fixtures", "tests.bdd.heard", "tests.bdd.strict", *WORDS)
 
 # The same examples on every run, and no verdict that hangs on a busy machine's speed.
 settings.register_profile("orchd", derandomize=True, deadline=None, database=None)

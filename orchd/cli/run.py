@@ -58,10 +58,10 @@ class Wanted:
 @click.option(
     "--deadline-ms",
     type=COUNT,
-    default=600_000,
+    default=3_600_000,
     show_default=True,
     metavar="MS",
-    help="From admission; refused when it cannot be met.",
+    help="From admission to its end; refused when it cannot be met.",
 )
 @click.option("--seed", type=int, metavar="N", help="Seed of the sampler.")
 @click.option("--session", type=click.UUID, metavar="UUID", help="Session. [a new one]")

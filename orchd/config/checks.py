@@ -37,6 +37,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HTTP = re.compile(r"http://(127\.\d{1,3}\.\d{1,3}\.\d{1,3}|localhost|\[::1\]):(\d{1,5})/?")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _FETCHED = ("hf:", "https:", "http:", "s3:", "oci:")
+MIN_IDLE_MS: Final = 1000
 MAX_SOCKET_PATH: Final = 107
 """Bytes: sun_path of sockaddr_un without its zero (unix(7))."""
 
@@ -154,6 +155,9 @@ def _replicas(file: File, pool: Pool, path: str) -> Iterator[Fault]:
 
 
 def _limits(pool: Pool, path: str) -> Iterator[Fault]:
+    if pool.watchdog.idle_ms < MIN_IDLE_MS:
+        must = f"must be at least {MIN_IDLE_MS}: tokens are counted four times a second"
+        yield Fault(f"{path}.watchdog.idle_ms", must)
     if pool.max_tokens_out is not None and pool.max_tokens_out > pool.ctx:
         yield Fault(
             f"{path}.max_tokens_out", f"must be at most ctx ({pool.ctx}), not {pool.max_tokens_out}"

@@ -35,7 +35,6 @@ _ENVIRONMENT: Final = {
     "run_dir": "ORCHD_RUN_DIR",
 }
 _LATER: Final = {
-    "full_policy": ("drop-lru", "shed-low-priority"),
     "mode": ("source", "container"),
 }
 _LATER_KEYS: Final = {

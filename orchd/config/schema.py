@@ -25,17 +25,12 @@ from orchd.wire.ids import (
     ReplicaId,
     Text,
 )
+from orchd.wire.policy import FullPolicy
 
 DEFAULT_BIND: Final = "127.0.0.1:8484"
 MOCK: Final = EngineId("mock")
 LLAMACPP: Final = EngineId("llamacpp")
 ENGINES: Final = (MOCK, LLAMACPP)
-
-
-class FullPolicy(enum.StrEnum):
-    """What a full queue does with one more task."""
-
-    REJECT = "reject"
 
 
 class Backend(enum.StrEnum):
@@ -148,9 +143,25 @@ class Queue:
     """How many tasks may wait in a pool, by priority."""
 
     interactive: Positive = Positive(64)
-    """Bound of the interactive queue; one more is answered 429."""
+    """Places of interactive tasks; what one more meets is full_policy's."""
     batch: Positive = Positive(256)
-    """Bound of the batch queue; one more is answered 429."""
+    """Places of batch tasks; what one more meets is full_policy's."""
+    batch_after: Positive = Positive(16)
+    """After so many interactive starts while batch waits, the oldest batch task is next."""
+
+
+@frozen(kw_only=True)
+class Watchdog:
+    """When a running task is taken for stuck: it is stopped and its stream ends DECODE_TIMEOUT."""
+
+    first_token_ms: Positive = Positive(600_000)
+    """Milliseconds from its start to its first token: long enough to read a long prompt."""
+    idle_ms: Positive = Positive(60_000)
+    """Milliseconds from one token to the next."""
+    wall_ms: Positive = Positive(86_400_000)
+    """Milliseconds from its start to its end."""
+    enforce_deadline: bool = True
+    """Stop it when its deadline_ms passes; false lets it go on, late."""
 
 
 @frozen(kw_only=True)
@@ -186,8 +197,10 @@ class Pool:
     max_tokens_out: Positive | None = None
     """Most tokens that a task may ask for; without it, ctx."""
     queue: Queue = Queue()
+    watchdog: Watchdog = Watchdog()
     full_policy: FullPolicy = FullPolicy.REJECT
-    """reject: a task that finds its queue full is answered 429 with the time to wait."""
+    """A task that finds no place: reject answers 429 with the time to wait. drop-lru drops the
+    oldest waiting batch task for it; shed-low-priority drops the newest for an interactive one."""
     provisioning: Provisioning = Provisioning()
     tensor_split: tuple[NonNegative, ...] | None = None
     """Share of the model on each GPU of a mask, in the mask's order."""
@@ -246,6 +259,8 @@ class Common:
     """IP:PORT or localhost:PORT. Beyond loopback only with an auth_token. Env: ORCHD_ADDR."""
     auth_optional: bool = False
     """With a token configured, let callers over loopback and the unix socket come without it."""
+    queued_prompts_mb: Positive = Positive(256)
+    """MiB of memory for the prompts of all waiting tasks; a task over it is answered 429."""
     cancel_on_disconnect: bool = True
     """Cancel a task when its last reader leaves before the end."""
     devices: Devices = Devices()

@@ -7,20 +7,18 @@ or with the time after which asking again is worth it.
 from __future__ import annotations
 
 import math
-from typing import Final
 
 from attrs import frozen
 
+from orchd.core import full
 from orchd.core.forecast import Outlook
 from orchd.core.placement import PlacementInput, decide
 from orchd.core.pool import Pool, Replica
+from orchd.core.queue import NOTHING, Backlog
 from orchd.core.world import World
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import PoolId
+from orchd.wire.ids import PoolId, TaskId
 from orchd.wire.shapes import Determinism, Placement, Priority, TaskRequest, Workload
-
-POLICY: Final = "reject"
-"""The full-queue policy of every pool as yet: the policy_label of a 429."""
 
 
 @frozen
@@ -29,6 +27,8 @@ class Admission:
 
     pool: Pool
     outlook: Outlook
+    victim: TaskId | None = None
+    """The waiting batch task that makes room for it."""
 
 
 def placement_input(
@@ -75,6 +75,9 @@ def admit(world: World, request: TaskRequest, prompt_tokens: int | None, now: fl
             pool_id=chosen.pool.spec.pool_id,
             retry_after_ms=start_ms - request.deadline_ms,
         )
+    if len(chosen.pool.queue) or not chosen.pool.has_free_slot(now):
+        next_ms = _wait_ms(chosen.pool, NOTHING, request.priority, now)
+        full.check_memory(world, chosen.pool, request, chosen.victim, next_ms)
     return chosen
 
 
@@ -91,41 +94,39 @@ def _choose(world: World, request: TaskRequest, ready: list[Pool], now: float) -
         now_at = decide(placement_input(world, request, idle, now)).pool_id
         if now_at is not None:
             return options[now_at]
-    room = [a for a in options.values() if not a.pool.queue.classes[request.priority].full]
+    room = [a for a in options.values() if a.pool.queue.room(request.priority)]
+    room = room or [a for pool in ready if (a := _by_dropping(pool, request.priority, now))]
     if not room:
         raise _full(request, ready, now)
     return min(room, key=lambda a: (a.outlook.prediction.start_s, a.pool.spec.pool_id))
 
 
-def place_free_ms(pool: Pool, priority: Priority, now: float) -> int:
-    """Return when a place in this class's queue will be free, in ms, at least 1.
+def _by_dropping(pool: Pool, priority: Priority, now: float) -> Admission | None:
+    """Return how a full pool takes the task if its policy drops another for it."""
+    victim = full.victim(pool, priority)
+    outlook = pool.predict(pool.queue.until_tail(priority, victim), priority, now)
+    return Admission(pool, outlook, victim) if victim and outlook else None
 
-    A place becomes free when the first of the class starts: after all of the class before it.
-    """
-    outlook = pool.predict(pool.queue.ahead(priority), priority, now)
+
+def place_free_ms(pool: Pool, priority: Priority, now: float) -> int:
+    """Return when a place in this class's queue will be free, in ms, at least 1."""
+    return _wait_ms(pool, pool.queue.until_place(priority), priority, now)
+
+
+def _wait_ms(pool: Pool, before: Backlog, priority: Priority, now: float) -> int:
+    outlook = pool.predict(before, priority, now)
     return max(1, math.ceil(outlook.prediction.start_s * 1000)) if outlook else 1
 
 
 def backoff_ms(pool: Pool, priority: Priority, now: float) -> int:
     """Return how long to wait before sending more: 0 while the class has room."""
-    return place_free_ms(pool, priority, now) if pool.queue.classes[priority].full else 0
+    return 0 if pool.queue.room(priority) else place_free_ms(pool, priority, now)
 
 
 def _full(request: TaskRequest, pools: list[Pool], now: float) -> OrchError:
     waits = {pool.spec.pool_id: place_free_ms(pool, request.priority, now) for pool in pools}
-    pool_id = min(waits, key=lambda p: (waits[p], p))
-    bound = (
-        next(p for p in pools if p.spec.pool_id == pool_id).queue.classes[request.priority].bound
-    )
-    return OrchError(
-        Kind.QUEUE_FULL,
-        f"the {request.priority} queue of pool {pool_id} is full ({bound} tasks wait); "
-        f"a place is free in about {waits[pool_id]} ms",
-        engine=request.engine,
-        pool_id=pool_id,
-        retry_after_ms=waits[pool_id],
-        policy_label=POLICY,
-    )
+    pool = min(pools, key=lambda p: (waits[p.spec.pool_id], p.spec.pool_id))
+    return full.refusal(pool, request.priority, waits[pool.spec.pool_id])
 
 
 def _check_request(request: TaskRequest, prompt_tokens: int | None) -> None:

@@ -120,10 +120,13 @@ class Forecast:
         before: Backlog,
         priority: Priority,
         now: float,
-        overtaken_most: float = math.inf,
+        overtaken_most: int = 0,
     ) -> Outlook | None:
-        """Return when the task of this class behind `before` starts; None without a slot."""
-        ways = self._ways(priority, now, overtaken_most)
+        """Return when the task of this class behind `before` starts; None without a slot.
+
+        `overtaken_most`: interactive tasks that may yet come and go before it.
+        """
+        ways = self._ways(now, overtaken_most)
         said = predict(slots, before, ways)
         if said is None:
             return None
@@ -191,12 +194,12 @@ class Forecast:
     def _scores_of(self, priority: Priority, kind: int) -> Scores:
         return self._scores.setdefault((priority, kind), Scores())
 
-    def _ways(self, priority: Priority, now: float, overtaken_most: float) -> Ways:
+    def _ways(self, now: float, overtaken_most: int) -> Ways:
         measure = self._measure
         if not len(measure):
             return PLAIN
         jobs = tokens = 0.0
-        if priority is Priority.BATCH:
+        if overtaken_most:
             jobs, tokens = self._arrivals.per_s(now)
         return Ways(
             scale=measure.scale,

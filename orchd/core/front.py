@@ -11,7 +11,7 @@ from typing import assert_never
 
 from attrs import evolve
 
-from orchd.core import admission, notes, prompts, runs, views, workers
+from orchd.core import admission, notes, prompts, runs, views, waiting, workers
 from orchd.core.events import (
     Accepted,
     Cancel,
@@ -109,6 +109,9 @@ class Front:
 
     def _enqueue(self, event: Submit, admitted: admission.Admission, now: float) -> list[Effect]:
         world, pool, request = self.world, admitted.pool, event.request
+        dropped: list[Effect] = []
+        if admitted.victim is not None:
+            dropped = runs.drop(world, world.tasks[admitted.victim], now)
         position = pool.queue.until_tail(request.priority).jobs
         said = admitted.outlook.prediction
         world.admitted += 1
@@ -125,8 +128,7 @@ class Front:
         task.expected = pool.forecast.weigh(request)
         pool.forecast.admitted(task, now)
         world.tasks[task.task_id] = task
-        pool.queue.classes[request.priority].push(task.task_id, task.expected)
-        world.timers.set(("deadline", task.task_id), task.deadline_at)
+        waiting.enter(world, task)
         world.tally.enqueued(task, pool.engine_version)
         starts = runs.fill(world, pool, now)
         if task.life is Life.QUEUED:
@@ -151,7 +153,7 @@ class Front:
         )
         task.answer = Accepted(task.task_id, accepted, started, True)
         note = notes.admitted(task, position, start_ms, event.identity)
-        return [task.answer, note, *starts]
+        return [*dropped, task.answer, note, *starts]
 
     def _cancel(self, event: Cancel, now: float) -> list[Effect]:
         world = self.world
@@ -168,13 +170,13 @@ class Front:
         effects: list[Effect] = [Seal(task.task_id, event.reason)]
         pool = world.pools[task.pool_id]
         if before is Life.QUEUED:
-            pool.queue.classes[task.request.priority].remove(task.task_id)
-            world.timers.drop(("deadline", task.task_id))
+            waiting.leave(world, task)
         else:
             assert task.replica_id is not None
             assert task.dispatched_at is not None
             runs.count(world, task, event.tokens_out, now)
             task.decode_ms = round((now - task.dispatched_at) * 1000)
+            world.timers.drop(("watch", task.task_id))
             effects.append(CancelJob(task.task_id, task.replica_id))
         world.tally.canceled(task)
         effects += [Finish(task.task_id, runs.cancel_end(task)), notes.canceled(task)]
@@ -244,6 +246,8 @@ class Front:
                     effects += runs.expire(world, task, now)
                     pool = world.pools[task.pool_id]
                     effects += runs.fill(world, pool, now) + runs.tell(world, pool, now)
+                case ("watch", task_id):
+                    effects += runs.watch(world, world.tasks[TaskId(task_id)], now)
                 case ("fresh", replica_id):
                     effects += self._readiness(world.home[ReplicaId(replica_id)], now)
                 case ("moved", pool_id):

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from orchd.core.events import Dispatch, Effect
 from orchd.core.front import Front
-from orchd.core.queue import Fifo
-from orchd.core.task import FINAL, LEASED, Life
+from orchd.core.queue import Fifo, PoolQueue
+from orchd.core.task import FINAL, LEASED, RUNNING, Life
 from orchd.core.world import World
+from orchd.wire.shapes import Priority
 
 
 def check(front: Front, now: float | None = None) -> None:
     """Assert the rules of specs/02. With `now`, also those that depend on the time."""
     world = front.world
+    _check_memory(world)
     for pool in world.pools.values():
+        _check_turns(pool.queue)
         for priority, fifo in pool.queue.classes.items():
             _check_fifo(fifo)
             for task_id in fifo:
@@ -33,6 +36,8 @@ def check(front: Front, now: float | None = None) -> None:
                 assert world.tasks.get(task_id) is task, "a lease is of a known task"
                 assert task.life in LEASED, "a lease is of a running task"
                 assert task.replica_id == replica.replica_id, "a lease is on the task's replica"
+                watched = ("watch", task_id) in world.timers
+                assert watched == (task.life in RUNNING), "what runs, and only that, is watched"
     if now is not None:
         _check_idle(world, now)
     _check_places(world)
@@ -53,6 +58,23 @@ def _check_fifo(fifo: Fifo) -> None:
         assert fifo.before(task_id) == (position, tokens), "a position counts those before it"
         tokens += fifo.tokens_of(task_id)
     assert fifo.backlog == (len(fifo), tokens), "the backlog is the sum of its tasks"
+
+
+def _check_turns(queue: PoolQueue) -> None:
+    """Batch does not starve, and positions are the order in which tasks will go."""
+    batch = queue.classes[Priority.BATCH]
+    assert queue.passed <= queue.batch_after, "batch is passed so often and no more"
+    assert not queue.passed or len(batch), "nobody is passed while no batch waits"
+    order = list(queue)
+    assert queue.head() == next(iter(order), None), "the head is the first"
+    for position, task_id in enumerate(order):
+        priority = Priority.BATCH if task_id in batch else Priority.INTERACTIVE
+        assert queue.before(task_id, priority).jobs == position, "a position counts both classes"
+
+
+def _check_memory(world: World) -> None:
+    held = sum(world.tasks[t].content_bytes for pool in world.pools.values() for t in pool.queue)
+    assert world.queued_bytes == held, "the memory of prompts is that of those that wait"
 
 
 def _check_idle(world: World, now: float) -> None:

@@ -127,7 +127,12 @@ def canceled(task: Task) -> Note:
 def failed(task: Task, error: OrchError) -> Note:
     """A task broke: its client reads why in the stream."""
     human = f"Task {_short(task.task_id)} failed: {error.message}."
-    more = {"reason": error.kind, **_figures(task)}
+    more = {
+        "reason": error.kind,
+        "policy_label": error.fields.policy_label,
+        "retry_after_ms": error.fields.retry_after_ms,
+        **_figures(task),
+    }
     return _of_task(task, "task_failed", human, more, "warning")
 
 

@@ -13,9 +13,11 @@ from orchd.core import predict
 from orchd.core.forecast import NOW, Forecast, Outlook
 from orchd.core.placement import ReplicaFacts
 from orchd.core.queue import Backlog, PoolQueue
-from orchd.core.task import Life, Task
+from orchd.core.task import LEAVING, Life, Task
+from orchd.core.watchdog import Watchdog
 from orchd.wire.errors import Kind
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
+from orchd.wire.policy import FullPolicy
 from orchd.wire.shapes import Priority
 from orchd.wire.snapshot import FRESH_S, Cause, Snapshot
 
@@ -37,6 +39,10 @@ class PoolSpec:
     """Tasks that may wait."""
     queue_batch: int
     sampler_profile_version: str
+    full_policy: FullPolicy = FullPolicy.REJECT
+    batch_after: int = 16
+    """Interactive starts after which the oldest batch task is next."""
+    watchdog: Watchdog = Watchdog()
 
 
 @define(kw_only=True, eq=False)
@@ -130,7 +136,7 @@ class Replica:
 
     def ends_in_s(self, task: Task, forecast: Forecast, now: float) -> tuple[float, ...]:
         """Return equally likely times, in seconds and ascending, until a task's slot is free."""
-        if task.life is Life.RELEASING:
+        if task.life in LEAVING:
             return (predict.RELEASE_S,)
         first, out = self.so_far(task, now)
         rate = self.rate()
@@ -186,7 +192,12 @@ class Pool:
     """When its waiting tasks were last told their numbers."""
 
     def __attrs_post_init__(self) -> None:
-        self.queue = PoolQueue(self.spec.queue_interactive, self.spec.queue_batch)
+        self.queue = PoolQueue(
+            self.spec.queue_interactive,
+            self.spec.queue_batch,
+            shared=self.spec.full_policy is not FullPolicy.REJECT,
+            batch_after=self.spec.batch_after,
+        )
         ids = sorted(self.spec.replica_ids)
         self.replicas = {replica_id: Replica(replica_id=replica_id) for replica_id in ids}
 
@@ -218,7 +229,8 @@ class Pool:
             if not before.jobs and self.has_free_slot(now):
                 return NOW
             slots = self.outlook(now)
-        return self.forecast.outlook(slots, before, priority, now)
+        most = self.queue.to_overtake(before.jobs) if priority is Priority.BATCH else 0
+        return self.forecast.outlook(slots, before, priority, now, most)
 
     def ctx(self, now: float) -> int:
         """Return the context that a task can really get: the spec's, or less if engines say so."""

@@ -1,4 +1,4 @@
-"""The waiting tasks of one pool: two bounded FIFOs, with their order and the work in them.
+"""The waiting tasks of one pool: two bounded FIFOs, their order, the work in them, their turns.
 
 Each enqueued task draws a ticket: a number that grows at the tail, or falls at the head when a task
 comes back. An OrderedDict (a linked list) keeps the order, so enqueue, dequeue, cancel and
@@ -85,6 +85,9 @@ class Fifo:
     def __iter__(self) -> Iterator[TaskId]:
         return iter(self._live)
 
+    def __reversed__(self) -> Iterator[TaskId]:
+        return reversed(self._live)
+
     @property
     def full(self) -> bool:
         """Whether the next task is refused."""
@@ -98,7 +101,7 @@ class Fifo:
     def push(self, task_id: TaskId, tokens: int) -> None:
         """Append a task that expects `tokens`. The caller has seen that it is not full."""
         if self.full or task_id in self._live:
-            raise ValueError(f"the queue is full, or has {task_id} already")
+            raise ValueError(f"the class is full, or has {task_id} already")
         self._add(task_id, self._tail, tokens)
         self._tail += 1
 
@@ -131,38 +134,132 @@ class Fifo:
 
 
 class PoolQueue:
-    """Both classes of one pool; interactive goes first [OC-CORE-1004]."""
+    """Both classes of one pool.
 
-    def __init__(self, interactive: int, batch: int) -> None:
-        self.classes = {Priority.INTERACTIVE: Fifo(interactive), Priority.BATCH: Fifo(batch)}
+    Interactive goes first [OC-CORE-1004], but after `batch_after` of its starts while batch waits
+    the oldest batch task is next: batch never starves. The answers on order are exact in jobs; the
+    tokens of a part of a class are its share of the class's sum, as prediction takes means anyhow.
+    """
+
+    def __init__(
+        self, interactive: int, batch: int, *, shared: bool = False, batch_after: int = 16
+    ) -> None:
+        self.places = interactive + batch
+        """Tasks that may wait in all."""
+        self.shared = shared
+        """Interactive may take every place, batch its own ones while they are free."""
+        self.batch_after = batch_after
+        self.passed = 0
+        """Interactive starts since the last batch start, while batch waited."""
+        self.classes = {
+            Priority.INTERACTIVE: Fifo(self.places if shared else interactive),
+            Priority.BATCH: Fifo(batch),
+        }
 
     def __len__(self) -> int:
         return sum(map(len, self.classes.values()))
 
     def __iter__(self) -> Iterator[TaskId]:
-        for fifo in self.classes.values():
-            yield from fifo
+        """All tasks, in the order in which they will go if no other comes."""
+        batch = iter(self.classes[Priority.BATCH])
+        passed, next_batch = self.passed, next(batch, None)
+        for task_id in self.classes[Priority.INTERACTIVE]:
+            if next_batch is not None and passed >= self.batch_after:
+                yield next_batch
+                passed, next_batch = 0, next(batch, None)
+            yield task_id
+            passed += 1
+        if next_batch is not None:
+            yield next_batch
+            yield from batch
+
+    def push(self, task_id: TaskId, priority: Priority, tokens: int) -> None:
+        """Append a task. Raises ValueError when it has no room."""
+        if not self.room(priority):
+            raise ValueError(f"no room for {task_id}")
+        self.classes[priority].push(task_id, tokens)
+
+    def start(self, task_id: TaskId, priority: Priority) -> None:
+        """Take out the task that starts. Raises KeyError."""
+        self.remove(task_id, priority)
+        if priority is Priority.BATCH:
+            self.passed = 0
+        elif len(self.classes[Priority.BATCH]):
+            self.passed += 1
+
+    def remove(self, task_id: TaskId, priority: Priority) -> None:
+        """Take out a task that does not start. Raises KeyError."""
+        self.classes[priority].remove(task_id)
+        if not len(self.classes[Priority.BATCH]):
+            self.passed = 0
+
+    def room(self, priority: Priority, gone: int = 0) -> bool:
+        """Return whether one more of this class may wait, were `gone` batch tasks gone."""
+        fifo = self.classes[priority]
+        if len(fifo) - (gone if priority is Priority.BATCH else 0) >= fifo.bound:
+            return False
+        return not self.shared or len(self) - gone < self.places
 
     def head(self) -> TaskId | None:
         """Return the task that is next, or None."""
-        return next(iter(self), None)
+        interactive, batch = self.classes[Priority.INTERACTIVE], self.classes[Priority.BATCH]
+        if self.passed >= self.batch_after and len(batch):
+            return next(iter(batch))
+        return next(iter(interactive), None) or next(iter(batch), None)
 
     def first(self, count: int) -> list[TaskId]:
         """Return at most `count` tasks in the order in which they will go."""
         return list(islice(self, count))
 
     def ahead(self, priority: Priority) -> Backlog:
-        """Return the work that goes before the whole of a class."""
-        if priority is Priority.INTERACTIVE:
-            return NOTHING
-        return self.classes[Priority.INTERACTIVE].backlog
+        """Return the work that goes before the first of a class."""
+        return self._others(priority, 0)
 
-    def until_tail(self, priority: Priority) -> Backlog:
-        """Return the work before a task that would be enqueued now. O(1)."""
-        ahead, own = self.ahead(priority), self.classes[priority].backlog
-        return Backlog(ahead.jobs + own.jobs, ahead.tokens + own.tokens)
+    def until_place(self, priority: Priority) -> Backlog:
+        """Return the work that starts before a class that has no room has room again."""
+        if self.shared and not (priority is Priority.BATCH and self.classes[priority].full):
+            return NOTHING  # every start makes a place
+        return self.ahead(priority)
+
+    def until_tail(self, priority: Priority, without: TaskId | None = None) -> Backlog:
+        """Return the work before a task that would be enqueued now. O(1).
+
+        `without`: a batch task that would make room for it.
+        """
+        own = self.classes[priority].backlog
+        if without is not None and priority is Priority.BATCH:
+            own = Backlog(own.jobs - 1, own.tokens - self.classes[priority].tokens_of(without))
+        return _sum(self._others(priority, own.jobs), own)
 
     def before(self, task_id: TaskId, priority: Priority) -> Backlog:
         """Return the work before a task that waits. Raises KeyError."""
-        ahead, own = self.ahead(priority), self.classes[priority].before(task_id)
-        return Backlog(ahead.jobs + own.jobs, ahead.tokens + own.tokens)
+        own = self.classes[priority].before(task_id)
+        return _sum(self._others(priority, own.jobs), own)
+
+    def to_overtake(self, jobs: int) -> int:
+        """Return how many interactive tasks may yet go before the batch task behind `jobs`. O(1).
+
+        It is the b-th of batch, from 0: it goes after at most (b + 1) * batch_after of them.
+        """
+        waiting = len(self.classes[Priority.INTERACTIVE])
+        turns = (jobs - waiting + 1) * self.batch_after - self.passed
+        return max(0, turns - waiting) if jobs >= waiting else 0
+
+    def _others(self, priority: Priority, position: int) -> Backlog:
+        """Return the work of the other class before the task at `position` of this one."""
+        if priority is Priority.BATCH:
+            turns = (position + 1) * self.batch_after - self.passed
+            return _part(self.classes[Priority.INTERACTIVE].backlog, turns)
+        turns = (self.passed + position) // self.batch_after
+        return _part(self.classes[Priority.BATCH].backlog, turns)
+
+
+def _sum(one: Backlog, other: Backlog) -> Backlog:
+    return Backlog(one.jobs + other.jobs, one.tokens + other.tokens)
+
+
+def _part(backlog: Backlog, jobs: int) -> Backlog:
+    """Return the first `jobs` of a class, with their share of its tokens."""
+    if jobs >= backlog.jobs:
+        return backlog
+    return Backlog(jobs, round(backlog.tokens * jobs / backlog.jobs)) if jobs > 0 else NOTHING

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.core import notes
-from orchd.core.admission import placement_input
-from orchd.core.events import Break, Dispatch, Effect, Finish, Forget, Histogram, Moved, Observe
+from orchd.core import full, notes, waiting, watchdog
+from orchd.core.admission import place_free_ms, placement_input
+from orchd.core.events import (
+    Break,
+    CancelJob,
+    Dispatch,
+    Effect,
+    Finish,
+    Forget,
+    Histogram,
+    Moved,
+    Observe,
+)
 from orchd.core.placement import decide
 from orchd.core.pool import Pool, Replica
 from orchd.core.queue import Backlog
-from orchd.core.task import Life, Step, Task
+from orchd.core.task import LEAVING, Life, Step, Task
 from orchd.core.world import World
 from orchd.wire import link
 from orchd.wire.errors import TABLE, Kind, OrchError
@@ -110,12 +120,12 @@ def _start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: flo
     assert replica.snapshot is not None
     replica.lease(task)
     task.take(Step.DISPATCH)
-    pool.queue.classes[task.request.priority].remove(task.task_id)
-    world.timers.drop(("deadline", task.task_id))
+    waiting.start(world, task)
     task.replica_id = replica_id
     task.engine_version = replica.snapshot.engine_version
     task.attempts += 1
     task.dispatched_at = task.progress_at = now
+    world.timers.set(("watch", task.task_id), watchdog.due_at(pool.spec.watchdog, task))
     world.tally.started(task)
     effects: list[Effect] = [
         Dispatch(task.task_id, replica_id, task.request, task.correlation_id),
@@ -137,7 +147,11 @@ def progress(world: World, task: Task, tokens_out: int, now: float) -> list[Effe
     first = task.life is Life.STARTING
     task.take(Step.TOKEN)
     count(world, task, tokens_out, now)
-    return _first_token(task, now) if first else []
+    if not first:
+        return []
+    dog = world.pools[task.pool_id].spec.watchdog
+    world.timers.set(("watch", task.task_id), watchdog.due_at(dog, task))
+    return _first_token(task, now)
 
 
 def _first_token(task: Task, at: float) -> list[Effect]:
@@ -156,7 +170,7 @@ def count(world: World, task: Task, tokens_out: int, now: float) -> None:
 
 def end(world: World, task: Task, said: link.End, now: float) -> list[Effect]:
     """The job ran to its end; its slot is free."""
-    if task.life is Life.RELEASING:  # END and CANCEL crossed on the link: it stays canceled
+    if task.life in LEAVING:  # END and CANCEL crossed on the link: it stays canceled
         return freed(world, task, said.tokens_out, now)
     assert task.dispatched_at is not None
     effects: list[Effect] = []
@@ -186,8 +200,8 @@ def end(world: World, task: Task, said: link.End, now: float) -> list[Effect]:
 
 
 def freed(world: World, task: Task, tokens_out: int, now: float) -> list[Effect]:
-    """The slot of a canceled task is free."""
-    if task.life is not Life.RELEASING:
+    """The slot of a canceled or stopped task is free."""
+    if task.life not in LEAVING:
         said = link.Fail(kind=Kind.WORKER_RESET, message="the pool let go of the job by itself")
         return fail(world, task, said, now)
     _release(world, task)
@@ -199,7 +213,7 @@ def freed(world: World, task: Task, tokens_out: int, now: float) -> list[Effect]
 
 def fail(world: World, task: Task, said: link.Fail, now: float) -> list[Effect]:
     """The job broke; its slot is free."""
-    if task.life is Life.RELEASING:
+    if task.life in LEAVING:
         return freed(world, task, said.tokens_out, now)
     replica = _release(world, task)
     never_began = task.life is Life.STARTING and not said.tokens_out
@@ -221,7 +235,7 @@ def lost(world: World, replica: Replica, now: float) -> list[Effect]:
     effects: list[Effect] = []
     # Each goes to the head, so the latest goes first and the order of dispatch is kept.
     for task in reversed(list(replica.leases.values())):
-        if task.life is Life.RELEASING:
+        if task.life in LEAVING:
             effects += freed(world, task, task.tokens_out, now)
             continue
         _release(world, task)
@@ -243,8 +257,39 @@ def expire(world: World, task: Task, now: float) -> list[Effect]:
         outlook = pool.predict(pool.queue.before(task.task_id, priority), priority, now)
         if outlook is not None:  # what it will not live to see: else only short waits count
             pool.forecast.started(task, task.promise, now + outlook.prediction.start_s)
-    pool.queue.classes[priority].remove(task.task_id)
+    waiting.leave(world, task)
     return _break(world, task, Step.EXPIRE, _too_late(task), now)
+
+
+def watch(world: World, task: Task, now: float) -> list[Effect]:
+    """Look at a running task: set its timer anew, or stop it [OC-CORE-1022].
+
+    So a token costs no timer: a job is looked at once in each of its limits.
+    """
+    dog = world.pools[task.pool_id].spec.watchdog
+    error = watchdog.verdict(dog, task, now)
+    if error is None:
+        world.timers.set(("watch", task.task_id), watchdog.due_at(dog, task))
+        return []
+    assert task.replica_id is not None
+    assert task.dispatched_at is not None
+    task.take(Step.STOP)
+    task.error, task.ended_at = error.row.code, now
+    task.decode_ms = round((now - task.dispatched_at) * 1000)
+    return [
+        Break(task.task_id, error),
+        CancelJob(task.task_id, task.replica_id),
+        notes.failed(task, error),
+    ]
+
+
+def drop(world: World, task: Task, now: float) -> list[Effect]:
+    """A waiting task gives its place to another: its stream is told so [OC-CORE-1002]."""
+    pool = world.pools[task.pool_id]
+    error = full.dropped(pool, task, place_free_ms(pool, task.request.priority, now))
+    world.tally.rejected(task.request.engine, error.kind, error.fields.policy_label)
+    waiting.leave(world, task)
+    return [*_break(world, task, Step.DROP, error, now), *tell(world, pool, now)]
 
 
 def retire(world: World, task: Task, now: float) -> list[Effect]:
@@ -285,9 +330,7 @@ def _requeue(world: World, task: Task, replica: Replica, reason: str, now: float
     if now >= task.deadline_at:
         return _break(world, task, Step.FAIL, _too_late(task), now)
     task.take(Step.REQUEUE)
-    pool = world.pools[task.pool_id]
-    pool.queue.classes[task.request.priority].push_head(task.task_id, task.expected)
-    world.timers.set(("deadline", task.task_id), task.deadline_at)
+    waiting.enter_again(world, task)
     effects: list[Effect] = [notes.requeued(task, replica, reason)]
     task.replica_id, task.dispatched_at, task.told = None, None, None
     return effects
@@ -312,6 +355,7 @@ def cancel_end(task: Task) -> Ended:
 
 def _release(world: World, task: Task) -> Replica:
     assert task.replica_id is not None
+    world.timers.drop(("watch", task.task_id))
     replica = world.replica(task.replica_id)
     replica.release(task.task_id)
     return replica

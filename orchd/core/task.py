@@ -33,6 +33,8 @@ class Life(enum.StrEnum):
     """A token is out: it ends here or fails."""
     RELEASING = "releasing"
     """Canceled for the client; the replica has not said yet that its slot is free."""
+    STOPPING = "stopping"
+    """Stopped by a watchdog, which its client was told; the slot is not free yet."""
     ENDED = "ended"
     FAILED = "failed"
     CANCELED = "canceled"
@@ -49,13 +51,20 @@ class Step(enum.StrEnum):
     """Its replica was lost, or refused it, before a token."""
     CANCEL = "cancel"
     FREE = "free"
-    """Its slot is free after a cancel, however that came to be known."""
+    """Its slot is free after a cancel or a stop, however that came to be known."""
     EXPIRE = "expire"
     """Its deadline passed while it waited."""
+    STOP = "stop"
+    """A watchdog took it from its replica."""
+    DROP = "drop"
+    """It gave its place in a full queue to another."""
 
 
 FINAL: Final = frozenset({Life.ENDED, Life.FAILED, Life.CANCELED})
-LEASED: Final = frozenset({Life.STARTING, Life.STREAMING, Life.RELEASING})
+RUNNING: Final = frozenset({Life.STARTING, Life.STREAMING})
+LEAVING: Final = frozenset({Life.RELEASING, Life.STOPPING})
+"""Over for the client, while the slot is not free yet."""
+LEASED: Final = RUNNING | LEAVING
 """States in which the task holds a slot."""
 
 TABLE: Final = MappingProxyType(
@@ -63,18 +72,24 @@ TABLE: Final = MappingProxyType(
         (Life.QUEUED, Step.DISPATCH): Life.STARTING,
         (Life.QUEUED, Step.CANCEL): Life.CANCELED,
         (Life.QUEUED, Step.EXPIRE): Life.FAILED,
+        (Life.QUEUED, Step.DROP): Life.FAILED,
         (Life.STARTING, Step.TOKEN): Life.STREAMING,
         (Life.STARTING, Step.END): Life.ENDED,
         (Life.STARTING, Step.FAIL): Life.FAILED,
         (Life.STARTING, Step.REQUEUE): Life.QUEUED,
         (Life.STARTING, Step.CANCEL): Life.RELEASING,
+        (Life.STARTING, Step.STOP): Life.STOPPING,
         (Life.STREAMING, Step.TOKEN): Life.STREAMING,
         (Life.STREAMING, Step.END): Life.ENDED,
         (Life.STREAMING, Step.FAIL): Life.FAILED,
         (Life.STREAMING, Step.CANCEL): Life.RELEASING,
+        (Life.STREAMING, Step.STOP): Life.STOPPING,
         (Life.RELEASING, Step.TOKEN): Life.RELEASING,
         (Life.RELEASING, Step.CANCEL): Life.RELEASING,
         (Life.RELEASING, Step.FREE): Life.CANCELED,
+        (Life.STOPPING, Step.TOKEN): Life.STOPPING,
+        (Life.STOPPING, Step.CANCEL): Life.STOPPING,
+        (Life.STOPPING, Step.FREE): Life.FAILED,
         (Life.ENDED, Step.CANCEL): Life.ENDED,
         (Life.FAILED, Step.CANCEL): Life.FAILED,
         (Life.CANCELED, Step.CANCEL): Life.CANCELED,
@@ -86,6 +101,7 @@ _PUBLIC: Final = {
     Life.STARTING: TaskState.RUNNING,
     Life.STREAMING: TaskState.RUNNING,
     Life.RELEASING: TaskState.CANCELED,
+    Life.STOPPING: TaskState.FAILED,
     Life.ENDED: TaskState.ENDED,
     Life.FAILED: TaskState.FAILED,
     Life.CANCELED: TaskState.CANCELED,
@@ -119,6 +135,16 @@ def expected_tokens(request: TaskRequest) -> int:
     return min(request.expected_tokens or request.max_tokens, request.max_tokens)
 
 
+def content_bytes(request: TaskRequest) -> int:
+    """Return the memory that prompt and inputs take. O(1) for a prompt of any length.
+
+    That is up to four times their bytes on the wire: a str of Python has 1, 2 or 4 for a character.
+    """
+    inputs = request.inputs or ()
+    texts = inputs if request.prompt is None else (request.prompt, *inputs)
+    return sum(text.__sizeof__() for text in texts) + inputs.__sizeof__()
+
+
 @define(kw_only=True, eq=False)
 class Task:
     """What the core keeps of one task. Times are of the clock of `now`, in seconds."""
@@ -135,6 +161,8 @@ class Task:
     life: Life = Life.QUEUED
     expected: int = field(init=False)
     """Tokens as its queue counts them: the client's estimate, or what forecast.py makes of it."""
+    content_bytes: int = field(init=False)
+    """Memory of its prompt or inputs."""
     replica_id: ReplicaId | None = None
     """Where it runs, or ran last."""
     engine_version: str = ""
@@ -158,6 +186,7 @@ class Task:
 
     def __attrs_post_init__(self) -> None:
         self.expected = expected_tokens(self.request)
+        self.content_bytes = content_bytes(self.request)
 
     @property
     def task_id(self) -> TaskId:

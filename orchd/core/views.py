@@ -174,7 +174,8 @@ def _pool_metrics(pool: Pool, live: list[Replica], now: float) -> PoolMetrics:
     return PoolMetrics(
         queue_depth=queue_depths(pool),
         queue_capacity=QueueDepths(
-            interactive=Count(pool.spec.queue_interactive), batch=Count(pool.spec.queue_batch)
+            interactive=Count(pool.queue.classes[Priority.INTERACTIVE].bound),
+            batch=Count(pool.queue.classes[Priority.BATCH].bound),
         ),
         slots_total=Count(sum(snapshot.slots_total for snapshot in snapshots)),
         slots_active=Count(sum(len(replica.leases) for replica in live)),

@@ -18,7 +18,7 @@ from orchd.core.timers import Timers
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
 
-TimerKind = Literal["deadline", "fresh", "moved", "retain"]
+TimerKind = Literal["deadline", "fresh", "moved", "retain", "watch"]
 
 
 @frozen(kw_only=True)
@@ -35,6 +35,10 @@ class Limits:
     attempts_max: int = 3
     """Starts of one task that die before a token; then it fails: a prompt that kills engines
     must not go round for ever."""
+    queued_bytes: int = 256 << 20
+    """Memory that the prompts of all waiting tasks may take: 320 tasks of 8 MiB in each of some
+    pools would be gigabytes. What comes back from a lost replica, and one prompt alone, may go over
+    it."""
     moved_cap: int = 64
     """Queue positions that are told when they move."""
     moved_period_s: float = 0.25
@@ -66,6 +70,8 @@ class World:
         self.retained: OrderedDict[TaskId, float] = OrderedDict()
         """Tasks that are over, oldest first, and when each is forgotten."""
         self.retained_tokens = 0
+        self.queued_bytes = 0
+        """Memory of the prompts of all waiting tasks."""
         self.timers: Timers[tuple[TimerKind, str]] = Timers()
         self.tally = Tally()
         self.draining = False

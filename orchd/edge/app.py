@@ -34,8 +34,9 @@ from orchd.core.events import (
     Tick,
     WakeAt,
 )
-from orchd.core.front import Front
+from orchd.core.front import Front, Limits
 from orchd.core.pool import PoolSpec
+from orchd.core.watchdog import Watchdog
 from orchd.edge.links import Link
 from orchd.edge.relay import Stream
 from orchd.edge.scrape import Tally
@@ -72,7 +73,8 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.front = Front([_spec(pool) for pool in settings.pools])
+        limits = Limits(queued_bytes=settings.queued_prompts_mb << 20)
+        self.front = Front([_spec(pool) for pool in settings.pools], limits)
         self.tally = Tally(self.front)
         self.tokenizers = Tokenizers(self.front, settings)
         self._streams: dict[TaskId, Stream] = {}
@@ -298,7 +300,8 @@ class App:
             await trio.sleep(PULSE_S)
             now = trio.current_time()
             for stream in list(self._running.values()):
-                if stream.tokens != stream.told:
+                # a job that a slow reader holds back is not stuck
+                if stream.tokens != stream.told or stream.held:
                     stream.told = stream.tokens
                     self.handle(Progress(stream.task_id, stream.tokens))
             if now >= next_metrics:
@@ -330,6 +333,14 @@ def _spec(pool: Pool) -> PoolSpec:
         replica_ids=pool.replica_ids,
         queue_interactive=pool.queue.interactive,
         queue_batch=pool.queue.batch,
+        batch_after=pool.queue.batch_after,
+        full_policy=pool.full_policy,
+        watchdog=Watchdog(
+            first_token_s=pool.watchdog.first_token_ms / 1000,
+            idle_s=pool.watchdog.idle_ms / 1000,
+            wall_s=pool.watchdog.wall_ms / 1000,
+            enforce_deadline=pool.watchdog.enforce_deadline,
+        ),
         sampler_profile_version=pool.engine.sampler_profile_version,
     )
 

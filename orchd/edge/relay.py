@@ -164,6 +164,11 @@ class Stream:
         for reader in self.readers:
             reader.pump()
 
+    @property
+    def held(self) -> bool:
+        """Whether the pool waits for credit because a reader is a whole window behind."""
+        return self._owed >= WINDOW_BYTES // 2
+
     def grant(self) -> None:
         """Give the pool the credit it has used up, if the slowest reader keeps pace."""
         lag = max((len(self.log) - reader.position for reader in self.readers), default=0)

@@ -1,12 +1,13 @@
 """The HTTP/1.1 client of both daemons and the tool: one peer, kept-alive connections, streams.
 
-h11 writes the request and reads the answer's head; bodies are framed by hand (chunks.py). Nothing
-here logs or retries, but for a kept-alive connection that turned out dead.
+h11 reads the answer's head; requests are written, and bodies framed, by hand (heads.py, chunks.py).
+Nothing here logs or retries, but for a kept-alive connection that turned out dead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
@@ -16,6 +17,7 @@ import h11
 import trio
 from attrs import frozen
 
+from orchd.kit import heads
 from orchd.kit.incoming import Incoming, PeerError, headers_of
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.kit.redact import redact
@@ -208,10 +210,12 @@ class Client:
         headers: Mapping[str, str],
     ) -> tuple[h11.Response | h11.InformationalResponse, bytes]:
         conn = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        conn.send(_asked(method, headers.get("Upgrade", "")))
+        conn.send(h11.EndOfMessage())
         try:
             # the peer may answer before it has read a long body, and close: so its answer counts
             with contextlib.suppress(PipeClosed):
-                if not pipe.send_nowait(self._request(conn, method, path, body, headers)):
+                if not pipe.send_nowait(self._request(method, path, body, headers)):
                     await pipe.flush()
             got_any = False
             while True:
@@ -237,23 +241,14 @@ class Client:
             raise PeerError(self.target, "receive", f"does not speak HTTP/1.1: {exc}") from exc
 
     def _request(
-        self,
-        conn: h11.Connection,
-        method: str,
-        path: str,
-        body: bytes | None,
-        headers: Mapping[str, str],
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> bytes:
         said = [*self._standing, *headers.items()]
         if body is not None:
             said.append(("Content-Length", str(len(body))))
             if not any(name.lower() == "content-type" for name in headers):
                 said.append(("Content-Type", "application/json"))
-        head = conn.send(h11.Request(method=method, target=path, headers=said))
-        assert head is not None
-        if body:
-            conn.send_with_data_passthrough(h11.Data(data=body))
-        conn.send(h11.EndOfMessage())
+        head = heads.request_head(method, path, said)
         return head + body if body else head
 
     async def _connect(self) -> Pipe:
@@ -277,3 +272,12 @@ class Client:
             self._idle.append(pipe)
         else:
             pipe.close()
+
+
+@functools.lru_cache(16)
+def _asked(method: str, upgrade: str) -> h11.Request:
+    """Return what h11 must know of a request to read its answer."""
+    asked = [("Host", "")]
+    if upgrade:
+        asked.append(("Upgrade", upgrade))
+    return h11.Request(method=method, target="/", headers=asked)

@@ -1,7 +1,7 @@
-"""Heads of requests and answers, sans-IO: h11 reads the former, the latter are written by hand.
+"""Heads of requests and answers, sans-IO: h11 reads them, ours are written by hand.
 
-h11 checks the grammar of a head; what this server asks beyond it (sizes, one framing, a path that
-decodes, query keys once) is checked here. Bodies are read by connection.py.
+h11 checks the grammar of a request; what this server asks beyond it (sizes, one framing, a path
+that decodes, query keys once) is checked here. Bodies are read by receiver.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import time
 import urllib.parse
 import uuid
+from collections.abc import Iterable
 from typing import Final
 
 import h11
@@ -22,6 +23,7 @@ from orchd.wire.errors import Kind, OrchError
 
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_TARGET: Final = re.compile(r"[\x21-\x7e]+")
 _CORRELATION: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _STATUS: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in http.HTTPStatus
@@ -229,6 +231,20 @@ def answer_head(
         text += f"Content-Length: {length}\r\n"
     if close:
         text += "Connection: close\r\n"
+    return f"{text}\r\n".encode("latin-1")
+
+
+def request_head(method: str, target: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    """Return the head of a request. Raises ValueError for what would break it.
+
+    The caller frames the body: its length is among `headers`.
+    """
+    if _TARGET.fullmatch(target) is None:
+        raise ValueError(f"the target {target[:80]!r} would break the request")
+    text = f"{method} {target} HTTP/1.1\r\n"
+    for name, value in headers:
+        check_field(name, value)
+        text += f"{name}: {value}\r\n"
     return f"{text}\r\n".encode("latin-1")
 
 

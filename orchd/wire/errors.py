@@ -36,6 +36,9 @@ class Kind(enum.StrEnum):
     NON_LOOPBACK_WITHOUT_TOKEN = "non_loopback_without_token"
     # a request that may be served later
     QUEUE_FULL = "queue_full"
+    QUEUE_FULL_DROP_LRU = "queue_full_drop_lru"
+    DROPPED = "dropped"
+    SHED = "shed"
     POOL_UNREADY = "pool_unready"
     POOL_UNAVAILABLE = "pool_unavailable"
     REPLICA_EXHAUSTED = "replica_exhausted"
@@ -131,6 +134,18 @@ TABLE: dict[Kind, Row] = {
     ),
     Kind.QUEUE_FULL: _later(
         "ADMISSION_REJECT", 429, "Wait for the time that Retry-After gives, then send it again."
+    ),
+    Kind.QUEUE_FULL_DROP_LRU: _later(
+        "QUEUE_FULL_DROP_LRU", 429,
+        "Wait for the time that Retry-After gives, then send it again.",
+    ),
+    Kind.DROPPED: _later(
+        "QUEUE_FULL_DROP_LRU", 429,
+        "Wait for retry_after_ms, then send it again as a new task; interactive is never dropped.",
+    ),
+    Kind.SHED: _later(
+        "ADMISSION_REJECT", 429,
+        "Wait for retry_after_ms, then send it again as a new task; interactive is never shed.",
     ),
     Kind.POOL_UNREADY: _later(
         "POOL_UNREADY", 503, "See orchctl pools for the cause; ask again when the pool is ready."

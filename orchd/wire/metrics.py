@@ -66,7 +66,9 @@ METRICS: Final[tuple[Metric, ...]] = (
     _counter("tasks_enqueued_total", (*_REPLICA, "priority"), "Tasks admitted to a queue."),
     _counter("tasks_started_total", (*_REPLICA, "priority"), "Tasks given to a replica."),
     _counter("tasks_canceled_total", (*_REPLICA, "reason"), "Tasks canceled, by who asked."),
-    _counter("tasks_rejected_total", ("engine", "reason"), "Tasks refused at admission, by kind."),
+    _counter(
+        "tasks_rejected_total", ("engine", "reason"), "Tasks refused, or dropped, by kind of error."
+    ),
     _gauge("queue_depth", _CLASS, "Tasks waiting."),
     _gauge("kv_cache_usage_ratio", _REPLICA, "Share of the KV cache in use, 0 to 1."),
     _gauge("gpu_utilization", _DEVICE, "Utilisation of the GPU in percent, by NVML."),
@@ -78,7 +80,9 @@ METRICS: Final[tuple[Metric, ...]] = (
     _counter("tokens_in_total", _REPLICA, "Prompt tokens that engines reported."),
     _counter("tokens_out_total", _REPLICA, "Tokens that were generated."),
     _counter(
-        "admission_backpressure_events_total", ("engine", "policy"), "Answers 429, by policy."
+        "admission_backpressure_events_total",
+        ("engine", "policy"),
+        "Answers 429, and tasks dropped from a queue, by policy.",
     ),
     _counter(
         "catalog_verifications_total", ("result", "reason", "engine"), "Verifications of models."

@@ -24,7 +24,8 @@ from poolmgr.edge.scrape import exposition
 from poolmgr.engines.base import Adapter, Props
 
 SETTLE_S: Final = 0.05
-"""orchd counts its own leases; for it this is news only about other links' jobs."""
+"""How long a change of slots or figures waits for others. orchd counts its own leases, so this is
+news about other links' jobs only; told at once, it would be in the way of the first token."""
 STATUS_S: Final = 1.0
 """Every STATUS= is work for PID 1 and a signal on its bus; slots change many times a second."""
 
@@ -142,10 +143,10 @@ class Board:
         while True:
             with trio.move_on_after(HEARTBEAT_S):
                 await self._changed.wait()
+                await trio.sleep(SETTLE_S)
             self._changed = trio.Event()
             self.announce()
             alive()
-            await trio.sleep(SETTLE_S)
 
 
 def _device(gpu: Gpu) -> Device:

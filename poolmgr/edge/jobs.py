@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from orchd.config.schema import Watchdog
 from orchd.kit import log
 from orchd.kit.client import Client, Incoming, PeerError
 from orchd.kit.pipe import Pipe, PipeClosed
@@ -22,12 +23,6 @@ from poolmgr.core.slots import Slots
 from poolmgr.engines.base import Adapter, Finished, Job, Pieces
 from poolmgr.engines.registry import refuse_strict
 
-SILENT_DECODE_S: Final = 60.0
-"""An engine that has begun to answer and then says nothing for this long is taken for hung: at the
-slowest useful pace (1 token/s) it would have spoken 60 times."""
-SILENT_PREFILL_S: Final = 600.0
-"""Before the first token an engine reads the prompt and says nothing: 100,000 tokens at 200/s. The
-client's deadline_ms, which orchd watches, is usually shorter."""
 SWEEP_S: Final = 1.0
 HIGH_BYTES: Final = 256 << 10
 """With so much unsent on the link, jobs stop reading their engine: then TCP holds the engine."""
@@ -96,10 +91,17 @@ LOST: Final = wire.Type.HELLO
 class Jobs:
     """All jobs of a replica. `changed` is called when the number of busy slots changes."""
 
-    def __init__(self, adapter: Adapter, slots: Slots, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        slots: Slots,
+        changed: Callable[[], None],
+        watchdog: Watchdog = Watchdog(),  # noqa: B008  (frozen)
+    ) -> None:
         self.slots = slots
         self.refusal: OrchError | None = OrchError(Kind.POOL_UNREADY, "the pool is not ready")
         """Why no job is taken now; None: jobs are taken."""
+        self._first_s, self._idle_s = watchdog.first_token_ms / 1000, watchdog.idle_ms / 1000
         self._adapter = adapter
         self._changed = changed
         self._client: Client | None = None
@@ -158,10 +160,10 @@ class Jobs:
             if running.reads != running.seen or running.wake is not None:
                 running.seen, running.quiet_since = running.reads, now
                 continue
-            limit = SILENT_DECODE_S if running.reads else SILENT_PREFILL_S
+            limit = self._idle_s if running.reads else self._first_s
             if now - running.quiet_since > limit:
                 running.stop(
-                    OrchError(Kind.DECODE_TIMEOUT, f"the engine said nothing for {limit:.0f} s")
+                    OrchError(Kind.DECODE_TIMEOUT, f"the engine said nothing for {limit:g} s")
                 )
 
     async def _run(self, running: Running) -> None:
@@ -253,7 +255,7 @@ class Jobs:
             call.path,
             call.body,
             headers=dict(call.headers),
-            first_byte_s=SILENT_PREFILL_S,
+            first_byte_s=self._first_s,
             repeatable=True,  # an engine that closed without a word has generated for nobody
         ) as incoming:
             done = await self._relay(running, incoming)

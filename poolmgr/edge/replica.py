@@ -52,7 +52,7 @@ class Replica:
         slots = Slots(pool.slots)
         adapter = adapter_of(pool.engine.id)
         self._board = Board(pool, replica_id, mask, adapter, self._life, slots, self._notifier)
-        self._jobs = Jobs(adapter, slots, self._board.changed)
+        self._jobs = Jobs(adapter, slots, self._board.changed, pool.watchdog)
         self._steps = Preload(settings, pool, replica_id, mask, adapter, self._board)
         self._mask = mask
         self._work: trio.Nursery

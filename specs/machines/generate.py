@@ -22,8 +22,9 @@ stateDiagram-v2
 
 FOOT = """```
 
-Clients see `starting` and `streaming` as `running`, and `releasing` as `canceled`. A slot is leased
-in: {leased}. A step that is not drawn is refused and changes nothing.
+Clients see `starting` and `streaming` as `running`, `releasing` as `canceled` and `stopping` as
+`failed`. A slot is leased in: {leased}.
+A step that is not drawn is refused and changes nothing.
 """
 
 

@@ -27,7 +27,12 @@ def test_the_suite_is_measured_beside_its_engine() -> None:
             window_s=0.4,
         )
         (window,) = load(order).windows
-    bare, tasks = (samples.first_ms for samples in first.samples)
+        (posts,) = load(
+            Order(mode=Mode.ANSWERS, targets=(home.tasks,), tasks=5, max_tokens=2)
+        ).samples
+    assert len(posts.ms) == 5
+    assert min(posts.ms) > 0
+    bare, tasks = (samples.ms for samples in first.samples)
     assert len(bare) == len(tasks) == 3
     assert 0 < min(bare) < min(tasks)
     assert window.tasks > 0

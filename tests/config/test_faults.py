@@ -111,8 +111,12 @@ TABLE = [
     (pool(slots="0"), 7, f"{P}.slots", "must be an integer of at least 1"),
     (pool(max_tokens_out="101"), 7, f"{P}.max_tokens_out", "must be at most ctx (100), not 101"),
     (pool(queue="{ interactive = 0 }"), 7, f"{P}.queue.interactive", "of at least 1, not 0"),
-    (pool(full_policy='"drop-lru"'), 7, f"{P}.full_policy", "comes with a later version"),
-    (pool(full_policy='"maybe"'), 7, f"{P}.full_policy", "must be one of reject, not 'maybe'"),
+    (pool(full_policy='"maybe"'), 7, f"{P}.full_policy",
+     "must be one of reject, drop-lru, shed-low-priority, not 'maybe'"),
+    (pool(queue="{ batch_after = 0 }"), 7, f"{P}.queue.batch_after", "of at least 1, not 0"),
+    (pool(watchdog="{ wall_ms = 0 }"), 7, f"{P}.watchdog.wall_ms", "of at least 1, not 0"),
+    (pool(watchdog="{ idle_ms = 999 }"), 7, f"{P}.watchdog.idle_ms", "must be at least 1000"),
+    ("queued_prompts_mb = 0", 1, "$.queued_prompts_mb", "of at least 1, not 0"),
     (pool(tensor_split="[1, 1]"), 7, f"{P}.tensor_split", "one share for each GPU of the mask [0]"),
     (pool(tensor_split="[0]"), 7, f"{P}.tensor_split", "must have a share above 0"),
     (pool() + 'provisioning.mode = "container"', 7, f"{P}.provisioning.mode", "later version"),
@@ -157,7 +161,7 @@ def test_every_fault_at_once_in_the_order_of_the_file(tmp_path):
     text = (
         'bind_addr = "0.0.0.0:1"\n'
         + "[sse]\nheartbeat = 3\n"
-        + pool(id='"b"', ctx='"x"', slots="0", full_policy='"drop-lru"', model="{ }")
+        + pool(id='"b"', ctx='"x"', slots="0", full_policy='"drop"', model="{ }")
         + pool(id='"b"', engine='{ id = "vllm" }', max_tokens_out="1000")
         + "[pools.provisioning]\nmode = 'external'\nurl_ = 1\n"
     )

@@ -13,9 +13,10 @@ from orchd.config import load as loading
 from orchd.config.faults import ConfigError
 from orchd.config.folders import make_private
 from orchd.config.load import default_file, load
-from orchd.config.schema import Backend, Devices, FullPolicy, Mode, Settings, SimulatedDevice
+from orchd.config.schema import Backend, Devices, Mode, Settings, SimulatedDevice
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, ReplicaId, Text
+from orchd.wire.policy import FullPolicy
 
 ISSUE = """
 bind_addr = "127.0.0.1:9000"

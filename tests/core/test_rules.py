@@ -23,7 +23,7 @@ from orchd.core.events import (
     Seal,
     WakeAt,
 )
-from orchd.core.task import FINAL, Life
+from orchd.core.task import FINAL, LEAVING
 from orchd.wire.errors import Kind
 from orchd.wire.ids import ReplicaId, TaskId
 from orchd.wire.shapes import Priority
@@ -136,10 +136,10 @@ class AnyOrder(RuleBasedStateMachine):
         for task_id, said in self.said.items():
             assert said[0] is Accepted
             assert said.count(Accepted) == 1
-            over = tasks[task_id].life in FINAL | {Life.RELEASING}
+            over = tasks[task_id].life in FINAL | LEAVING
             assert said.count(Finish) + said.count(Break) == over
-            if over:  # nothing of a stream follows its end
-                assert said[-1] in (Finish, Break)
+            if over:  # nothing of a stream follows its end; a watchdog's CANCEL goes to the pool
+                assert [what for what in said if what is not CancelJob][-1] in (Finish, Break)
             assert said.count(Seal) == (Seal in said) == bool(tasks[task_id].cancel_reason)
 
     @invariant()

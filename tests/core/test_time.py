@@ -5,7 +5,6 @@ import pytest
 from orchd.core.events import (
     Break,
     Effect,
-    Finish,
     Forget,
     Moved,
     WakeAt,
@@ -37,11 +36,6 @@ class TestTime:
         effects = house.wait(0.1)
         assert only(effects, Break).error.kind is Kind.DEADLINE_UNMET
         assert house.front.task_status(uid(2), house.now).state is TaskState.FAILED
-
-    def test_a_running_task_may_outlast_its_deadline(self, house: House) -> None:
-        house.admit(1, deadline_ms=1000)
-        assert not of(house.wait(2), Break)
-        assert only(house.finish(1), Finish)
 
     def test_what_is_due_comes_before_the_event(self, house: House) -> None:
         house.admit(1)

@@ -16,13 +16,14 @@ import orjson
 import pytest
 import trio
 
-from orchd.config.schema import Engine, Model, Pool, Queue, Secret, Settings
+from orchd.config.schema import Engine, Model, Pool, Queue, Secret, Settings, Watchdog
 from orchd.edge.app import App
 from orchd.edge.auth import Guard
 from orchd.edge.routes import Routes
 from orchd.kit import fds, http
 from orchd.kit.client import Answer, Client, Target
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, ReplicaId, Text
+from orchd.wire.policy import FullPolicy
 from tests.edge.pool_peer import PoolPeer, snapshot_of
 from tests.fakes.tasks import task_body
 
@@ -71,6 +72,8 @@ async def open_front(
     queue: Queue | None = None,
     token: str | None = None,
     ready: bool = True,
+    watchdog: Watchdog | None = None,
+    full_policy: FullPolicy = FullPolicy.REJECT,
     **settings: Any,
 ) -> AsyncIterator[Front]:
     pool = Pool(
@@ -81,6 +84,8 @@ async def open_front(
         ctx=Positive(4096),
         slots=Positive(slots),
         queue=queue or Queue(),
+        watchdog=watchdog or Watchdog(),
+        full_policy=full_policy,
     )
     config = Settings(
         state_dir=folder,

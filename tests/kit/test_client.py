@@ -352,3 +352,20 @@ def test_targets(text: str, shown: str, authority: str) -> None:
 def test_no_targets(text: str) -> None:
     with pytest.raises(ValueError, match=r"needs an absolute path|neither"):
         Target.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [("/a b", {}), ("/a\r\nX: y", {}), ("/é", {}), ("/", {"X": "a\r\nY: b"}), ("/", {"X:Y": "z"})],
+)
+async def test_what_would_break_a_request_is_not_sent(path: str, headers: dict[str, str]) -> None:
+    heard: list[bytes] = []
+
+    async def listen(peer: RawPeer) -> None:
+        heard.append(await peer.pipe.recv())
+
+    async with scripted(listen) as client:
+        with pytest.raises(ValueError, match="would break"):
+            await client.request("GET", path, headers=headers)
+        await trio.testing.wait_all_tasks_blocked()
+    assert heard in ([], [b""])

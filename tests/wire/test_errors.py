@@ -9,8 +9,8 @@ import pytest
 from orchd.wire import codec, errors
 from orchd.wire.errors import TABLE, Envelope, Kind, OrchError
 
-# contract.md, Errors, and the statuses under POST /v1/tasks. The four that this issue has no
-# cause for yet come with drop-lru, the catalog and artifacts.
+# contract.md, Errors, and the statuses under POST /v1/tasks. Those that have no cause yet come with
+# the catalog and artifacts.
 STATUS_OF_CODE = {
     "INVALID_PARAMS": {400, 404, 405, 408, 409, 413, 415, 431},
     "DEADLINE_UNMET": {400},
@@ -18,6 +18,7 @@ STATUS_OF_CODE = {
     "BAD_TOKEN": {401},
     "NON_LOOPBACK_WITHOUT_TOKEN": {403},
     "ADMISSION_REJECT": {429},
+    "QUEUE_FULL_DROP_LRU": {429},
     "POOL_UNREADY": {503},
     "POOL_UNAVAILABLE": {503},
     "REPLICA_EXHAUSTED": {503},
@@ -25,7 +26,7 @@ STATUS_OF_CODE = {
     "WORKER_RESET": {500},
     "INTERNAL": {500},
 }
-LATER = {"QUEUE_FULL_DROP_LRU", "MODEL_DEPRECATED", "UNTRUSTED_ARTIFACT"}
+LATER = {"MODEL_DEPRECATED", "UNTRUSTED_ARTIFACT"}
 CODES = {
     *("ADMISSION_REJECT", "QUEUE_FULL_DROP_LRU", "INVALID_PARAMS", "POOL_UNREADY"),
     *("POOL_UNAVAILABLE", "REPLICA_EXHAUSTED", "DECODE_TIMEOUT", "WORKER_RESET", "INTERNAL"),

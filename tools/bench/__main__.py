@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from orchd.wire import codec
-from tools.bench import calibration, cancel, relay, standing
+from tools.bench import admission, calibration, cancel, relay, standing
 from tools.bench.figures import Figure, markdown
 
 MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
@@ -21,7 +21,8 @@ MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
     "paced": relay.paced,
     "flat": relay.flat,
     "tasks": standing.whole_tasks,
-    "admission": standing.admission,
+    "admission": admission.admission,
+    "beside": admission.beside_streams,
     "idle": standing.idle_streams,
     "start": standing.start,
     "cancel": cancel.freed,

@@ -7,6 +7,7 @@ nothing, so that it costs little beside what it measures; its own CPU time is to
 from __future__ import annotations
 
 import select
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -236,37 +237,70 @@ class Load:
 
 
 def first_tokens(order: Order) -> Answer:
-    """Ask each target in turn, one stream at a time, so that all see the same machine."""
+    """Ask the targets in turn, one stream at a time, so that all see the same minutes."""
     socks = [proc.connect(target.address) for target in order.targets]
     taken: list[list[float]] = [[] for _ in order.targets]
-    for _ in range(order.tasks):
+    while len(taken[-1]) < order.tasks:
         for target, sock, samples in zip(order.targets, socks, taken, strict=True):
-            time.sleep(order.gap_s)
-            mark = requests.MARKS[target.api]
-            began = time.perf_counter()
-            if target.api is Api.TASKS:
-                task = requests.task_id()
-                sock.sendall(requests.post_task(task, order.max_tokens))
-                answer = b""
-                while requests.answer_size(answer) is None:
-                    answer += _recv(sock.recv)
-                if not answer.startswith(b"HTTP/1.1 202"):
-                    return Answer(refused=1, refusal=answer[:400].decode(errors="replace"))
-                sock.sendall(requests.get_stream(task))
-            else:
-                sock.sendall(requests.post_completion(order.max_tokens))
-            data = _recv(sock.recv)
-            while mark not in data:
-                data += _recv(sock.recv)
-            samples.append((time.perf_counter() - began) * 1e3)
-            while not data.endswith(requests.LAST_CHUNK):
-                data += _recv(sock.recv)
+            for _ in range(order.in_a_row):
+                time.sleep(order.gap_s)
+                first = _first_token(target, sock, order.max_tokens)
+                if isinstance(first, Answer):
+                    return first
+                samples.append(first * 1e3)
     return Answer(
         samples=tuple(
-            Samples(name=target.name, first_ms=tuple(samples))
+            Samples(name=target.name, ms=tuple(samples))
             for target, samples in zip(order.targets, taken, strict=True)
         )
     )
+
+
+def answers(order: Order) -> Answer:
+    """Post tasks on one connection, each when the one before it was accepted."""
+    (target,) = order.targets
+    took: list[float] = []
+    with proc.connect(target.address) as sock:
+        for _ in range(order.tasks):
+            began = time.perf_counter()
+            sock.sendall(requests.post_task(requests.task_id(), order.max_tokens))
+            wrong = _accepted(sock)
+            if wrong is not None:
+                return wrong
+            took.append((time.perf_counter() - began) * 1e3)
+    return Answer(samples=(Samples(name=target.name, ms=tuple(took)),))
+
+
+def _accepted(sock: socket.socket) -> Answer | None:
+    """Wait for a 202; return what came instead of it."""
+    answer = b""
+    while requests.answer_size(answer) is None:
+        answer += _recv(sock.recv)
+    if answer.startswith(b"HTTP/1.1 202"):
+        return None
+    return Answer(refused=1, refusal=answer[:400].decode(errors="replace"))
+
+
+def _first_token(target: Target, sock: socket.socket, max_tokens: int) -> float | Answer:
+    """Run one task to its end; return seconds to its first token, or what refused it."""
+    mark = requests.MARKS[target.api]
+    began = time.perf_counter()
+    if target.api is Api.TASKS:
+        task = requests.task_id()
+        sock.sendall(requests.post_task(task, max_tokens))
+        wrong = _accepted(sock)
+        if wrong is not None:
+            return wrong
+        sock.sendall(requests.get_stream(task))
+    else:
+        sock.sendall(requests.post_completion(max_tokens))
+    data = _recv(sock.recv)
+    while mark not in data:
+        data += _recv(sock.recv)
+    took = time.perf_counter() - began
+    while not data.endswith(requests.LAST_CHUNK):
+        data += _recv(sock.recv)
+    return took
 
 
 def _recv(recv: Callable[[int], bytes]) -> bytes:
@@ -279,7 +313,13 @@ def _recv(recv: Callable[[int], bytes]) -> bytes:
 def main() -> None:
     """Carry out the order in argv."""
     order = codec.loads(Order, sys.argv[1].encode())
-    answer = first_tokens(order) if order.mode is Mode.FIRST else Load(order).run()
+    match order.mode:
+        case Mode.FIRST:
+            answer = first_tokens(order)
+        case Mode.ANSWERS:
+            answer = answers(order)
+        case _:
+            answer = Load(order).run()
     print(codec.dumps(answer).decode())
 
 

@@ -14,7 +14,9 @@ class Mode(enum.StrEnum):
     """What the load generator does."""
 
     FIRST = "first"
-    """One stream at a time, each target in turn."""
+    """One stream at a time, the targets in turn."""
+    ANSWERS = "answers"
+    """POSTs one after another: the time to each 202."""
     STREAMS = "streams"
     """Streams that last; tokens and CPU over a window of time."""
     ADMISSIONS = "admissions"
@@ -56,19 +58,21 @@ class Order:
     warm_s: float = 1.0
     window_s: float = 5.0
     tasks: int = 300
-    """FIRST: for each target."""
-    gap_s: float = 0.002
-    """FIRST: silence between tasks."""
+    """FIRST, ANSWERS: for each target."""
+    in_a_row: int = 1
+    """FIRST: tasks that a target is asked before it is the next one's turn."""
+    gap_s: float = 0.0
+    """FIRST: silence before each task."""
     windows: tuple[int, ...] = ()
     """ADMISSIONS: counts of tasks at which CPU time is read: begin, end, begin, end, ..."""
 
 
 @frozen(kw_only=True)
 class Samples:
-    """Times to the first token of one target, in milliseconds, in the order taken."""
+    """Times of one target, in milliseconds, in the order taken: to its first tokens, or answers."""
 
     name: str
-    first_ms: tuple[float, ...]
+    ms: tuple[float, ...]
 
 
 @frozen(kw_only=True)

@@ -1,4 +1,4 @@
-"""Measurements of everything beside the relay: whole tasks, admission, memory, start.
+"""Measurements of whole tasks, of streams that wait, and of the daemons at their start.
 
 CPU time comes before wall time: on a shared machine it is what can be trusted.
 """
@@ -18,7 +18,6 @@ from tools.bench.orders import Mode, Order
 from tools.bench.run import load
 
 WHOLE: Final = "Whole tasks (POST, stream of one token), 16 at a time, both daemons on one core"
-ADMIT: Final = "Admission (POST /v1/tasks, keep-alive), by how many are queued"
 HELD: Final = "Streams that wait: memory of each (KiB, PSS)"
 START: Final = "Start and rest"
 STARTS: Final = 10
@@ -55,32 +54,6 @@ def whole_tasks(runs: int) -> list[Figure]:
         figures.append(Figure(section=WHOLE, what="CPU of a task (us)", who=who, runs=cost))
     total = tuple(sum(w.cpu_s) / w.tasks * 1e6 for w in windows)
     figures.append(Figure(section=WHOLE, what="CPU of a task (us)", who=SUITE, runs=total))
-    return figures
-
-
-def admission(_runs: int) -> list[Figure]:
-    """CPU of an admission while the queue grows to 100,000: it must not grow with it."""
-    edges = (10, 1010, 9_000, 10_000, 98_000, 100_000)
-    with house(Shape(slots=1, queue=edges[-1] + 1000, hang=True)) as home:
-        order = Order(
-            mode=Mode.ADMISSIONS,
-            targets=(home.tasks,),
-            pids=(home.orchd,),
-            streams=8,
-            max_tokens=1000,  # more than the engine says before it hangs: the slot stays taken
-            windows=edges,
-        )
-        windows = load(order).windows
-    figures = []
-    for end, window in zip(edges[1::2], windows, strict=True):
-        what = f"{end - window.tasks:,} to {end:,} queued"
-        cost = window.cpu_s[0] / window.tasks * 1e6
-        for who, value in (
-            ("CPU of orchd (us)", cost),
-            ("admissions for each second of CPU", 1e6 / cost),
-            ("admissions/s by the clock", window.tasks / window.wall_s),
-        ):
-            figures.append(Figure(section=ADMIT, what=what, who=who, runs=(value,)))
     return figures
 
 

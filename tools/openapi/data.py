@@ -40,6 +40,7 @@ ROWS: Final = (
             Kind.TASK_ID_REUSED,
             Kind.UNSUPPORTED_MEDIA,
             Kind.QUEUE_FULL,
+            Kind.QUEUE_FULL_DROP_LRU,
             Kind.POOL_UNREADY,
             Kind.POOL_UNAVAILABLE,
             Kind.DRAINING,

@@ -88,6 +88,8 @@ EVERYWHERE: Final = (
 IN_FRAMES: Final = (
     Kind.INVALID_PARAMS,
     Kind.DEADLINE_UNMET,
+    Kind.DROPPED,
+    Kind.SHED,
     Kind.DECODE_TIMEOUT,
     Kind.WORKER_RESET,
     Kind.INTERNAL,

@@ -74,7 +74,7 @@ def _request(words: str, **changes: Any) -> Any:
         "ctx": 8192,
         "priority": "interactive",
         "max_tokens": 8,
-        "deadline_ms": 600_000,
+        "deadline_ms": 3_600_000,
         "determinism": "strict",
         "prompt": "Say something.",
     } | changes

@@ -14,6 +14,7 @@ from pathlib import Path
 import trio
 from attrs import define, field
 
+from orchd.config.schema import Watchdog
 from orchd.kit import http
 from orchd.kit.client import Client, Target
 from orchd.kit.fds import bind_unix
@@ -128,7 +129,12 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(folder: Path, script: Script, slots: int = 2) -> AsyncIterator[Bench]:
+async def bench(
+    folder: Path,
+    script: Script,
+    slots: int = 2,
+    watchdog: Watchdog = Watchdog(),  # noqa: B008  (frozen)
+) -> AsyncIterator[Bench]:
     """Run the engine with `script` for every job."""
     path = folder / "e.sock"
 
@@ -158,7 +164,7 @@ async def bench(folder: Path, script: Script, slots: int = 2) -> AsyncIterator[B
     listener = bind_unix(path)
     client = Client(Target.unix(path))
     async with trio.open_nursery() as nursery:
-        jobs = Jobs(Lines(), Slots(slots), changed)
+        jobs = Jobs(Lines(), Slots(slots), changed, watchdog)
         state = wire.encode_json(wire.Type.STATE, 0, STATE)
         side = Side(PoolId("p"), ReplicaId("p:0"), jobs, lambda: state, set())
         here = Bench(jobs, side, nursery)

@@ -74,6 +74,9 @@ async def test_changes_are_told_soon_and_everything_at_each_heartbeat(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(made.serve, lambda: turns.append(trio.current_time()))
         await trio.sleep(0.2)
+        made.changed()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not link.at  # a snapshot would be in the way of the first token
         for _ in range(20):  # many changes within SETTLE_S are told in few snapshots
             if not slots.take():
                 slots.free()

@@ -11,9 +11,11 @@ import pytest
 import trio
 import trio.lowlevel
 
+from orchd.config.schema import Watchdog
 from orchd.kit.http import Sink
 from orchd.wire import link
 from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import Positive
 from orchd.wire.link import Type
 from poolmgr.edge import jobs as jobs_module
 from tests.poolmgr.edge.lines import bench
@@ -325,6 +327,22 @@ async def test_an_engine_may_read_a_long_prompt_but_not_for_ever(
         assert fail.kind is Kind.DECODE_TIMEOUT
         assert fail.tokens_out == 0
         assert 590 < autojump_clock.current_time() - began < 610
+
+
+@pytest.mark.req("OC-CORE-1022")
+async def test_the_limits_of_silence_are_the_pools(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    limits = Watchdog(first_token_ms=Positive(5_000), idle_ms=Positive(3_000))
+    for script, limit in ((never, 5.0), (silent, 3.0)):
+        async with (
+            bench(tmp_path, script, watchdog=limits) as here,
+            on_pipe(await here.link()) as peer,
+        ):
+            began = autojump_clock.current_time()
+            fail = last_of(await peer.finished(peer.open(), deadline_s=900), link.Fail)
+            assert fail.kind is Kind.DECODE_TIMEOUT
+            assert limit - 1 < autojump_clock.current_time() - began < limit + 3
 
 
 async def test_waiting_for_credit_is_not_the_engines_silence(

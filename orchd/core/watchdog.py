@@ -1,0 +1,60 @@
+"""How long a job may run, and how long it may be silent [OC-CORE-1022].
+
+Pure questions about one running task; runs.py sets the timer and takes the task from its replica.
+An engine's own silence is watched by its poolmgr too, with the same limits (poolmgr/edge/jobs.py).
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from orchd.core.task import Life, Task
+from orchd.wire.errors import Kind, OrchError
+
+
+@frozen(kw_only=True)
+class Watchdog:
+    """The limits of a pool, in seconds. The defaults end nothing that still works."""
+
+    first_token_s: float = 600.0
+    """From OPEN to the first token: 100,000 tokens of prompt at 170/s. An embedding puts out no
+    token, so it is the bound of the whole job."""
+    idle_s: float = 60.0
+    """From a token to the next: at the slowest useful pace (1 token/s) 60 would have come."""
+    wall_s: float = 86_400.0
+    """From OPEN to the end: 131,072 tokens at 2/s end before."""
+    enforce_deadline: bool = True
+    """End a job when the task's deadline passes; else it goes on, late."""
+
+
+def due_at(dog: Watchdog, task: Task) -> float:
+    """Return when the running task is to be looked at again: when its first limit passes, if it
+    says nothing until then."""
+    assert task.dispatched_at is not None
+    started = task.life is Life.STREAMING
+    silent = task.progress_at + dog.idle_s if started else task.dispatched_at + dog.first_token_s
+    ends = [silent, task.dispatched_at + dog.wall_s]
+    if dog.enforce_deadline:
+        ends.append(task.deadline_at)
+    return min(ends)
+
+
+def verdict(dog: Watchdog, task: Task, now: float) -> OrchError | None:
+    """Return the error of a running task that has passed a limit, or None."""
+    if now < due_at(dog, task):
+        return None
+    assert task.dispatched_at is not None
+    if dog.enforce_deadline and now >= task.deadline_at:
+        why = f"its deadline of {task.request.deadline_ms} ms passed while it ran"
+    elif now >= task.dispatched_at + dog.wall_s:
+        why = f"it ran for {dog.wall_s:g} s, the longest that its pool lets a job run"
+    elif task.life is Life.STREAMING:
+        why = f"no token came for {dog.idle_s:g} s"
+    else:
+        why = f"no first token came within {dog.first_token_s:g} s"
+    return OrchError(
+        Kind.DECODE_TIMEOUT,
+        f"{why}; it was stopped after {task.tokens_out} tokens",
+        engine=task.request.engine,
+        pool_id=task.pool_id,
+    )
