@@ -17,6 +17,7 @@ CANCELED: Final = TABLE[Kind.CANCELED].exit_code
 VERBS: Final = {
     "up": ("up", "Run the whole suite in this terminal until Ctrl-C."),
     "run": ("run", "Send a prompt and print the answer as it comes."),
+    "explain": ("explain", "Show where a task would run now, and why not elsewhere."),
     "status": ("status", "Show the daemon and its tasks, or one task."),
     "cancel": ("cancel", "Cancel a task, queued or running."),
     "pools": ("pools", "Show pools and replicas: state, GPUs, queue, last error."),

@@ -13,14 +13,14 @@ import click
 import trio
 from attrs import evolve, frozen
 
-from orchd.cli import reach
+from orchd.cli import reach, wishes
 from orchd.cli.follow import follow
 from orchd.cli.frames import Lines, Text
 from orchd.kit.client import Client, PeerError
 from orchd.wire import codec, ids
 from orchd.wire.control import Capabilities, Capability
 from orchd.wire.errors import TABLE, Kind, OrchError
-from orchd.wire.shapes import Priority, TaskAccepted, TaskRequest, Workload
+from orchd.wire.shapes import Placement, Priority, TaskAccepted, TaskRequest, Workload
 
 CANCELED: Final = TABLE[Kind.CANCELED].exit_code
 CANCEL_S: Final = 5.0
@@ -28,6 +28,7 @@ CANCEL_S: Final = 5.0
 MAX_TOKENS: Final = 256
 CTX: Final = 4096
 """Asked for when nothing tells what the pool has: the daemon refuses what is too much."""
+DEADLINE_MS: Final = 3_600_000
 COUNT: Final = click.IntRange(min=1)
 
 
@@ -58,13 +59,14 @@ class Wanted:
 @click.option(
     "--deadline-ms",
     type=COUNT,
-    default=3_600_000,
+    default=DEADLINE_MS,
     show_default=True,
     metavar="MS",
     help="From admission to its end; refused when it cannot be met.",
 )
 @click.option("--seed", type=int, metavar="N", help="Seed of the sampler.")
 @click.option("--session", type=click.UUID, metavar="UUID", help="Session. [a new one]")
+@wishes.options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per frame.")
 @reach.options
 def command(
@@ -77,6 +79,7 @@ def command(
     deadline_ms: int,
     seed: int | None,
     session: uuid.UUID | None,
+    placement: Placement | None,
     as_json: bool,
     url: str | None,
     token_file: Path | None,
@@ -105,6 +108,7 @@ def command(
         deadline_ms=ids.Positive(deadline_ms),
         seed=None if seed is None else ids.Int64(seed),
         prompt=prompt,
+        placement=placement,
     )
     wanted = Wanted(engine=engine, model=model, ctx=ctx, max_tokens=max_tokens)
     where = reach.find(url, token_file)
@@ -131,7 +135,7 @@ async def _main(client: Client, draft: TaskRequest, wanted: Wanted, out: Text | 
 
             nursery.start_soon(watch)
             try:
-                task = await _completed(client, draft, wanted)
+                task = await completed(client, draft, wanted)
                 await _submit(client, task, out)
                 end = await follow(client, draft.task_id, out)
             except (OrchError, BrokenPipeError) as exc:
@@ -148,7 +152,7 @@ async def _main(client: Client, draft: TaskRequest, wanted: Wanted, out: Text | 
     return 0
 
 
-async def _completed(client: Client, draft: TaskRequest, wanted: Wanted) -> TaskRequest:
+async def completed(client: Client, draft: TaskRequest, wanted: Wanted) -> TaskRequest:
     """Return the draft with engine, model and limits of the one capability that fits."""
     found = await reach.fetch(client, Capabilities, "/v1/capabilities")
     fitting = [each for each in found.engines if _fits(each, wanted)]

@@ -12,7 +12,7 @@ from orchd.cli import reach, say
 from orchd.cli.pools import overview
 from orchd.kit.client import Client
 from orchd.wire.control import Health, Pools
-from orchd.wire.shapes import TaskStatus, TaskStatuses
+from orchd.wire.shapes import Candidate, DecisionLog, TaskStatus, TaskStatuses
 
 UNREADY = frozenset({503})
 
@@ -121,7 +121,15 @@ def _show_task(task: TaskStatus) -> None:
             say.show(f"  {name:<12} {say.cell(value)}")
     if task.decision is not None:
         for candidate in task.decision.considered:
-            verdict = candidate.excluded or (
-                "chosen" if candidate.replica_id == task.decision.selected else "could be taken"
-            )
+            verdict = _verdict(candidate, task.decision)
             say.show(f"  {'considered':<12} {say.cell(candidate.replica_id)}: {say.cell(verdict)}")
+
+
+def _verdict(candidate: Candidate, log: DecisionLog) -> str:
+    """Return what placement thought of a replica, in words."""
+    if candidate.excluded is not None:
+        return candidate.excluded
+    if candidate.replica_id == log.selected:
+        return "chosen"
+    starts = candidate.predicted_start_ms
+    return f"busy for {say.seconds(starts)}" if starts else "could be taken"

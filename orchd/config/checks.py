@@ -30,7 +30,7 @@ from orchd.wire import ids
 from orchd.wire.codec import Fault
 from orchd.wire.errors import TABLE, Kind
 
-_MOCK_ONLY: Final = ("tokens_per_s", "first_token_ms", "vram_mb", "faults")
+_MOCK_ONLY: Final = ("tokens_per_s", "first_token_ms", "vram_mb", "kv_bytes_per_token", "faults")
 _FIXED: Final = ("channel_cap", "microbatch_ms", "narration_period_ms")
 """Keys of the contract that have one value yet: what has no effect is not accepted."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

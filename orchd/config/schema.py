@@ -122,6 +122,9 @@ class Engine:
     """mock: milliseconds before the first token."""
     vram_mb: Count = Count(1024)
     """mock: MiB of VRAM that the model is said to need."""
+    kv_bytes_per_token: Count | None = None
+    """mock: bytes of VRAM that a task is said to take for each token of its ctx. Real engines take
+    theirs when they load the model."""
     faults: Faults = Faults()
     """mock: faults to inject."""
 

@@ -7,18 +7,27 @@ or with the time after which asking again is worth it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Final
 
 from attrs import frozen
 
-from orchd.core import full
+from orchd.core import asking, full, placement, wishes
 from orchd.core.forecast import Outlook
-from orchd.core.placement import PlacementInput, decide
+from orchd.core.placement import PlacementDecision, decide
 from orchd.core.pool import Pool, Replica
 from orchd.core.queue import NOTHING, Backlog
 from orchd.core.world import World
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import PoolId, TaskId
-from orchd.wire.shapes import Determinism, Placement, Priority, TaskRequest, Workload
+from orchd.wire.ids import DeviceMask, PoolId, TaskId
+from orchd.wire.shapes import DecisionLog, Determinism, Priority, TaskRequest, Workload
+
+BUSY: Final = 429
+NO_WAY: Final = {
+    placement.PINNED_INFEASIBLE: Kind.PINNED_POOL_INFEASIBLE,
+    placement.NO_PREFERRED: Kind.NO_PREFERRED_FEASIBLE,
+}
+"""Reason of a decision -> what its client is told, where a wish is the cause."""
 
 
 @frozen
@@ -27,24 +36,9 @@ class Admission:
 
     pool: Pool
     outlook: Outlook
+    decision: PlacementDecision
     victim: TaskId | None = None
     """The waiting batch task that makes room for it."""
-
-
-def placement_input(
-    world: World, request: TaskRequest, pools: list[Pool], now: float
-) -> PlacementInput:
-    """Return the question to placement for a task that these pools may serve."""
-    return PlacementInput(
-        engine=request.engine,
-        model_ref=request.model_ref,
-        workload=request.workload,
-        ctx=request.ctx,
-        replicas=tuple(
-            replica.facts(pool.spec, now) for pool in pools for replica in pool.replicas.values()
-        ),
-        snapshot_version=world.snapshot_version,
-    )
 
 
 def admit(world: World, request: TaskRequest, prompt_tokens: int | None, now: float) -> Admission:
@@ -53,18 +47,8 @@ def admit(world: World, request: TaskRequest, prompt_tokens: int | None, now: fl
     The checks go from what the client can mend (400), over what is not there (503), to what is full
     now (429) and what comes too late (DEADLINE_UNMET).
     """
-    _check_request(request, prompt_tokens)
-    pools = world.serving.get((request.engine, request.model_ref))
-    if not pools:
-        raise _unavailable(world, request)
-    misfits = {pool.spec.pool_id: _misfit(pool, request, now) for pool in pools}
-    fitting = [pool for pool in pools if misfits[pool.spec.pool_id] is None]
-    if not fitting:
-        raise next(error for error in misfits.values() if error is not None)
-    ready = [pool for pool in fitting if pool.servable(now)]
-    if not ready:
-        raise unready(world, fitting[0], now)
-    chosen = _choose(world, request, ready, now)
+    check_request(world, request, prompt_tokens)
+    chosen = _choose(world, request, now)
     start_ms = round(chosen.outlook.prediction.start_s * 1000)
     if start_ms > request.deadline_ms:
         raise OrchError(
@@ -75,37 +59,72 @@ def admit(world: World, request: TaskRequest, prompt_tokens: int | None, now: fl
             pool_id=chosen.pool.spec.pool_id,
             retry_after_ms=start_ms - request.deadline_ms,
         )
-    if len(chosen.pool.queue) or not chosen.pool.has_free_slot(now):
+    if chosen.decision.selected is None:
         next_ms = _wait_ms(chosen.pool, NOTHING, request.priority, now)
         full.check_memory(world, chosen.pool, request, chosen.victim, next_ms)
     return chosen
 
 
-def _choose(world: World, request: TaskRequest, ready: list[Pool], now: float) -> Admission:
-    """Return the pool of the free slot that placement takes, or the one that starts it first."""
-    options: dict[PoolId, Admission] = {}
-    for pool in ready:
-        before = pool.queue.until_tail(request.priority)
-        outlook = pool.predict(before, request.priority, now)
-        assert outlook is not None  # a replica that can be placed on has slots
-        options[pool.spec.pool_id] = Admission(pool, outlook)
-    if len(ready) > 1:
-        idle = [pool for pool in ready if not len(pool.queue)]
-        now_at = decide(placement_input(world, request, idle, now)).pool_id
-        if now_at is not None:
-            return options[now_at]
-    room = [a for a in options.values() if a.pool.queue.room(request.priority)]
-    room = room or [a for pool in ready if (a := _by_dropping(pool, request.priority, now))]
-    if not room:
-        raise _full(request, ready, now)
-    return min(room, key=lambda a: (a.outlook.prediction.start_s, a.pool.spec.pool_id))
+def _choose(world: World, request: TaskRequest, now: float) -> Admission:
+    """Return the pool that placement takes: of a free slot, or where the task waits."""
+    pools = world.serving.get((request.engine, request.model_ref), [])
+    decision, options = settle(world, request, pools, now)
+    if decision.pool_id is None:
+        raise _refusal(world, request, pools, decision.log, now)
+    option = options[decision.pool_id]
+    assert option.outlook is not None  # a replica that can be placed on has slots
+    pool = world.pools[decision.pool_id]
+    return Admission(pool, option.outlook, decision, option.victim)
 
 
-def _by_dropping(pool: Pool, priority: Priority, now: float) -> Admission | None:
-    """Return how a full pool takes the task if its policy drops another for it."""
-    victim = full.victim(pool, priority)
-    outlook = pool.predict(pool.queue.until_tail(priority, victim), priority, now)
-    return Admission(pool, outlook, victim) if victim and outlook else None
+def settle(
+    world: World, request: TaskRequest, pools: Iterable[Pool], now: float
+) -> tuple[PlacementDecision, dict[PoolId, asking.Option]]:
+    """Ask placement; and once more with what policies would drop, where there is no room."""
+    given, options = asking.at_admission(world, request, pools, now)
+    decision = decide(given)
+    if decision.pool_id is None and any(replica.full for replica in given.replicas):
+        given, options = asking.at_admission(world, request, pools, now, dropping=True)
+        decision = decide(given)
+    return decision, options
+
+
+def _refusal(
+    world: World, request: TaskRequest, pools: list[Pool], log: DecisionLog, now: float
+) -> OrchError:
+    """Return why placement found no pool, in words; a wish that is the cause names itself."""
+    error = _why_none(world, request, pools, log, now)
+    kind = NO_WAY.get(log.reason or "")
+    if kind is None or error.row.status == BUSY:
+        return error
+    named = OrchError(kind, f"{kind}: {error.message}")
+    named.fields = error.fields
+    return named
+
+
+def _why_none(
+    world: World, request: TaskRequest, pools: list[Pool], log: DecisionLog, now: float
+) -> OrchError:
+    asked = [pool for pool in pools if _wanted(pool, request)]
+    if not asked:
+        return _unavailable(world, request)
+    said = {(candidate.pool_id, candidate.excluded) for candidate in log.considered}
+    packed = [p for p in asked if (p.spec.pool_id, placement.QUEUE_FULL) in said]
+    if packed:
+        return _full(request, packed, now)
+    misfits = [_misfit(pool, request, now) for pool in asked]
+    if None not in misfits:
+        return next(error for error in misfits if error is not None)
+    if any(why == placement.KV_BYTES for _, why in said):
+        return _kv_short(world, request, asked, now)
+    return unready(world, asked[misfits.index(None)], now, wishes.mask_of(request))
+
+
+def _wanted(pool: Pool, request: TaskRequest) -> bool:
+    """Return whether the client's wishes leave this pool."""
+    mask = wishes.mask_of(request)
+    masks = [replica.mask for replica in pool.replicas.values()]
+    return wishes.wants(wishes.of(request), pool.spec.pool_id) and (mask is None or mask in masks)
 
 
 def place_free_ms(pool: Pool, priority: Priority, now: float) -> int:
@@ -114,7 +133,7 @@ def place_free_ms(pool: Pool, priority: Priority, now: float) -> int:
 
 
 def _wait_ms(pool: Pool, before: Backlog, priority: Priority, now: float) -> int:
-    outlook = pool.predict(before, priority, now)
+    outlook = pool.predict(pool.outlook(now), before, priority, now)
     return max(1, math.ceil(outlook.prediction.start_s * 1000)) if outlook else 1
 
 
@@ -129,7 +148,7 @@ def _full(request: TaskRequest, pools: list[Pool], now: float) -> OrchError:
     return full.refusal(pool, request.priority, waits[pool.spec.pool_id])
 
 
-def _check_request(request: TaskRequest, prompt_tokens: int | None) -> None:
+def check_request(world: World, request: TaskRequest, prompt_tokens: int | None) -> None:
     """Refuse what no pool could serve. Nothing is ever cut to fit [ORCH-3016]."""
     if request.workload is Workload.COMPLETION:
         if request.prompt is None:
@@ -144,7 +163,7 @@ def _check_request(request: TaskRequest, prompt_tokens: int | None) -> None:
         if request.prompt is not None:
             raise _invalid("$.prompt", f"is for completions; {request.workload} takes inputs")
     if request.placement is not None:
-        _check_placement(request.placement)
+        wishes.check(request.placement, world.pools, ", ".join(world.pools) or "none")
     if request.max_tokens > request.ctx:
         raise _invalid(
             "$.max_tokens", f"{request.max_tokens} do not fit into a context of {request.ctx}"
@@ -155,19 +174,6 @@ def _check_request(request: TaskRequest, prompt_tokens: int | None) -> None:
             f"a prompt of {prompt_tokens} tokens and max_tokens {request.max_tokens} do not fit "
             f"into {request.ctx}",
         )
-
-
-def _check_placement(placement: Placement) -> None:
-    plain = Placement()
-    for name in (
-        "mode", "pin_pool_id", "prefer_pools", "avoid_pools", "require_device_mask",
-        "allow_fallback",
-    ):  # fmt: skip
-        if getattr(placement, name) != getattr(plain, name):
-            raise _invalid(
-                f"$.placement.{name}",
-                "this wish comes with a later version; now placement is automatic (mode auto)",
-            )
 
 
 def _misfit(pool: Pool, request: TaskRequest, now: float) -> OrchError | None:
@@ -206,21 +212,61 @@ def _invalid(path: str, message: str) -> OrchError:
 
 
 def _unavailable(world: World, request: TaskRequest) -> OrchError:
-    served = ", ".join(f"{model} on {engine}" for engine, model in world.serving) or "nothing"
+    serving = world.serving.get((request.engine, request.model_ref))
+    pinned = world.pools.get(wishes.of(request).pin_pool_id or PoolId(""))
+    if pinned is not None and pinned not in (serving or []):
+        spec = pinned.spec
+        message = f"pool {spec.pool_id} serves {spec.model_ref} on {spec.engine}"
+    elif serving:
+        masks = {str(replica.mask) for pool in serving for replica in pool.replicas.values()}
+        pools = ", ".join(pool.spec.pool_id for pool in serving)
+        message = f"it is served by {pools} on masks {', '.join(sorted(masks))}, and placement "
+        message += "leaves none of them"
+    else:
+        served = ", ".join(f"{model} on {engine}" for engine, model in world.serving) or "nothing"
+        message = f"no pool serves {request.model_ref} on {request.engine} (served: {served})"
+    return OrchError(Kind.POOL_UNAVAILABLE, message, engine=request.engine)
+
+
+def _kv_short(world: World, request: TaskRequest, pools: list[Pool], now: float) -> OrchError:
+    """Return the error of replicas whose free VRAM does not hold the task's KV cache."""
+    seen = [(r.snapshot, p) for p in pools for r in p.servable(now) if r.snapshot]
+    most, pool = max(seen, key=lambda one: one[0].vram_free_bytes)
+    needs = (most.kv_bytes_per_token or 0) * request.ctx
     return OrchError(
-        Kind.POOL_UNAVAILABLE,
-        f"no pool serves {request.model_ref} on {request.engine} (served: {served})",
+        Kind.REPLICA_EXHAUSTED,
+        f"the KV cache of {request.ctx} tokens takes about {needs >> 20} MiB, and "
+        f"{most.replica_id} has {most.vram_free_bytes >> 20} MiB of VRAM free",
+        path="$.ctx",
         engine=request.engine,
+        pool_id=pool.spec.pool_id,
+        retry_after_ms=round(world.limits.unready_retry_s * 1000),
     )
 
 
-def unready(world: World, pool: Pool, now: float) -> OrchError:
-    """Return the error of a pool that no replica serves now, with the cause as far as known."""
+def unready(world: World, pool: Pool, now: float, mask: DeviceMask | None = None) -> OrchError:
+    """Return the error of a pool that no replica serves now, with the cause as far as known.
+
+    `mask` is the one that is required: then it is about that replica.
+    """
+    what, why = f"pool {pool.spec.pool_id}", why_unready(pool, now)
+    for replica in pool.replicas.values():
+        if replica.mask == mask:
+            what, why = replica.replica_id, why_replica(replica, now)
     return OrchError(
         Kind.POOL_UNREADY,
-        f"pool {pool.spec.pool_id} is not ready: {why_unready(pool, now)}",
+        f"{what} is not ready: {why}",
         engine=pool.spec.engine,
         pool_id=pool.spec.pool_id,
+        retry_after_ms=round(world.limits.unready_retry_s * 1000),
+    )
+
+
+def stopping(world: World) -> OrchError:
+    """Return what is told to whoever asks while orchd stops."""
+    return OrchError(
+        Kind.DRAINING,
+        "orchd is stopping",
         retry_after_ms=round(world.limits.unready_retry_s * 1000),
     )
 

@@ -106,6 +106,11 @@ class Forecast:
 
     # what will be
 
+    @property
+    def scale(self) -> float:
+        """Real tokens for each token that the queue counts."""
+        return self._measure.scale
+
     def ends(self, request: TaskRequest, out: float, slots: int) -> list[float]:
         """Return equally likely numbers of tokens that a job with `out` of them still puts out."""
         lengths = self._of(request)

@@ -11,7 +11,7 @@ from typing import assert_never
 
 from attrs import evolve
 
-from orchd.core import admission, notes, prompts, runs, views, waiting, workers
+from orchd.core import admission, explain, notes, prompts, runs, views, waiting, workers
 from orchd.core.events import (
     Accepted,
     Cancel,
@@ -41,6 +41,7 @@ from orchd.wire.ids import Count, PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import (
     FinishReason,
     MetricsFrame,
+    PlacementExplained,
     Started,
     TaskAccepted,
     TaskRequest,
@@ -95,15 +96,12 @@ class Front:
             if known is not None:
                 return [_repeat(known, event)]
             if world.draining:
-                raise OrchError(
-                    Kind.DRAINING,
-                    "orchd is stopping",
-                    retry_after_ms=round(world.limits.unready_retry_s * 1000),
-                )
+                raise admission.stopping(world)
             admitted = admission.admit(world, request, event.prompt_tokens, now)
         except OrchError as error:
             engine = request.engine if request.engine in world.engines else "other"
             world.tally.rejected(engine, error.kind, error.fields.policy_label)
+            world.tally.undecided(request, error.kind)
             return [Refused(error), notes.rejected(request, event.correlation_id, error)]
         return self._enqueue(event, admitted, now)
 
@@ -112,7 +110,8 @@ class Front:
         dropped: list[Effect] = []
         if admitted.victim is not None:
             dropped = runs.drop(world, world.tasks[admitted.victim], now)
-        position = pool.queue.until_tail(request.priority).jobs
+        at_once = admitted.decision.selected is not None
+        position = 0 if at_once else pool.queue.until_tail(request.priority).jobs
         said = admitted.outlook.prediction
         world.admitted += 1
         task = Task(
@@ -124,6 +123,7 @@ class Front:
             admitted_at=now,
             promise=admitted.outlook.promise(now),
             told=(position, now + said.start_s),
+            decision=admitted.decision.log,
         )
         task.expected = pool.forecast.weigh(request)
         pool.forecast.admitted(task, now)
@@ -131,8 +131,6 @@ class Front:
         waiting.enter(world, task)
         world.tally.enqueued(task, pool.engine_version)
         starts = runs.fill(world, pool, now)
-        if task.life is Life.QUEUED:
-            runs.consider(world, pool, task, now)
         start_ms = round(said.start_s * 1000)
         accepted = TaskAccepted(
             task_id=task.task_id,
@@ -150,6 +148,7 @@ class Front:
             pool_id=pool.spec.pool_id,
             replica_id=task.replica_id,
             engine_version=task.engine_version or pool.engine_version or None,
+            kv_warmth=task.kv_warm,
         )
         task.answer = Accepted(task.task_id, accepted, started, True)
         note = notes.admitted(task, position, start_ms, event.identity)
@@ -208,7 +207,6 @@ class Front:
         replica = pool.replicas[snapshot.replica_id]
         world.tally.snapshot(replica.snapshot, snapshot)
         replica.see(snapshot, now)
-        world.snapshot_version += 1
         world.timers.set(("fresh", replica.replica_id), replica.fresh_until)
         effects = self._readiness(pool, now)
         return effects + runs.fill(world, pool, now) + runs.tell(world, pool, now)
@@ -217,8 +215,6 @@ class Front:
         world = self.world
         pool = world.home[event.replica_id]
         replica = pool.replicas[event.replica_id]
-        if replica.live:
-            world.snapshot_version += 1
         replica.lose(event.cause)
         world.timers.drop(("fresh", replica.replica_id))
         effects = runs.lost(world, replica, now) + self._readiness(pool, now)
@@ -276,6 +272,8 @@ class Front:
             servable = replica.servable(now)
             if servable != replica.was_ready:
                 replica.was_ready = servable
+                if not servable:
+                    self.world.affinity.cooled(replica.replica_id)
                 if servable:
                     effects.append(notes.ready(pool, replica))
                 else:
@@ -321,6 +319,10 @@ class Front:
     def capabilities(self, now: float) -> Capabilities:
         """Return what can be asked for: pools of one engine, model and version together."""
         return views.capabilities(self.world, now)
+
+    def explain(self, request: TaskRequest, now: float) -> PlacementExplained:
+        """Return where a task would go now, and why. Raises OrchError(INVALID_PARAMS)."""
+        return explain.explain(self.world, request, now)
 
     def check_worker(self, worker: WorkerRegistration) -> None:
         """Raises OrchError: UNKNOWN_ID for none of ours, PINS_DIFFER for one unlike its set."""

@@ -10,6 +10,7 @@ from orchd.core.front import Front
 from orchd.core.queue import Fifo, PoolQueue
 from orchd.core.task import FINAL, LEASED, RUNNING, Life
 from orchd.core.world import World
+from orchd.wire.ids import DeviceMask
 from orchd.wire.shapes import Priority
 
 
@@ -18,7 +19,7 @@ def check(front: Front, now: float | None = None) -> None:
     world = front.world
     _check_memory(world)
     for pool in world.pools.values():
-        _check_turns(pool.queue)
+        _check_turns(pool.queue, [replica.mask for replica in pool.replicas.values()])
         for priority, fifo in pool.queue.classes.items():
             _check_fifo(fifo)
             for task_id in fifo:
@@ -60,13 +61,13 @@ def _check_fifo(fifo: Fifo) -> None:
     assert fifo.backlog == (len(fifo), tokens), "the backlog is the sum of its tasks"
 
 
-def _check_turns(queue: PoolQueue) -> None:
+def _check_turns(queue: PoolQueue, masks: list[DeviceMask]) -> None:
     """Batch does not starve, and positions are the order in which tasks will go."""
     batch = queue.classes[Priority.BATCH]
     assert queue.passed <= queue.batch_after, "batch is passed so often and no more"
     assert not queue.passed or len(batch), "nobody is passed while no batch waits"
     order = list(queue)
-    assert queue.head() == next(iter(order), None), "the head is the first"
+    assert queue.head(masks) == next(iter(order), None), "the head is the first"
     for position, task_id in enumerate(order):
         priority = Priority.BATCH if task_id in batch else Priority.INTERACTIVE
         assert queue.before(task_id, priority).jobs == position, "a position counts both classes"
@@ -78,18 +79,19 @@ def _check_memory(world: World) -> None:
 
 
 def _check_idle(world: World, now: float) -> None:
-    """A task that could run does run."""
+    """A task that could run does run: the first that a free slot's mask may serve."""
     for pool in world.pools.values():
-        head = pool.queue.head()
+        free = [r for r in pool.servable(now) if r.free_slots and not r.refusing]
+        head = pool.queue.head([replica.mask for replica in free])
         if head is None:
             continue
-        for replica in pool.servable(now):
+        request = world.tasks[head].request
+        mask = request.placement and request.placement.require_device_mask
+        for replica in free:
             snapshot = replica.snapshot
-            request = world.tasks[head].request
             assert (
-                not replica.free_slots
-                or replica.refusing
-                or snapshot is None
+                snapshot is None
+                or (mask is not None and mask != replica.mask)
                 or snapshot.ctx_max < request.ctx
                 or request.workload not in snapshot.workloads
             ), "no slot is free while a task waits that fits it"

@@ -38,7 +38,7 @@ def _of_task(
         "pool_id": task.pool_id,
         "replica_id": task.replica_id,
         "engine_version": task.engine_version or None,
-        "kv_warmth": False,  # no session is kept warm yet
+        "kv_warmth": task.kv_warm,
         "queue_time_ms": queue_time_ms,
         "actor": "orchd",
         "action": name.removeprefix("task_"),

@@ -7,16 +7,17 @@ the past. Queues are in queue.py, the choice among replicas in placement.py.
 
 from __future__ import annotations
 
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 
 from orchd.core import predict
-from orchd.core.forecast import NOW, Forecast, Outlook
+from orchd.core.forecast import Forecast, Outlook
 from orchd.core.placement import ReplicaFacts
 from orchd.core.queue import Backlog, PoolQueue
 from orchd.core.task import LEAVING, Life, Task
+from orchd.core.version import Version, bump
 from orchd.core.watchdog import Watchdog
 from orchd.wire.errors import Kind
-from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
+from orchd.wire.ids import DeviceMask, EngineId, PoolId, ReplicaId, TaskId, parse_replica_id
 from orchd.wire.policy import FullPolicy
 from orchd.wire.shapes import Priority
 from orchd.wire.snapshot import FRESH_S, Cause, Snapshot
@@ -45,11 +46,19 @@ class PoolSpec:
     watchdog: Watchdog = Watchdog()
 
 
-@define(kw_only=True, eq=False)
+@define(kw_only=True, eq=False, on_setattr=bump)
 class Replica:
-    """One replica: its last snapshot, and who holds its slots."""
+    """One replica: its last snapshot, and who holds its slots.
+
+    Whatever is set here is a new version of the topology; so is a lease given or taken back.
+    """
 
     replica_id: ReplicaId
+    version: Version = field(factory=Version)
+    mask: DeviceMask = field(
+        init=False, default=Factory(lambda self: parse_replica_id(self.replica_id)[1], True)
+    )
+    """The GPUs it may touch: part of its name."""
     snapshot: Snapshot | None = None
     """The last one, also after the link broke: for its history, not for placement."""
     live: bool = False
@@ -110,10 +119,12 @@ class Replica:
             raise RuntimeError(f"{self.replica_id} has no slot for {task.task_id}")
         self.slots_high = max(self.slots_high if self.leases else 0, self.slots)
         self.leases[task.task_id] = task
+        self.version.bump()
 
     def release(self, task_id: TaskId) -> None:
         """Take the slot back. A lease that is not held raises KeyError: none goes below 0."""
         del self.leases[task_id]
+        self.version.bump()
 
     def slots_outlook(self, forecast: Forecast, now: float) -> list[predict.Slot]:
         """Return each of its slots with the times at which it may be free."""
@@ -157,12 +168,21 @@ class Replica:
         left_s = task.deadline_at - now - first
         return forecast.ends_within(task.request, out, left_s * self.rate())
 
-    def facts(self, pool: PoolSpec, now: float) -> ReplicaFacts:
-        """Return what placement may know of it."""
+    def facts(
+        self,
+        pool: PoolSpec,
+        now: float,
+        *,
+        waiting: int = 0,
+        full: bool = False,
+        start_ms: int = 0,
+    ) -> ReplicaFacts:
+        """Return what placement may know of it; what its pool's queue says comes from outside."""
         snapshot = self.snapshot
         return ReplicaFacts(
             replica_id=self.replica_id,
             pool_id=pool.pool_id,
+            device_mask=self.mask,
             engine=snapshot.engine if snapshot else pool.engine,
             model_ref=snapshot.model_ref if snapshot else pool.model_ref,
             ready=snapshot is not None and snapshot.ready,
@@ -170,11 +190,20 @@ class Replica:
             fresh=self.fresh(now),
             refusing=self.refusing,
             pins_differ=self.pins_differ,
-            ctx_max=snapshot.ctx_max if snapshot else pool.ctx,
+            ctx_max=min(pool.ctx, snapshot.ctx_max) if snapshot else pool.ctx,
+            max_tokens=pool.max_tokens,
+            sampler_profile_version=pool.sampler_profile_version,
             workloads=snapshot.workloads if snapshot else (),
+            strict=snapshot is not None and snapshot.strict,
             slots_total=self.slots,
             leases=len(self.leases),
-            vram_free_bytes=snapshot.vram_free_bytes if snapshot else 0,
+            vram_free_bytes=snapshot.vram_free_bytes if snapshot else None,
+            kv_bytes_per_token=snapshot.kv_bytes_per_token if snapshot else None,
+            tokens_per_s=snapshot.tokens_per_s if snapshot else None,
+            first_token_ms=snapshot.first_token_ms if snapshot else None,
+            waiting=waiting,
+            full=full,
+            start_ms=start_ms,
         )
 
 
@@ -182,7 +211,8 @@ class Replica:
 class Pool:
     """One pool: a set of like replicas, and the tasks that wait for them."""
 
-    spec: PoolSpec
+    spec: PoolSpec = field(on_setattr=bump)
+    version: Version = field(factory=Version)
     queue: PoolQueue = field(init=False)
     replicas: dict[ReplicaId, Replica] = field(init=False)
     engine_version: str = ""
@@ -199,36 +229,30 @@ class Pool:
             batch_after=self.spec.batch_after,
         )
         ids = sorted(self.spec.replica_ids)
-        self.replicas = {replica_id: Replica(replica_id=replica_id) for replica_id in ids}
+        self.replicas = {
+            replica_id: Replica(replica_id=replica_id, version=self.version) for replica_id in ids
+        }
 
     def servable(self, now: float) -> list[Replica]:
         """Return the replicas that can be placed on, were a slot free."""
         return [replica for replica in self.replicas.values() if replica.servable(now)]
 
-    def has_free_slot(self, now: float) -> bool:
-        """Return whether it is worth asking placement."""
-        return any(r.free_slots and not r.refusing for r in self.servable(now))
+    def free_masks(self, now: float) -> list[DeviceMask]:
+        """Return the masks on which a slot is free: whether it is worth asking placement."""
+        return [r.mask for r in self.servable(now) if r.free_slots and not r.refusing]
 
-    def outlook(self, now: float) -> list[predict.Slot]:
-        """Return the slots of all replicas that can be placed on."""
-        servable = self.servable(now)
-        return [slot for r in servable for slot in r.slots_outlook(self.forecast, now)]
+    def outlook(self, now: float, mask: DeviceMask | None = None) -> list[predict.Slot]:
+        """Return the slots of all replicas that can be placed on, or of the one on `mask`."""
+        able = [r for r in self.servable(now) if mask is None or r.mask == mask]
+        return [slot for replica in able for slot in replica.slots_outlook(self.forecast, now)]
 
     def predict(
-        self,
-        before: Backlog,
-        priority: Priority,
-        now: float,
-        slots: list[predict.Slot] | None = None,
+        self, slots: list[predict.Slot], before: Backlog, priority: Priority, now: float
     ) -> Outlook | None:
-        """Return when the task of this class behind `before` starts; None when nothing serves.
+        """Return when a task of this class starts that may use these slots behind `before`.
 
-        `slots`: this pool's outlook, or that part of it that the task may use.
+        None when there are no slots: nothing serves it now.
         """
-        if slots is None:
-            if not before.jobs and self.has_free_slot(now):
-                return NOW
-            slots = self.outlook(now)
         most = self.queue.to_overtake(before.jobs) if priority is Priority.BATCH else 0
         return self.forecast.outlook(slots, before, priority, now, most)
 

@@ -69,6 +69,11 @@ class Slot:
         """Return how long a job of so many tokens takes here. Above 0."""
         return max(_LEAST_JOB_S, self.first_token_s + tokens * self.token_s)
 
+    def later(self, by_s: float) -> Slot:
+        """Return the slot as it is behind so much other work."""
+        ends = tuple([end + by_s for end in self.ends])
+        return evolve(self, free_in_s=self.free_in_s + by_s, ends=ends)
+
 
 @frozen(kw_only=True)
 class Ways:

@@ -1,5 +1,8 @@
 """The waiting tasks of one pool: two bounded FIFOs, their order, the work in them, their turns.
 
+A task that requires one device mask waits in a lane of its own within its class, so that a slot
+goes to the first task that may use it: the heads of lanes are compared by their tickets.
+
 Each enqueued task draws a ticket: a number that grows at the tail, or falls at the head when a task
 comes back. An OrderedDict (a linked list) keeps the order, so enqueue, dequeue, cancel and
 requeue are O(1). A position is the count of live tickets before one's own. It is read off counts
@@ -9,12 +12,13 @@ sums at most 63 neighbours per size (O(log n) in base 64) and stays right after 
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from orchd.wire.ids import TaskId
+from orchd.wire.ids import DeviceMask, TaskId
 from orchd.wire.shapes import Priority
 
 _BITS = 6
@@ -27,6 +31,10 @@ class Backlog(NamedTuple):
 
     jobs: int
     tokens: int
+
+    def plus(self, more: Backlog) -> Backlog:
+        """Return both together."""
+        return Backlog(self.jobs + more.jobs, self.tokens + more.tokens)
 
 
 NOTHING = Backlog(0, 0)
@@ -64,73 +72,162 @@ class _Ranks:
         return Backlog(jobs, tokens)
 
 
+class _Lane:
+    """The tasks of one class that may use the same replicas, in the order of their tickets."""
+
+    def __init__(self) -> None:
+        self.live: OrderedDict[TaskId, tuple[int, int]] = OrderedDict()
+        """Ticket and tokens."""
+        self.ranks = _Ranks()
+        self.tokens = 0
+
+    @property
+    def backlog(self) -> Backlog:
+        return Backlog(len(self.live), self.tokens)
+
+    def first(self) -> tuple[int, TaskId]:
+        """Return ticket and id of the head. The lane is not empty."""
+        task_id = next(iter(self.live))
+        return self.live[task_id][0], task_id
+
+    def tickets(self) -> Iterator[tuple[int, TaskId]]:
+        return ((ticket, task_id) for task_id, (ticket, _) in self.live.items())
+
+    def add(self, task_id: TaskId, ticket: int, tokens: int) -> None:
+        self.live[task_id] = (ticket, tokens)
+        self.ranks.change(ticket, 1, tokens)
+        self.tokens += tokens
+
+    def remove(self, task_id: TaskId) -> None:
+        ticket, tokens = self.live.pop(task_id)
+        self.ranks.change(ticket, -1, -tokens)
+        self.tokens -= tokens
+
+
 class Fifo:
     """One class of one pool: first in, first out [ORCH-3004, OC-CORE-1003]."""
 
     def __init__(self, bound: int) -> None:
         self.bound = bound
         """Tasks that may wait. Only a task that comes back may make it more."""
-        self._live: OrderedDict[TaskId, tuple[int, int]] = OrderedDict()
-        self._ranks = _Ranks()
-        self._tokens = 0
+        self._any = _Lane()
+        """Of tasks that any replica of the pool may run: nearly always all of them."""
+        self._masked: dict[DeviceMask, _Lane] = {}
+        """Of tasks that require a mask; a lane is gone with its last task."""
+        self._mask_of: dict[TaskId, DeviceMask] = {}
         self._tail = 0
         self._head = -1
 
     def __len__(self) -> int:
-        return len(self._live)
+        return len(self._any.live) + len(self._mask_of)
 
     def __contains__(self, task_id: TaskId) -> bool:
-        return task_id in self._live
+        return task_id in self._any.live or task_id in self._mask_of
 
     def __iter__(self) -> Iterator[TaskId]:
-        return iter(self._live)
+        if not self._masked:
+            return iter(self._any.live)
+        lanes = (self._any, *self._masked.values())
+        return (task_id for _, task_id in heapq.merge(*(lane.tickets() for lane in lanes)))
 
     def __reversed__(self) -> Iterator[TaskId]:
-        return reversed(self._live)
+        if not self._masked:
+            return reversed(self._any.live)
+        lanes = (reversed(list(lane.tickets())) for lane in (self._any, *self._masked.values()))
+        return (task_id for _, task_id in heapq.merge(*lanes, reverse=True))
 
     @property
     def full(self) -> bool:
         """Whether the next task is refused."""
-        return len(self._live) >= self.bound
+        return len(self) >= self.bound
 
     @property
     def backlog(self) -> Backlog:
         """All of its work."""
-        return Backlog(len(self._live), self._tokens)
+        whole = self._any.backlog
+        for lane in self._masked.values():
+            whole = whole.plus(lane.backlog)
+        return whole
 
-    def push(self, task_id: TaskId, tokens: int) -> None:
+    @property
+    def lanes(self) -> tuple[DeviceMask, ...]:
+        """Return the masks that waiting tasks require."""
+        return tuple(self._masked)
+
+    def push(self, task_id: TaskId, tokens: int, mask: DeviceMask | None = None) -> None:
         """Append a task that expects `tokens`. The caller has seen that it is not full."""
-        if self.full or task_id in self._live:
+        if self.full or task_id in self:
             raise ValueError(f"the class is full, or has {task_id} already")
-        self._add(task_id, self._tail, tokens)
+        self._lane(mask, task_id).add(task_id, self._tail, tokens)
         self._tail += 1
 
-    def push_head(self, task_id: TaskId, tokens: int) -> None:
+    def push_head(self, task_id: TaskId, tokens: int, mask: DeviceMask | None = None) -> None:
         """Put back a task that was taken out: it is next, and the bound does not count."""
-        if task_id in self._live:
+        if task_id in self:
             raise ValueError(f"the queue has {task_id} already")
-        self._add(task_id, self._head, tokens)
-        self._live.move_to_end(task_id, last=False)
+        lane = self._lane(mask, task_id)
+        lane.add(task_id, self._head, tokens)
+        lane.live.move_to_end(task_id, last=False)
         self._head -= 1
 
     def remove(self, task_id: TaskId) -> None:
         """Take a task out, wherever it stands. Raises KeyError."""
-        ticket, tokens = self._live.pop(task_id)
-        self._ranks.change(ticket, -1, -tokens)
-        self._tokens -= tokens
+        mask = self._mask_of.pop(task_id, None)
+        if mask is None:
+            self._any.remove(task_id)
+            return
+        lane = self._masked[mask]
+        lane.remove(task_id)
+        if not lane.live:
+            del self._masked[mask]
 
     def before(self, task_id: TaskId) -> Backlog:
         """Return the work of this class before a task. Raises KeyError."""
-        return self._ranks.before(self._live[task_id][0])
+        if not self._masked:
+            return self._any.ranks.before(self._any.live[task_id][0])
+        whole = NOTHING
+        for _, part in self.parts(task_id):
+            whole = whole.plus(part)
+        return whole
+
+    def parts(self, task_id: TaskId | None = None) -> list[tuple[DeviceMask | None, Backlog]]:
+        """Return the work before a task, or all of it, by the mask that it requires.
+
+        Raises KeyError.
+        """
+        lanes = [(None, self._any), *self._masked.items()]
+        if task_id is None:
+            return [(mask, lane.backlog) for mask, lane in lanes]
+        ticket = self._found(task_id)[0]
+        return [(mask, lane.ranks.before(ticket)) for mask, lane in lanes]
+
+    def mask_of(self, task_id: TaskId) -> DeviceMask | None:
+        """Return the mask that a waiting task requires."""
+        return self._mask_of.get(task_id)
 
     def tokens_of(self, task_id: TaskId) -> int:
         """Return what a waiting task expects. Raises KeyError."""
-        return self._live[task_id][1]
+        return self._found(task_id)[1]
 
-    def _add(self, task_id: TaskId, ticket: int, tokens: int) -> None:
-        self._live[task_id] = (ticket, tokens)
-        self._ranks.change(ticket, 1, tokens)
-        self._tokens += tokens
+    def head(self, free: Collection[DeviceMask]) -> TaskId | None:
+        """Return the first task that a replica on one of these masks may run, or None."""
+        if not self._masked:
+            return next(iter(self._any.live), None)
+        lanes = [self._masked[mask] for mask in self._masked.keys() & set(free)]
+        if self._any.live:
+            lanes.append(self._any)
+        return min((lane.first() for lane in lanes), default=(0, None))[1]
+
+    def _found(self, task_id: TaskId) -> tuple[int, int]:
+        mask = self._mask_of.get(task_id)
+        lane = self._any if mask is None else self._masked[mask]
+        return lane.live[task_id]
+
+    def _lane(self, mask: DeviceMask | None, task_id: TaskId) -> _Lane:
+        if mask is None:
+            return self._any
+        self._mask_of[task_id] = mask
+        return self._masked.setdefault(mask, _Lane())
 
 
 class PoolQueue:
@@ -173,11 +270,13 @@ class PoolQueue:
             yield next_batch
             yield from batch
 
-    def push(self, task_id: TaskId, priority: Priority, tokens: int) -> None:
-        """Append a task. Raises ValueError when it has no room."""
+    def push(
+        self, task_id: TaskId, priority: Priority, tokens: int, mask: DeviceMask | None = None
+    ) -> None:
+        """Append a task, which may require a mask. Raises ValueError when it has no room."""
         if not self.room(priority):
             raise ValueError(f"no room for {task_id}")
-        self.classes[priority].push(task_id, tokens)
+        self.classes[priority].push(task_id, tokens, mask)
 
     def start(self, task_id: TaskId, priority: Priority) -> None:
         """Take out the task that starts. Raises KeyError."""
@@ -185,7 +284,8 @@ class PoolQueue:
         if priority is Priority.BATCH:
             self.passed = 0
         elif len(self.classes[Priority.BATCH]):
-            self.passed += 1
+            # where its turn has come, only a slot that it may not use passes it once more
+            self.passed = min(self.passed + 1, self.batch_after)
 
     def remove(self, task_id: TaskId, priority: Priority) -> None:
         """Take out a task that does not start. Raises KeyError."""
@@ -200,12 +300,16 @@ class PoolQueue:
             return False
         return not self.shared or len(self) - gone < self.places
 
-    def head(self) -> TaskId | None:
-        """Return the task that is next, or None."""
+    @property
+    def laned(self) -> bool:
+        """Whether a waiting task requires a mask."""
+        return any(fifo.lanes for fifo in self.classes.values())
+
+    def head(self, free: Collection[DeviceMask]) -> TaskId | None:
+        """Return the task that is next for a slot on one of these masks, or None."""
         interactive, batch = self.classes[Priority.INTERACTIVE], self.classes[Priority.BATCH]
-        if self.passed >= self.batch_after and len(batch):
-            return next(iter(batch))
-        return next(iter(interactive), None) or next(iter(batch), None)
+        turn = batch.head(free) if self.passed >= self.batch_after else None
+        return turn or interactive.head(free) or batch.head(free)
 
     def first(self, count: int) -> list[TaskId]:
         """Return at most `count` tasks in the order in which they will go."""
@@ -213,7 +317,7 @@ class PoolQueue:
 
     def ahead(self, priority: Priority) -> Backlog:
         """Return the work that goes before the first of a class."""
-        return self._others(priority, 0)
+        return self.others(priority, 0)
 
     def until_place(self, priority: Priority) -> Backlog:
         """Return the work that starts before a class that has no room has room again."""
@@ -229,12 +333,12 @@ class PoolQueue:
         own = self.classes[priority].backlog
         if without is not None and priority is Priority.BATCH:
             own = Backlog(own.jobs - 1, own.tokens - self.classes[priority].tokens_of(without))
-        return _sum(self._others(priority, own.jobs), own)
+        return self.others(priority, own.jobs).plus(own)
 
     def before(self, task_id: TaskId, priority: Priority) -> Backlog:
         """Return the work before a task that waits. Raises KeyError."""
         own = self.classes[priority].before(task_id)
-        return _sum(self._others(priority, own.jobs), own)
+        return self.others(priority, own.jobs).plus(own)
 
     def to_overtake(self, jobs: int) -> int:
         """Return how many interactive tasks may yet go before the batch task behind `jobs`. O(1).
@@ -245,17 +349,13 @@ class PoolQueue:
         turns = (jobs - waiting + 1) * self.batch_after - self.passed
         return max(0, turns - waiting) if jobs >= waiting else 0
 
-    def _others(self, priority: Priority, position: int) -> Backlog:
+    def others(self, priority: Priority, position: int) -> Backlog:
         """Return the work of the other class before the task at `position` of this one."""
         if priority is Priority.BATCH:
             turns = (position + 1) * self.batch_after - self.passed
             return _part(self.classes[Priority.INTERACTIVE].backlog, turns)
         turns = (self.passed + position) // self.batch_after
         return _part(self.classes[Priority.BATCH].backlog, turns)
-
-
-def _sum(one: Backlog, other: Backlog) -> Backlog:
-    return Backlog(one.jobs + other.jobs, one.tokens + other.tokens)
 
 
 def _part(backlog: Backlog, jobs: int) -> Backlog:

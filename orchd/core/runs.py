@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.core import full, notes, waiting, watchdog
-from orchd.core.admission import place_free_ms, placement_input
+from orchd.core import asking, full, notes, reach, waiting, watchdog
+from orchd.core.admission import place_free_ms
 from orchd.core.events import (
     Break,
     CancelJob,
@@ -21,15 +21,14 @@ from orchd.core.events import (
     Moved,
     Observe,
 )
-from orchd.core.placement import decide
 from orchd.core.pool import Pool, Replica
 from orchd.core.queue import Backlog
 from orchd.core.task import LEAVING, Life, Step, Task
 from orchd.core.world import World
 from orchd.wire import link
 from orchd.wire.errors import TABLE, Kind, OrchError
-from orchd.wire.ids import Count, ReplicaId
-from orchd.wire.shapes import Ended, FinishReason
+from orchd.wire.ids import Count, DeviceMask, ReplicaId
+from orchd.wire.shapes import DecisionLog, Ended, FinishReason
 
 TURNED_AWAY: Final = frozenset({Kind.REPLICA_EXHAUSTED, Kind.DRAINING, Kind.POOL_UNREADY})
 """FAILs of a job that never began: it waits again, and the replica is asked no more until its next
@@ -46,27 +45,37 @@ MOVED_MS: Final = 50  # a prediction that changed by less is not told again
 def fill(world: World, pool: Pool, now: float) -> list[Effect]:
     """Start waiting tasks in order, while a slot is free on a replica that can take them.
 
-    The order is strict: a head that fits no free replica holds back those behind it
-    [OC-CORE-1004].
+    A slot goes to the first task that may use its mask. Else the order is strict: a head that fits
+    no free replica holds back those behind it [OC-CORE-1004].
     """
     effects: list[Effect] = []
-    while (head := pool.queue.head()) is not None and pool.has_free_slot(now):
-        task = world.tasks[head]
-        consider(world, pool, task, now)
-        assert task.decision is not None
-        selected = task.decision.selected
-        if selected is None:
+    while len(pool.queue) and (free := pool.free_masks(now)):
+        head = pool.queue.head(free)
+        if head is None:
             break
-        effects += _start(world, pool, task, selected, now)
+        task = world.tasks[head]
+        log = _chosen(world, pool, task, free) or _decided(world, pool, task, now)
+        if log.selected is None:
+            break
+        task.decision = log
+        effects += _start(world, pool, task, log.selected, now)
     return effects
 
 
-def consider(world: World, pool: Pool, task: Task, now: float) -> None:
-    """Ask placement, and keep its log with the task."""
-    decision = decide(placement_input(world, task.request, [pool], now))
-    task.decision = decision.log
-    assigned = decision.selected is not None
-    world.tally.decided(assigned=assigned, candidates=len(decision.log.considered))
+def _chosen(world: World, pool: Pool, task: Task, free: list[DeviceMask]) -> DecisionLog | None:
+    """Return admission's decision if it gave the task a slot and nothing has changed since.
+
+    It would be decided so again [ORCH-3410], and admission's log is about all pools.
+    """
+    log = task.decision
+    if log is None or log.selected is None or log.snapshot_version != world.version.number:
+        return None
+    return log if pool.replicas[log.selected].mask in free else None
+
+
+def _decided(world: World, pool: Pool, task: Task, now: float) -> DecisionLog:
+    question = asking.question(world, task.request, now, may_wait=False)
+    return world.decisions.for_slot(pool, question, now).log
 
 
 def tell(world: World, pool: Pool, now: float) -> list[Effect]:
@@ -81,17 +90,22 @@ def tell(world: World, pool: Pool, now: float) -> list[Effect]:
     if pool.moved_at is not None and now < due_at:
         world.timers.set(("moved", pool.spec.pool_id), due_at)
         return []
-    slots = pool.outlook(now)
-    if not slots:
+    every = pool.outlook(now)
+    if not every:
         return []  # nothing can be said of a pool that is not ready
     pool.moved_at = now
     effects: list[Effect] = []
     depth, tokens = len(pool.queue), 0
+    laned = pool.queue.laned
     for position, task_id in enumerate(pool.queue.first(world.limits.moved_cap)):
         task = world.tasks[task_id]
-        outlook = pool.predict(Backlog(position, tokens), task.request.priority, now, slots)
-        assert outlook is not None
+        slots, before = every, Backlog(position, tokens)
+        if laned:
+            slots, before = reach.of_waiting(pool, task, now)
+        outlook = pool.predict(slots, before, task.request.priority, now)
         tokens += task.expected
+        if outlook is None:
+            continue  # the one replica that it may use is not ready
         said = outlook.prediction
         start_at = now + said.start_s
         if task.told is not None:
@@ -123,10 +137,12 @@ def _start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: flo
     waiting.start(world, task)
     task.replica_id = replica_id
     task.engine_version = replica.snapshot.engine_version
+    task.kv_warm = asking.is_warm(world, task.request, replica_id, now)
     task.attempts += 1
     task.dispatched_at = task.progress_at = now
     world.timers.set(("watch", task.task_id), watchdog.due_at(pool.spec.watchdog, task))
     world.tally.started(task)
+    world.tally.decided(task.decision)
     effects: list[Effect] = [
         Dispatch(task.task_id, replica_id, task.request, task.correlation_id),
         notes.placed(task),
@@ -183,6 +199,8 @@ def end(world: World, task: Task, said: link.End, now: float) -> list[Effect]:
     world.tally.tokens(task, tokens_in=said.tokens_in)
     task.tokens_in, task.decode_ms = said.tokens_in, said.decode_ms
     task.finish_reason = said.finish_reason
+    assert task.replica_id is not None
+    world.affinity.served(task.request.session_id, task.replica_id, now)
     ended = Ended(
         tokens_out=said.tokens_out,
         decode_time_ms=said.decode_ms,
@@ -254,7 +272,7 @@ def expire(world: World, task: Task, now: float) -> list[Effect]:
     """A waiting task's deadline passed."""
     pool, priority = world.pools[task.pool_id], task.request.priority
     if task.promise is not None:
-        outlook = pool.predict(pool.queue.before(task.task_id, priority), priority, now)
+        outlook = pool.predict(*reach.of_waiting(pool, task, now), priority, now)
         if outlook is not None:  # what it will not live to see: else only short waits count
             pool.forecast.started(task, task.promise, now + outlook.prediction.start_s)
     waiting.leave(world, task)
@@ -333,6 +351,7 @@ def _requeue(world: World, task: Task, replica: Replica, reason: str, now: float
     waiting.enter_again(world, task)
     effects: list[Effect] = [notes.requeued(task, replica, reason)]
     task.replica_id, task.dispatched_at, task.told = None, None, None
+    task.decision, task.kv_warm = None, False
     return effects
 
 

@@ -5,11 +5,26 @@ Label values stand in the order of wire.metrics; "" is said where a value is not
 
 from __future__ import annotations
 
+from typing import Final
+
+from orchd.core import wishes
 from orchd.core.pool import Pool, Replica
 from orchd.core.task import Task
 from orchd.wire.errors import Kind
 from orchd.wire.metrics import BY_NAME
+from orchd.wire.shapes import DecisionLog, PlacementMode, TaskRequest
 from orchd.wire.snapshot import Phase, Snapshot
+
+NO_CAPACITY: Final = frozenset(
+    {
+        Kind.POOL_UNREADY,
+        Kind.POOL_UNAVAILABLE,
+        Kind.REPLICA_EXHAUSTED,
+        Kind.PINNED_POOL_INFEASIBLE,
+        Kind.NO_PREFERRED_FEASIBLE,
+    }
+)
+"""Refusals that are placement's: no pool was able to take the task."""
 
 
 class Tally:
@@ -58,11 +73,18 @@ class Tally:
         if tokens_out:
             self.add("tokens_out_total", *_of_task(task), by=tokens_out)
 
-    def decided(self, *, assigned: bool, candidates: int) -> None:
-        """Placement was asked. Pins and fallbacks come with placement overrides."""
-        outcome = "assigned" if assigned else "no_capacity"
-        self.add("placement_decisions_total", outcome, "false", "false")
-        self.candidates_considered = candidates
+    def decided(self, log: DecisionLog | None) -> None:
+        """Placement gave a task its replica. One that waits is not decided yet."""
+        if log is not None:
+            fallback = str(log.fallback_used).lower()
+            self.add("placement_decisions_total", "assigned", str(log.pinned).lower(), fallback)
+            self.candidates_considered = len(log.considered)
+
+    def undecided(self, request: TaskRequest, kind: Kind) -> None:
+        """A task was refused: count it where no pool was able to take it."""
+        if kind in NO_CAPACITY:
+            pinned = wishes.of(request).mode is PlacementMode.PIN
+            self.add("placement_decisions_total", "no_capacity", str(pinned).lower(), "false")
 
     def snapshot(self, old: Snapshot | None, new: Snapshot) -> None:
         """Count what changed from one snapshot of a replica to the next."""

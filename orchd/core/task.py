@@ -166,6 +166,8 @@ class Task:
     replica_id: ReplicaId | None = None
     """Where it runs, or ran last."""
     engine_version: str = ""
+    kv_warm: bool = False
+    """Its replica was the session's last, and the job may read what is left of it there."""
     decision: DecisionLog | None = None
     promise: Promise | None = None
     """What was said at admission of a start that was not at once; None once it has started."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
+from orchd.core import reach, wishes
 from orchd.core.admission import why_unready
 from orchd.core.forecast import Outlook
 from orchd.core.pool import Pool, Replica
@@ -52,6 +53,7 @@ def task_status(world: World, task_id: TaskId, now: float) -> TaskStatus:
         predicted_start_ms=_start_ms(said),
         predicted_start_p90_ms=_p90_ms(said),
         replica_id=task.replica_id,
+        kv_warmth=task.kv_warm,
         decision=task.decision,
         timings=_timings(task, now),
         tokens_in=None if task.tokens_in is None else Count(task.tokens_in),
@@ -69,7 +71,7 @@ def metrics_frame(world: World, task_id: TaskId, now: float) -> MetricsFrame:
     replica = pool.replicas.get(task.replica_id) if task.replica_id else None
     position, said = _outlook(world, task, now)
     if task.life is Life.QUEUED:
-        slots, left_s = pool.outlook(now), task.deadline_at - now
+        slots, left_s = pool.outlook(now, wishes.mask_of(task.request)), task.deadline_at - now
         chance = pool.forecast.on_time(task.request, said, slots, left_s) if said else 0.0
     elif replica is not None and task.ended_at is None:
         chance = replica.on_time(task, pool.forecast, now)
@@ -80,6 +82,7 @@ def metrics_frame(world: World, task_id: TaskId, now: float) -> MetricsFrame:
     return MetricsFrame(
         queue_depth=Count(len(pool.queue)),
         on_time_probability=round(chance, 3),
+        kv_warmth=task.kv_warm,
         queue_position=position,
         predicted_start_ms=_start_ms(said),
         predicted_start_p90_ms=_p90_ms(said),
@@ -94,7 +97,8 @@ def _outlook(world: World, task: Task, now: float) -> tuple[Count | None, Outloo
         return None, None
     pool = world.pools[task.pool_id]
     before = pool.queue.before(task.task_id, task.request.priority)
-    return Count(before.jobs), pool.predict(before, task.request.priority, now)
+    said = pool.predict(*reach.of_waiting(pool, task, now), task.request.priority, now)
+    return Count(before.jobs), said
 
 
 def _start_ms(said: Outlook | None) -> Count | None:
@@ -168,7 +172,9 @@ def _pool_metrics(pool: Pool, live: list[Replica], now: float) -> PoolMetrics:
     snapshots = [replica.snapshot for replica in live if replica.snapshot is not None]
     predicted: dict[Priority, int] = {}
     for priority in Priority:
-        start_ms = _start_ms(pool.predict(pool.queue.until_tail(priority), priority, now))
+        start_ms = _start_ms(
+            pool.predict(pool.outlook(now), pool.queue.until_tail(priority), priority, now)
+        )
         if start_ms is not None:
             predicted[priority] = start_ms
     return PoolMetrics(

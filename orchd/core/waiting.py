@@ -6,6 +6,7 @@ goes, and why, is decided in front.py and runs.py.
 
 from __future__ import annotations
 
+from orchd.core import wishes
 from orchd.core.task import Task
 from orchd.core.world import World
 
@@ -13,14 +14,15 @@ from orchd.core.world import World
 def enter(world: World, task: Task) -> None:
     """Append a task to its class. Raises ValueError when it has no room."""
     pool = world.pools[task.pool_id]
-    pool.queue.push(task.task_id, task.request.priority, task.expected)
+    mask = wishes.mask_of(task.request)
+    pool.queue.push(task.task_id, task.request.priority, task.expected, mask)
     _keep(world, task)
 
 
 def enter_again(world: World, task: Task) -> None:
     """Put a task back that was taken out: it is next of its class, and no bound counts."""
     fifo = world.pools[task.pool_id].queue.classes[task.request.priority]
-    fifo.push_head(task.task_id, task.expected)
+    fifo.push_head(task.task_id, task.expected, wishes.mask_of(task.request))
     _keep(world, task)
 
 

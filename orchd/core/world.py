@@ -11,10 +11,13 @@ from typing import Literal
 
 from attrs import frozen
 
+from orchd.core.affinity import Affinity
+from orchd.core.decisions import Decisions
 from orchd.core.pool import Pool, PoolSpec, Replica
 from orchd.core.tally import Tally
 from orchd.core.task import Task
 from orchd.core.timers import Timers
+from orchd.core.version import Version
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
 
@@ -43,6 +46,11 @@ class Limits:
     """Queue positions that are told when they move."""
     moved_period_s: float = 0.25
     """A pool's queue is told at most this often."""
+    affinity_s: float = 600.0
+    """A session is drawn to its last replica for so long: the default TTL of a session
+    [ORCH-3021]."""
+    affinity_max: int = 10_000
+    """Sessions whose last replica is known: some 200 bytes each."""
     unready_retry_s: float = 5.0
     """What a client of a pool that is not ready is told to wait: a poolmgr's usual restart."""
 
@@ -52,8 +60,11 @@ class World:
 
     def __init__(self, specs: Sequence[PoolSpec], limits: Limits) -> None:
         self.limits = limits
+        self.version = Version()
+        """Of the topology: bumped by what changes in pools and replicas."""
         self.pools: dict[PoolId, Pool] = {
-            spec.pool_id: Pool(spec=spec) for spec in sorted(specs, key=lambda s: s.pool_id)
+            spec.pool_id: Pool(spec=spec, version=self.version)
+            for spec in sorted(specs, key=lambda s: s.pool_id)
         }
         if len(self.pools) != len(specs):
             raise ValueError("two pools have the same id")
@@ -76,7 +87,8 @@ class World:
         self.tally = Tally()
         self.draining = False
         self.admitted = 0
-        self.snapshot_version = 0
+        self.affinity = Affinity(limits.affinity_s, limits.affinity_max)
+        self.decisions = Decisions()
 
     def task(self, task_id: TaskId) -> Task:
         """Raises OrchError(UNKNOWN_ID)."""

@@ -48,6 +48,7 @@ from orchd.wire.ids import Count, PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import (
     MetricsFrame,
     Narration,
+    PlacementExplained,
     TaskAccepted,
     TaskRequest,
     TaskState,
@@ -104,6 +105,10 @@ class App:
         answer = self.handle(Submit(request, digest, correlation_id, identity, prompt_tokens))
         assert answer is not None, "core answers every Submit"
         return answer.accepted
+
+    def explain(self, request: TaskRequest) -> PlacementExplained:
+        """Return where a task would go. Raises OrchError when it contradicts itself."""
+        return self.front.explain(request, trio.current_time())
 
     async def cancel(self, task_id: TaskId) -> None:
         """Cancel a task. When this returns, no token frame of it leaves any more [ORCH-3026]."""

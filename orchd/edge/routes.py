@@ -115,6 +115,10 @@ class Routes:
 
         return Streaming("text/event-stream", run, headers=STREAM_HEADERS)
 
+    async def _explain(self, asked: Asked) -> Answer:
+        require_json(asked.request)
+        return json_response(self.app.explain(_body(TaskRequest, asked.request)))
+
     async def _cancel(self, asked: Asked) -> Answer:
         await self.app.cancel(_task_id(asked.named))
         return Response(204)
@@ -160,6 +164,7 @@ ROUTES: Final[tuple[tuple[str, str, _Served], ...]] = (
     ("GET", "/v1/tasks/{task_id}", Routes._task),
     ("GET", "/v1/tasks/{task_id}/stream", Routes._stream),
     ("POST", "/v1/tasks/{task_id}/cancel", Routes._cancel),
+    ("POST", "/v1/placement/explain", Routes._explain),
     ("POST", "/v1/tokenize", Routes._tokenize),
     ("GET", "/v1/capabilities", Routes._capabilities),
     ("GET", "/v1/pools", Routes._pools),

@@ -42,6 +42,8 @@ class Kind(enum.StrEnum):
     POOL_UNREADY = "pool_unready"
     POOL_UNAVAILABLE = "pool_unavailable"
     REPLICA_EXHAUSTED = "replica_exhausted"
+    PINNED_POOL_INFEASIBLE = "pinned_pool_infeasible"
+    NO_PREFERRED_FEASIBLE = "no_preferred_feasible"
     DRAINING = "draining"
     TOO_MANY_CONNECTIONS = "too_many_connections"
     # a task that broke
@@ -156,6 +158,14 @@ TABLE: dict[Kind, Row] = {
     ),
     Kind.REPLICA_EXHAUSTED: _later(
         "REPLICA_EXHAUSTED", 503, "Ask again when a slot is free, or configure more slots."
+    ),
+    Kind.PINNED_POOL_INFEASIBLE: _later(
+        "POOL_UNAVAILABLE", 503, "Pin another pool, or send placement.mode auto or prefer.",
+        _UNAVAILABLE,
+    ),
+    Kind.NO_PREFERRED_FEASIBLE: _later(
+        "POOL_UNAVAILABLE", 503, "Prefer another pool, or set placement.allow_fallback.",
+        _UNAVAILABLE,
     ),
     Kind.DRAINING: _later("POOL_UNREADY", 503, "The daemon is stopping; ask again in a moment."),
     Kind.TOO_MANY_CONNECTIONS: _later(

@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
+from orchd.wire.errors import Envelope
 from orchd.wire.ids import (
     Count,
     DeviceMask,
@@ -208,9 +209,13 @@ class Candidate:
     """One replica that placement looked at, and why it was not taken (None: it could be)."""
 
     replica_id: ReplicaId
+    pool_id: PoolId | None = None
     excluded: str | None = None
     vram_free_bytes: Count | None = None
     active_slots: Count | None = None
+    predicted_start_ms: Count | None = None
+    predicted_end_ms: Count | None = None
+    """Left out until the replica has measured its tokens per second."""
 
 
 @frozen(kw_only=True)
@@ -218,13 +223,45 @@ class DecisionLog:
     """Why a task went where it went [ORCH-3906]."""
 
     selected: ReplicaId | None = None
-    """None, and so left out: no replica could be taken."""
+    """None, and so left out: no replica could be taken at once."""
+    pool_id: PoolId | None = None
+    """Where it runs, or waits."""
+    reason: str | None = None
+    """Why no pool could be taken: no_capacity, pinned_pool_infeasible, no_preferred_feasible."""
     considered: tuple[Candidate, ...]
     filters_applied: tuple[str, ...]
     tie_breakers_applied: tuple[str, ...]
     pinned: bool = False
     fallback_used: bool = False
     snapshot_version: Count = Count(0)
+
+
+class Outcome(enum.StrEnum):
+    """What would become of a task."""
+
+    ASSIGNED = "assigned"
+    """It would run at once."""
+    QUEUED = "queued"
+    REFUSED = "refused"
+
+
+@frozen(kw_only=True)
+class PlacementExplained:
+    """The body of `POST /v1/placement/explain`: what would become of a task that came now."""
+
+    outcome: Outcome
+    pool_id: PoolId | None = None
+    replica_id: ReplicaId | None = None
+    """None: it would wait, and its replica is chosen when a slot is free."""
+    queue_position: Count | None = None
+    predicted_start_ms: Count | None = None
+    predicted_end_ms: Count | None = None
+    """Left out until the replica has measured its tokens per second."""
+    kv_warmth: bool = False
+    refusal: Envelope | None = None
+    """What `POST /v1/tasks` would answer."""
+    decision: DecisionLog
+    """Over all replicas of all pools, each with the reason why it cannot be taken."""
 
 
 @frozen(kw_only=True)
@@ -242,6 +279,10 @@ class TaskStatus:
     predicted_start_ms: Count | None = None
     predicted_start_p90_ms: Count | None = None
     replica_id: ReplicaId | None = None
+    kv_warmth: bool = False
+    """Its replica served the session last, and the job reads what that left in the KV cache."""
+    kv_migrated: bool = False
+    """Never: a session that goes elsewhere begins cold."""
     decision: DecisionLog | None = None
     timings: Timings = Timings()
     tokens_in: Count | None = None

@@ -102,6 +102,7 @@ class Board:
             vram_total_bytes=Count(sum(gpu.total_bytes for gpu in self.gpus)),
             vram_free_bytes=Count(sum(gpu.free_bytes for gpu in self.gpus)),
             ram_used_bytes=Count(self.ram_bytes),
+            kv_bytes_per_token=pool.engine.kv_bytes_per_token,
             kv_cache_usage_ratio=self.kv_ratio,  # type: ignore[arg-type]
             tokens_per_s=slots.tokens_per_s,  # type: ignore[arg-type]
             first_token_ms=slots.first_token_ms,  # type: ignore[arg-type]

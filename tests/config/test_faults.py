@@ -90,6 +90,8 @@ TABLE = [
      "is not a known key"),
     (pool(**{**LLAMA, "engine": '{ id = "llamacpp", first_token_ms = 3 }'}), 3,
      f"{P}.engine.first_token_ms", "is only for engine mock"),
+    (pool(**{**LLAMA, "engine": '{ id = "llamacpp", kv_bytes_per_token = 3 }'}), 3,
+     f"{P}.engine.kv_bytes_per_token", "is only for engine mock"),
     (pool(model="{ }"), 4, f"{P}.model.ref", "is required"),
     (pool(model='{ ref = "x", digest = "md5:1" }'), 4, f"{P}.model.digest", "sha256:<64 hex"),
     (pool(**{**LLAMA, "model": '{ ref = "hf:org/repo" }'}), 4, f"{P}.model.ref", "later version"),

@@ -6,8 +6,8 @@ import pytest
 
 from orchd.core.events import Accepted, Note, Refused
 from orchd.wire.errors import Kind
-from orchd.wire.ids import DeviceMask, PoolId
-from orchd.wire.shapes import Placement, PlacementMode, Priority, Workload
+from orchd.wire.ids import PoolId
+from orchd.wire.shapes import Placement, Priority, Workload
 from orchd.wire.snapshot import Cause, Phase
 from tests.core.making import (
     GONE,
@@ -76,23 +76,6 @@ def test_a_strict_task_is_refused_where_jobs_beside_it_change_its_bytes(house: H
 def test_what_just_fits_is_admitted(house: House) -> None:
     house.admit(1, ctx=8192, max_tokens=4096, prompt_tokens=4096)
     house.admit(2, sampler_profile_version="v1")
-
-
-@pytest.mark.parametrize(
-    ("wish", "path"),
-    [
-        (Placement(mode=PlacementMode.PIN, pin_pool_id=PoolId("demo")), "$.placement.mode"),
-        (Placement(pin_pool_id=PoolId("demo")), "$.placement.pin_pool_id"),
-        (Placement(prefer_pools=(PoolId("demo"),)), "$.placement.prefer_pools"),
-        (Placement(avoid_pools=(PoolId("demo"),)), "$.placement.avoid_pools"),
-        (Placement(require_device_mask=DeviceMask((0,))), "$.placement.require_device_mask"),
-        (Placement(allow_fallback=False), "$.placement.allow_fallback"),
-    ],
-)
-def test_no_placement_wish_is_silently_ignored(house: House, wish: Placement, path: str) -> None:
-    error = house.refuse(placement=wish)
-    assert (error.kind, error.fields.path) == (Kind.INVALID_PARAMS, path)
-    assert "comes with a later version" in error.message
 
 
 @pytest.mark.req("ORCH-3908")
@@ -248,11 +231,14 @@ class TestSeveralPools:
         )  # fmt: skip
 
 
-def test_the_decision_of_a_waiting_task_is_kept(house: House) -> None:
+def test_the_decision_of_a_waiting_task_is_kept_and_not_counted_before_it_runs(
+    house: House,
+) -> None:
     house.admit(1)
     house.admit(2)
     log = house.front.task_status(uid(2), house.now).decision
     assert log is not None
-    assert (log.selected, [c.excluded for c in log.considered]) == (None, ["no_slot"])
+    assert (log.selected, log.pool_id, log.reason) == (None, "demo", None)
+    assert [(c.excluded, c.predicted_start_ms) for c in log.considered] == [(None, 1000)]
     counts = house.front.counters()["placement_decisions_total"]
-    assert counts == {("assigned", "false", "false"): 1, ("no_capacity", "false", "false"): 1}
+    assert counts == {("assigned", "false", "false"): 1}

@@ -49,12 +49,11 @@ def test_a_placement_is_logged_with_its_decision_and_counted() -> None:
     note = of(house.submit(1), Note)[1]
     said = {key: note.fields[key] for key in (
         "selected", "considered", "excluded", "tie_breakers_applied", "pinned", "fallback_used",
-        "snapshot_version",
     )}  # fmt: skip
     assert (note.name, said) == ("task_placed", {
         "selected": "demo:2", "considered": ["demo:0", "demo:1", "demo:2"],
         "excluded": ["demo:0=not_ready"], "tie_breakers_applied": ["vram_free_bytes_desc"],
-        "pinned": False, "fallback_used": False, "snapshot_version": 3,
+        "pinned": False, "fallback_used": False,
     })  # fmt: skip
     counts = house.front.counters()["placement_decisions_total"]
     assert counts == {("assigned", "false", "false"): 1}

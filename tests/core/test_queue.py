@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchd.core.queue import NOTHING, Backlog, Fifo, PoolQueue
-from orchd.wire.ids import TaskId
+from orchd.wire.ids import DeviceMask, TaskId
 from orchd.wire.shapes import Priority
 from tests.core.making import uid
 
@@ -65,7 +65,7 @@ def test_nothing_is_left_of_what_was_removed() -> None:
     for number in range(1000):
         fifo.remove(uid(number))
     assert fifo.backlog == NOTHING
-    assert not any(fifo._ranks._sizes)
+    assert not any(fifo._any.ranks._sizes)
 
 
 def test_a_task_is_in_a_queue_once() -> None:
@@ -86,7 +86,7 @@ def test_interactive_goes_before_batch_and_each_in_order() -> None:
         queue.classes[priority].push(uid(number), 10)
     assert queue.first(10) == [uid(1), uid(3), uid(0), uid(2)]
     assert queue.first(2) == [uid(1), uid(3)]
-    assert queue.head() == uid(1)
+    assert queue.head([]) == uid(1)
     assert queue.before(uid(2), Priority.BATCH) == (3, 30)
     assert queue.until_tail(Priority.INTERACTIVE) == (2, 20)
     assert queue.until_tail(Priority.BATCH) == (4, 40)
@@ -104,7 +104,7 @@ def test_what_may_yet_overtake_batch_is_what_overtakes_it_at_worst(
     for number in range(interactive):
         queue.push(uid(100 + number), Priority.INTERACTIVE, 1)
     for _ in range(started):
-        if (head := queue.head()) is not None:
+        if (head := queue.head([])) is not None:
             queue.start(head, Priority.BATCH if int(head[-3:]) < 100 else Priority.INTERACTIVE)
     if not len(queue.classes[Priority.BATCH]):
         return
@@ -114,10 +114,44 @@ def test_what_may_yet_overtake_batch_is_what_overtakes_it_at_worst(
     while True:  # interactive work never stops coming
         fresh += 1
         queue.push(uid(fresh), Priority.INTERACTIVE, 1)
-        head = queue.head()
+        head = queue.head([])
         assert head is not None
         if head == last:
             break
         queue.start(head, Priority.BATCH if int(head[-3:]) < 100 else Priority.INTERACTIVE)
         gone += 1
     assert gone == before + most
+
+
+MASKS = [None, DeviceMask((0,)), DeviceMask((1,))]
+
+
+@pytest.mark.req("ORCH-3004", "OC-CORE-1003", "OC-CORE-1004", "ORCH-3903", "ORCH-3250")
+@given(STEPS, st.lists(st.sampled_from(MASKS), min_size=400, max_size=400))
+def test_a_fifo_with_required_masks_is_a_list(
+    steps: list[tuple[str, int]], masks: list[DeviceMask | None]
+) -> None:
+    fifo, plain = Fifo(1000), list[tuple[TaskId, int, DeviceMask | None]]()
+    for at, (what, number) in enumerate(steps):
+        task = (uid(at), number, masks[at])
+        if what == "push":
+            fifo.push(*task)
+            plain.append(task)
+        elif what == "back":
+            fifo.push_head(*task)
+            plain.insert(0, task)
+        elif plain:
+            task_id, _, _ = plain.pop(0 if what == "pop" else number % len(plain))
+            fifo.remove(task_id)
+            assert task_id not in fifo
+        assert list(fifo) == [task_id for task_id, _, _ in plain]
+        assert fifo.backlog == (len(plain), sum(tokens for _, tokens, _ in plain))
+        for free in ([], MASKS[1:2], MASKS[1:]):
+            usable = [task_id for task_id, _, mask in plain if mask is None or mask in free]
+            assert fifo.head([mask for mask in free if mask]) == next(iter(usable), None)
+    assert set(fifo.lanes) == {mask for _, _, mask in plain if mask}
+    for position, (task_id, _, _) in enumerate(plain):
+        assert fifo.before(task_id) == (position, sum(tokens for _, tokens, _ in plain[:position]))
+        for mask, part in fifo.parts(task_id):
+            before = [tokens for _, tokens, own in plain[:position] if own == mask]
+            assert part == (len(before), sum(before))

@@ -43,6 +43,9 @@ ROWS: Final = (
             Kind.QUEUE_FULL_DROP_LRU,
             Kind.POOL_UNREADY,
             Kind.POOL_UNAVAILABLE,
+            Kind.PINNED_POOL_INFEASIBLE,
+            Kind.NO_PREFERRED_FEASIBLE,
+            Kind.REPLICA_EXHAUSTED,
             Kind.DRAINING,
         ),
     ),
@@ -110,6 +113,21 @@ ROWS: Final = (
         "stream ends with `end` and `finish_reason: canceled`.",
         replies={204: Reply("It is canceled, or had come to its end before.")},
         kinds=(Kind.UNKNOWN_ID, Kind.UNKNOWN_ROUTE),
+    ),
+    Operation(
+        id="explainPlacement",
+        plane="data",
+        tag="tasks",
+        method="POST",
+        path="/v1/placement/explain",
+        summary="Explain a placement",
+        words="Where this task would go if it came now, and why: every replica of every pool with "
+        "the reason that excludes it, the tie-breakers that decided, and what `POST /v1/tasks` "
+        "would refuse it with. Nothing is admitted, queued or counted, and it answers also when "
+        "nothing is ready.",
+        body=shapes.TaskRequest,
+        replies={200: Reply("What would become of it.", shapes.PlacementExplained)},
+        kinds=(Kind.UNSUPPORTED_MEDIA,),
     ),
     Operation(
         id="tokenize",

@@ -117,8 +117,6 @@ NEVER_ANSWERED: Final = frozenset(
         # orchctl's own
         Kind.DAEMON_UNREACHABLE,
         Kind.CANCELED,
-        # between the daemons: the pool turned a job away, and it is placed again
-        Kind.REPLICA_EXHAUSTED,
     }
 )
 """Rows of the table of errors that no route answers with."""

@@ -141,6 +141,29 @@ UNKNOWN_TASK: Final[dict[str, Any]] = {
 
 RUNS: Final = (
     Run(
+        arguments=("explain", "--max-tokens", "8", "--prefer", "demo"),
+        asks=(
+            CAPABILITIES,
+            Ask(
+                words="where a task would go",
+                method="POST",
+                path="/v1/placement/explain",
+                body=_request(
+                    "where a task would go",
+                    prompt="?",
+                    placement={
+                        "mode": "prefer",
+                        "prefer_pools": ["demo"],
+                        "avoid_pools": [],
+                        "allow_fallback": True,
+                    },
+                ),
+                answer=needed(shapes.PlacementExplained, golden("PlacementExplained")),
+            ),
+        ),
+        out="assigned: it would run at once",
+    ),
+    Run(
         arguments=PROMPT,
         asks=(
             CAPABILITIES,

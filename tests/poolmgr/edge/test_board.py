@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from attrs import evolve
 
 from orchd.config.schema import Settings
 from orchd.kit.notify import Notifier
-from orchd.wire.ids import DeviceMask, ReplicaId
+from orchd.wire.ids import Count, DeviceMask, ReplicaId
 from orchd.wire.link import Decoder, body
 from orchd.wire.snapshot import HEARTBEAT_S, Phase, Snapshot
 from poolmgr.core.life import Begun, Life
@@ -90,6 +91,17 @@ async def test_changes_are_told_soon_and_everything_at_each_heartbeat(
         nursery.cancel_scope.cancel()
     assert [one.seq for one in link.snapshots] == sorted({one.seq for one in link.snapshots})
     assert len(turns) == len(link.snapshots)
+
+
+@pytest.mark.req("ORCH-3901")
+@pytest.mark.parametrize("said", [None, Count(131_072)])
+async def test_what_a_token_of_context_takes_is_said_only_where_it_is_known(
+    said: Count | None,
+) -> None:
+    mine = pool("mock:x", "mock")
+    mine = evolve(mine, engine=evolve(mine.engine, kv_bytes_per_token=said))
+    made = Board(mine, NAME, MASK, adapter(mine.engine.id), Life(0.0), Slots(2), Notifier())
+    assert made.snapshot().kv_bytes_per_token == said
 
 
 async def test_systemd_hears_a_phase_at_once_and_slots_once_a_second(
