@@ -7,6 +7,7 @@ behind is caught up by its own task. What a task is and where it stands is core'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -29,6 +30,7 @@ STALL_S: Final = (
 )
 SETTLE_S: Final = 0.25
 """How long a cancel's 204 waits for a half-written frame before it resets that reader."""
+_EVENT_ID: Final = re.compile(r"[0-9]{1,19}")  # int() refuses thousands of digits with ValueError
 
 
 class Stream:
@@ -182,7 +184,7 @@ class Stream:
         """Return where in the log a reader begins. Raises OrchError for an id that never was."""
         if last_event_id is None or last_event_id == "":
             return 0
-        seen = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else -1
+        seen = int(last_event_id) if _EVENT_ID.fullmatch(last_event_id) else -1
         if 0 <= seen < self.next_id:
             if self.sealed and self._token_id - 1 <= seen < self._tail_id:
                 return self._token_at or 0  # the tokens are gone; what follows is the end

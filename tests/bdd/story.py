@@ -193,7 +193,7 @@ class Story:
         assert all(event.get("human") for event in self.events()), "each event has a sentence"
 
     def _wrong(self, event: dict[str, Any]) -> bool:
-        expected = bool(self.breaking) and self.breaking in event.get("replica_id", "")
+        expected = bool(self.breaking) and event["event"] in {"engine_ended", "failed"}
         return "traceback" in event or (event.get("level") == "error" and not expected)
 
     def _idle(self) -> bool:

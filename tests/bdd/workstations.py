@@ -26,16 +26,19 @@ ctx = 8192
 """
 
 
+ONE_EACH: Final = "queue = { interactive = 1, batch = 1 }"
 WORKSTATIONS: Final = {
-    # two unlike GPUs, a pool over both of them; one whose queues hold one task a class; one whose
-    # engine dies under every task
+    # two unlike GPUs, a pool over both of them; three whose queues hold one task a class, one for
+    # each policy; one whose engine dies under every task
     "shared": SIMULATED
     + pool("both", model="both", replicas="[[0], [1]]")
+    + pool("narrow", model="narrow", replicas="[[0]]", more=ONE_EACH)
+    + pool("lru", model="lru", replicas="[[0]]", more=f'{ONE_EACH}\nfull_policy = "drop-lru"')
     + pool(
-        "narrow",
-        model="narrow",
-        replicas="[[0]]",
-        more="queue = { interactive = 1, batch = 1 }",
+        "shed",
+        model="shed",
+        replicas="[[1]]",
+        more=f'{ONE_EACH}\nfull_policy = "shed-low-priority"',
     )
     + pool("frail", model="frail", replicas="[[1]]", engine="faults = { die_after_tokens = 5 }"),
     "guarded": f'auth_token = "{TOKEN}"\n{SIMULATED}'

@@ -15,4 +15,4 @@ Feature: Failures
       | tokens_out | 5            |
     And the log says of "broken", each in one sentence
       | task_failed |
-    And pool "frail" becomes ready
+    And pool "frail" comes back by itself

@@ -24,8 +24,11 @@ def dies(story: Story, pool: str) -> None:
     story.breaking = pool
 
 
-@then(phrase('pool "{pool:Name}" becomes ready'))
-def becomes_ready(story: Story, pool: str) -> None:
+@then(phrase('pool "{pool:Name}" comes back by itself'))
+def comes_back(story: Story, pool: str) -> None:
+    """The log says that it went first: a pool that is ready now may not have noticed yet."""
+    for name in ("replica_unready", "replica_ready"):
+        story.here.wait_event(name, story.mark, pool_id=pool)
     story.wait(f"{pool} is ready", lambda: story.pool(pool)["ready"])
 
 

@@ -1,0 +1,95 @@
+"""What was there before must be there after, and nothing else: counted from outside the daemon.
+
+Tasks, slots, queues and capabilities over the API, descriptors in /proc, errors in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from orchd.kit.client import Client
+from tests.sockets.suite import Suite
+from tests.sockets.talk import get, post
+
+IDLE_S: Final = 20.0
+SLACK: Final = 4
+"""Descriptors that a process may have more than before: connections that it keeps for itself."""
+
+
+@asynccontextmanager
+async def nothing_left(suite: Suite) -> AsyncIterator[None]:
+    """Assert that the block leaves the suite as it was."""
+    client = suite.client()
+    try:
+        capabilities = await get(client, "/v1/capabilities")
+        before, mark = descriptors(suite), len(suite.events)
+        yield
+        await idle(client)
+        assert await get(client, "/v1/capabilities") == capabilities
+        await until("descriptors are closed", lambda: _as_few(descriptors(suite), before))
+        wrong = [e for e in suite.events[mark:] if e.get("level") == "error" or "traceback" in e]
+        assert wrong == []
+    finally:
+        client.close()
+
+
+async def idle(client: Client) -> None:
+    """Cancel what was admitted; wait until nothing waits, runs or holds a slot."""
+    for state in ("queued", "running"):
+        while tasks := (await get(client, f"/v1/tasks?state={state}"))["tasks"]:
+            for task in tasks:
+                await post(client, f"/v1/tasks/{task['task_id']}/cancel")
+            await trio.sleep(0.01)
+    with trio.fail_after(IDLE_S):
+        while left := await figures(client):
+            assert left  # said when the deadline passes
+            await trio.sleep(0.01)
+
+
+async def figures(client: Client) -> dict[str, float]:
+    """Return the gauges that are not 0 and should be, of /metrics."""
+    page = (await client.request("GET", "/metrics")).body.decode()
+    return {
+        f"{sample.name}{sample.labels}": sample.value
+        for family in text_string_to_metric_families(page)
+        if family.name in {"active_leases", "queue_depth"}
+        for sample in family.samples
+        if sample.value
+    }
+
+
+def descriptors(suite: Suite) -> dict[int, int]:
+    """Return pid -> open descriptors, of every process of the suite."""
+    found = {}
+    for pid in suite.processes():
+        with suppress(OSError):
+            found[pid] = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return found
+
+
+def _as_few(now: dict[int, int], before: dict[int, int]) -> bool:
+    return now.keys() == before.keys() and all(now[pid] <= before[pid] + SLACK for pid in now)
+
+
+async def until(what: str, fact: Callable[[], Any]) -> None:
+    """Wait for a fact; say which one did not come."""
+    try:
+        with trio.fail_after(IDLE_S):
+            while not fact():
+                await trio.sleep(0.02)
+    except trio.TooSlowError:
+        raise AssertionError(f"within {IDLE_S:g} s not: {what}") from None
+
+
+def envelope_of(body: bytes) -> dict[str, Any]:
+    """Return an error's body."""
+    value = orjson.loads(body)
+    assert isinstance(value, dict)
+    return value
