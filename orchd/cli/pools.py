@@ -53,7 +53,7 @@ def overview(pools: tuple[PoolHealth, ...]) -> Table:
         starts = figures.predicted_start_ms
         table.add_row(
             f"[bold]{say.cell(pool.pool_id)}[/]",
-            _state(ready=pool.ready, draining=pool.draining, live=pool.live),
+            _state(pool),
             say.cell(pool.engine),
             say.cell(pool.model_ref),
             f"{figures.slots_active}/{figures.slots_total}",
@@ -63,12 +63,14 @@ def overview(pools: tuple[PoolHealth, ...]) -> Table:
     return table
 
 
-def _state(*, ready: bool, draining: bool, live: bool) -> str:
-    if draining:
+def _state(pool: PoolHealth) -> str:
+    if pool.draining:
         return "[yellow]draining[/]"
-    if ready:
+    if pool.reloading is not None:
+        return "[green]ready, reloading[/]" if pool.ready else "[yellow]reloading[/]"
+    if pool.ready:
         return "[green]ready[/]"
-    return "[yellow]not ready[/]" if live else "[red]down[/]"
+    return "[yellow]not ready[/]" if pool.live else "[red]down[/]"
 
 
 def _replicas(pool: PoolHealth) -> Table:

@@ -194,12 +194,13 @@ def refused(status: int, body: bytes) -> ToldError:
 def from_envelope(told: Mapping[str, Any], status: int | None = None) -> ToldError:
     """Return an envelope (an answer's body or an error frame's data) as an error.
 
-    Its row is the first with this code and, where known, this status.
+    Its row is the first with this code and, where known, this status and this advice.
     """
     code = told.get("code")
     rows = [kind for kind, row in TABLE.items() if row.code == code]
     exact = [kind for kind in rows if TABLE[kind].status == status]
-    kind = (exact or rows or [Kind.INTERNAL])[0]
+    hinted = [kind for kind in exact if TABLE[kind].advice == told.get("hint")]
+    kind = (hinted or exact or rows or [Kind.INTERNAL])[0]
     hint, wait = told.get("hint"), told.get("retry_after_ms")
     label = f" ({told['policy_label']})" if isinstance(told.get("policy_label"), str) else ""
     return ToldError(

@@ -77,7 +77,10 @@ class _Suite:
                 for replica in pool.replica_ids:
                     pool_socket = _bind(settings.pool_socket(replica), stack)
                     # of an engine that was killed with its poolmgr
-                    stack.callback(_remove, settings.engine_socket(replica))
+                    for seat in (0, 1):
+                        stack.callback(_remove, settings.engine_socket(replica, seat))
+                    _remove(settings.reloaded_file(replica))  # of a run that was killed
+                    stack.callback(_remove, settings.reloaded_file(replica))
                     argv = ["-m", "poolmgr", replica, *tail]
                     self._units.append(self._unit(replica, argv, {"pool": pool_socket}))
         except OrchError as exc:

@@ -225,7 +225,7 @@ def _model(pool: Pool, path: str) -> Iterator[Fault]:
 def _sockets(pool: Pool, path: str, run_dir: Path) -> Iterator[Fault]:
     masks = pool.replicas or ((pool.devices,) if pool.devices else ())
     for mask in masks:
-        longest = run_dir / "poolmgr" / f"{ids.replica_id(pool.id, mask)}.engine.sock"
+        longest = run_dir / "poolmgr" / f"{ids.replica_id(pool.id, mask)}.engine1.sock"
         over = len(str(longest).encode()) - MAX_SOCKET_PATH
         if over > 0:
             yield Fault(

@@ -90,6 +90,8 @@ class Faults:
 
     refuse_load: bool = False
     """Fail while loading the model."""
+    refuse_model: Text | None = None
+    """Fail while loading the model of this name."""
     die_after_tokens: Positive | None = None
     """End the process after so many tokens of a task."""
     hang_after_tokens: Positive | None = None
@@ -309,9 +311,16 @@ class Settings(Common):
         """Return the unix socket of the poolmgr of this replica."""
         return self.run_dir / "poolmgr" / f"{replica_id}.sock"
 
-    def engine_socket(self, replica_id: ReplicaId) -> Path:
-        """Return the unix socket of the engine that this replica's poolmgr starts."""
-        return self.run_dir / "poolmgr" / f"{replica_id}.engine.sock"
+    def engine_socket(self, replica_id: ReplicaId, seat: int = 0) -> Path:
+        """Return the unix socket of the engine that this replica's poolmgr starts.
+
+        `seat` is 0 or 1: during a reload two engines may run.
+        """
+        return self.run_dir / "poolmgr" / f"{replica_id}.engine{seat or ''}.sock"
+
+    def reloaded_file(self, replica_id: ReplicaId) -> Path:
+        """Return where this replica's poolmgr keeps which model it was reloaded with."""
+        return self.run_dir / "poolmgr" / f"{replica_id}.model"
 
     def pool(self, pool_id: PoolId) -> Pool:
         """Return the pool of this id. Raises KeyError."""

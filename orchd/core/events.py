@@ -13,7 +13,7 @@ from attrs import frozen
 
 from orchd.wire import link
 from orchd.wire.errors import OrchError
-from orchd.wire.ids import ReplicaId, TaskId
+from orchd.wire.ids import PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import Ended, Started, TaskAccepted, TaskRequest
 from orchd.wire.snapshot import Cause, Snapshot
 
@@ -102,6 +102,30 @@ class JobFreed:
 
 
 @frozen
+class DrainPool:
+    """Somebody wants a pool to take no more work. Refused: why not."""
+
+    pool_id: PoolId
+    deadline_ms: int
+
+
+@frozen
+class ReloadPool:
+    """Somebody wants a pool to serve another model. Refused: why not."""
+
+    pool_id: PoolId
+    model_ref: str
+
+
+@frozen
+class ReloadRefused:
+    """A replica did not take an AskReload."""
+
+    replica_id: ReplicaId
+    error: OrchError
+
+
+@frozen
 class Tick:
     """The time that WakeAt asked for has come. Early and extra ones do no harm."""
 
@@ -122,6 +146,9 @@ Event = (
     | JobFreed
     | Tick
     | DrainAll
+    | DrainPool
+    | ReloadPool
+    | ReloadRefused
 )
 
 
@@ -215,6 +242,23 @@ class Forget:
 
 
 @frozen
+class AskDrain:
+    """Send `POST /drain` to the replica's poolmgr."""
+
+    replica_id: ReplicaId
+    deadline_ms: int
+
+
+@frozen
+class AskReload:
+    """Send `POST /reload` to the replica's poolmgr. Its snapshots tell the rest, or ReloadRefused
+    that it did not take it."""
+
+    replica_id: ReplicaId
+    model_ref: str
+
+
+@frozen
 class WakeAt:
     """Send a Tick at `when` (the clock of `now`). It replaces the wish before it."""
 
@@ -260,6 +304,8 @@ Effect = (
     | Break
     | Moved
     | Forget
+    | AskDrain
+    | AskReload
     | WakeAt
     | Note
     | Observe

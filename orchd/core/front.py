@@ -11,12 +11,24 @@ from typing import assert_never
 
 from attrs import evolve
 
-from orchd.core import admission, explain, notes, prompts, runs, views, waiting, workers
+from orchd.core import (
+    admission,
+    drain,
+    explain,
+    notes,
+    prompts,
+    reload,
+    runs,
+    views,
+    waiting,
+    workers,
+)
 from orchd.core.events import (
     Accepted,
     Cancel,
     CancelJob,
     DrainAll,
+    DrainPool,
     Effect,
     Event,
     Finish,
@@ -25,6 +37,8 @@ from orchd.core.events import (
     JobFreed,
     Progress,
     Refused,
+    ReloadPool,
+    ReloadRefused,
     ReplicaLost,
     ReplicaSeen,
     Seal,
@@ -48,6 +62,7 @@ from orchd.wire.shapes import (
     TaskState,
     TaskStatus,
 )
+from orchd.wire.snapshot import Cause
 
 __all__ = ["Front", "Limits", "PoolSpec"]
 
@@ -81,6 +96,10 @@ class Front:
                 effects += self._job(event, now)
             case DrainAll():
                 effects += self._drain()
+            case DrainPool() | ReloadPool():
+                effects += self._control(event, now)
+            case ReloadRefused(replica_id, error):
+                effects += self._reload_refused(replica_id, error, now)
             case Tick():
                 pass  # what was due is done already
             case _:
@@ -208,7 +227,7 @@ class Front:
         world.tally.snapshot(replica.snapshot, snapshot)
         replica.see(snapshot, now)
         world.timers.set(("fresh", replica.replica_id), replica.fresh_until)
-        effects = self._readiness(pool, now)
+        effects = reload.seen(world, pool, replica, now) + self._readiness(pool, now)
         return effects + runs.fill(world, pool, now) + runs.tell(world, pool, now)
 
     def _lost(self, event: ReplicaLost, now: float) -> list[Effect]:
@@ -217,8 +236,27 @@ class Front:
         replica = pool.replicas[event.replica_id]
         replica.lose(event.cause)
         world.timers.drop(("fresh", replica.replica_id))
-        effects = runs.lost(world, replica, now) + self._readiness(pool, now)
+        effects = runs.lost(world, replica, now)
+        effects += reload.lost(world, pool, replica, event.cause, now) + self._readiness(pool, now)
         return effects + runs.fill(world, pool, now) + runs.tell(world, pool, now)
+
+    def _control(self, event: DrainPool | ReloadPool, now: float) -> list[Effect]:
+        world = self.world
+        try:
+            pool = world.pool(event.pool_id)
+            if isinstance(event, DrainPool):
+                return drain.begin(world, pool, event.deadline_ms)
+            return reload.begin(world, pool, event.model_ref, now)
+        except OrchError as error:
+            return [Refused(error)]
+
+    def _reload_refused(self, replica_id: ReplicaId, error: OrchError, now: float) -> list[Effect]:
+        pool = self.world.home[replica_id]
+        cause = Cause(kind=error.kind, message=error.message, advice=error.row.advice)
+        pool.replicas[replica_id].last_error = cause
+        effects = reload.lost(self.world, pool, pool.replicas[replica_id], cause, now)
+        effects += self._readiness(pool, now)
+        return effects + runs.fill(self.world, pool, now) + runs.tell(self.world, pool, now)
 
     def _drain(self) -> list[Effect]:
         if self.world.draining:
@@ -248,6 +286,9 @@ class Front:
                     effects += self._readiness(world.home[ReplicaId(replica_id)], now)
                 case ("moved", pool_id):
                     effects += runs.tell(world, world.pools[PoolId(pool_id)], now)
+                case ("reload", pool_id):
+                    pool = world.pools[PoolId(pool_id)]
+                    effects += reload.overdue(world, pool, now) + self._readiness(pool, now)
                 case ("retain", _):
                     effects += runs.forget(world, now)
         return effects

@@ -49,6 +49,9 @@ def check_effects(front: Front, effects: list[Effect], now: float) -> None:
     for effect in effects:
         if isinstance(effect, Dispatch):
             replica = front.world.replica(effect.replica_id)
+            served = front.world.home[effect.replica_id].spec.model_ref
+            assert replica.snapshot is not None
+            assert replica.snapshot.model_ref == served, "a set never serves two models"
             assert replica.servable(now), "dispatch only to ready, fresh, not draining replicas"
             assert len(replica.leases) <= replica.slots, "never more jobs than slots"
 

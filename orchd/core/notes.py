@@ -12,6 +12,7 @@ from orchd.core.pool import Pool, Replica
 from orchd.core.task import Task
 from orchd.wire.errors import OrchError
 from orchd.wire.shapes import TaskRequest
+from orchd.wire.snapshot import Cause
 
 
 def _of_request(request: TaskRequest) -> dict[str, object]:
@@ -160,6 +161,49 @@ def draining(waiting: int, running: int) -> Note:
     human = f"Draining: nothing is admitted; {running} tasks run and {waiting} wait."
     fields = {"actor": "orchd", "action": "draining", "target": "orchd"}
     return Note("draining", human, "info", {**fields, "running": running, "waiting": waiting})
+
+
+def pool_draining(pool: Pool, running: int, deadline_ms: int) -> Note:
+    """Somebody drains a pool."""
+    human = (
+        f"Draining pool {pool.spec.pool_id}: no task is placed on it, and {running} that run have "
+        f"{deadline_ms / 1000:g} s."
+    )
+    return _of_pool(pool, "pool_draining", human, {"running": running})
+
+
+def reloading(pool: Pool, model_ref: str, replicas: int) -> Note:
+    """Somebody reloads a pool."""
+    human = (
+        f"Reloading pool {pool.spec.pool_id} with {model_ref} instead of {pool.spec.model_ref}: "
+        f"one replica of {replicas} tries it first."
+    )
+    return _of_pool(pool, "pool_reloading", human, {"model_id": model_ref})
+
+
+def reloaded(pool: Pool, model_ref: str, cause: Cause | None) -> Note:
+    """The reload of a pool has ended; `cause` is why it failed."""
+    if cause is None:
+        human = f"Pool {pool.spec.pool_id} serves {model_ref} now."
+        return _of_pool(pool, "pool_reloaded", human, {"model_id": model_ref})
+    human = (
+        f"Pool {pool.spec.pool_id} keeps {pool.spec.model_ref}; {model_ref} failed: {cause.message}"
+    )
+    more = {"model_id": model_ref, "reason": cause.kind}
+    return _of_pool(pool, "pool_reload_failed", human, more, "warning")
+
+
+def _of_pool(
+    pool: Pool, name: str, human: str, more: Mapping[str, object], level: Level = "info"
+) -> Note:
+    fields = {
+        "pool_id": pool.spec.pool_id,
+        "engine": pool.spec.engine,
+        "actor": "orchd",
+        "action": name.removeprefix("pool_"),
+        "target": pool.spec.pool_id,
+    }
+    return Note(name, human, level, {**fields, **more})
 
 
 def _figures(task: Task) -> dict[str, object]:

@@ -7,6 +7,8 @@ the past. Queues are in queue.py, the choice among replicas in placement.py.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from attrs import Factory, define, field, frozen
 
 from orchd.core import predict
@@ -16,11 +18,15 @@ from orchd.core.queue import Backlog, PoolQueue
 from orchd.core.task import LEAVING, Life, Task
 from orchd.core.version import Version, bump
 from orchd.core.watchdog import Watchdog
+from orchd.wire.control import WorkerRegistration
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, ReplicaId, TaskId, parse_replica_id
 from orchd.wire.policy import FullPolicy
 from orchd.wire.shapes import Priority
 from orchd.wire.snapshot import FRESH_S, Cause, Snapshot
+
+if TYPE_CHECKING:
+    from orchd.core.reload import SetReload
 
 
 @frozen(kw_only=True)
@@ -44,6 +50,22 @@ class PoolSpec:
     batch_after: int = 16
     """Interactive starts after which the oldest batch task is next."""
     watchdog: Watchdog = Watchdog()
+
+
+@frozen
+class Pins:
+    """What the replicas of a set have in common beside engine, model and sampler profile, because
+    it changes the output. What is not known differs from what is [ORCH-3046]."""
+
+    engine_version: str
+    model_digest: str | None
+    ubatch: int | None
+    flash_attention: str | None
+
+
+def pins_of(said: Snapshot | WorkerRegistration) -> Pins:
+    """Return what a replica says of itself."""
+    return Pins(said.engine_version, said.model_digest, said.ubatch, said.flash_attention)
 
 
 @define(kw_only=True, eq=False, on_setattr=bump)
@@ -70,6 +92,8 @@ class Replica:
     pins_differ: bool = False
     last_error: Cause | None = None
     leases: dict[TaskId, Task] = field(factory=dict)
+    asked_instance: str | None = None
+    """The life of its poolmgr that was asked to load the set's model."""
     slots_high: int = 0
     """The most slots it had while the present leases were given."""
 
@@ -218,10 +242,19 @@ class Pool:
     engine_version: str = ""
     """The version that the set is pinned to: of the first replica that was ready."""
     forecast: Forecast = field(factory=Forecast)
+    pins: Pins | None = None
+    """What the output of the set depends on beside its model: those of the same replica."""
+    reload: SetReload | None = None
+    """The reload that it is in."""
+    configured_ref: str = field(init=False)
+    """The model of the configuration; `spec` has the one that is served."""
+    settled: bool = False
+    """A ready replica has said which model the set serves."""
     moved_at: float | None = None
     """When its waiting tasks were last told their numbers."""
 
     def __attrs_post_init__(self) -> None:
+        self.configured_ref = self.spec.model_ref
         self.queue = PoolQueue(
             self.spec.queue_interactive,
             self.spec.queue_batch,
@@ -268,18 +301,25 @@ class Pool:
         return wrong[0].last_error if wrong else None
 
     def repin(self) -> None:
-        """Hold the replicas to one engine version and the configured sampler profile [ORCH-3046].
+        """Hold the replicas to one model, sampler profile, engine version and tuning [ORCH-3046].
 
         The pin is the first ready replica's, and stays while a live replica has it.
         """
-        live = [r for r in self.replicas.values() if r.live and r.snapshot and r.snapshot.ready]
-        versions = [r.snapshot.engine_version for r in live if r.snapshot]
-        if versions and self.engine_version not in versions:
-            self.engine_version = versions[0]
+        alike = [
+            pins_of(replica.snapshot)
+            for replica in self.replicas.values()
+            if replica.live
+            and replica.snapshot
+            and replica.snapshot.ready
+            and replica.snapshot.model_ref == self.spec.model_ref
+        ]
+        if alike and self.pins not in alike:
+            self.pins = alike[0]
+            self.engine_version = alike[0].engine_version
         for replica in self.replicas.values():
             snapshot = replica.snapshot
             replica.pins_differ = snapshot is not None and (
                 (snapshot.engine, snapshot.model_ref) != (self.spec.engine, self.spec.model_ref)
                 or snapshot.sampler_profile_version != self.spec.sampler_profile_version
-                or (snapshot.ready and snapshot.engine_version != self.engine_version)
+                or (snapshot.ready and pins_of(snapshot) != self.pins)
             )

@@ -268,6 +268,12 @@ def lost(world: World, replica: Replica, now: float) -> list[Effect]:
     return effects
 
 
+def orphan(world: World, task: Task, now: float) -> list[Effect]:
+    """A waiting task's pool serves another model now."""
+    waiting.leave(world, task)
+    return _break(world, task, Step.ORPHAN, _orphaned(world, task), now)
+
+
 def expire(world: World, task: Task, now: float) -> list[Effect]:
     """A waiting task's deadline passed."""
     pool, priority = world.pools[task.pool_id], task.request.priority
@@ -347,6 +353,8 @@ def _requeue(world: World, task: Task, replica: Replica, reason: str, now: float
         return _break(world, task, Step.FAIL, _for_client(said, task), now)
     if now >= task.deadline_at:
         return _break(world, task, Step.FAIL, _too_late(task), now)
+    if not world.serves(world.pools[task.pool_id], task.request):
+        return _break(world, task, Step.FAIL, _orphaned(world, task), now)
     task.take(Step.REQUEUE)
     waiting.enter_again(world, task)
     effects: list[Effect] = [notes.requeued(task, replica, reason)]
@@ -390,6 +398,16 @@ def _too_late(task: Task) -> OrchError:
     return OrchError(
         Kind.DEADLINE_UNMET,
         f"its deadline of {task.request.deadline_ms} ms passed before it could run",
+        engine=task.request.engine,
+        pool_id=task.pool_id,
+    )
+
+
+def _orphaned(world: World, task: Task) -> OrchError:
+    served = world.pools[task.pool_id].spec.model_ref
+    return OrchError(
+        Kind.POOL_UNAVAILABLE,
+        f"pool {task.pool_id} serves {served} now, and the task is for {task.request.model_ref}",
         engine=task.request.engine,
         pool_id=task.pool_id,
     )

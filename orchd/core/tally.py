@@ -13,7 +13,7 @@ from orchd.core.task import Task
 from orchd.wire.errors import Kind
 from orchd.wire.metrics import BY_NAME
 from orchd.wire.shapes import DecisionLog, PlacementMode, TaskRequest
-from orchd.wire.snapshot import Phase, Snapshot
+from orchd.wire.snapshot import Outcome, Phase, Snapshot
 
 NO_CAPACITY: Final = frozenset(
     {
@@ -89,19 +89,35 @@ class Tally:
     def snapshot(self, old: Snapshot | None, new: Snapshot) -> None:
         """Count what changed from one snapshot of a replica to the next."""
         labels = (new.engine, new.engine_version, new.pool_id, new.replica_id)
-        if old is not None and new.seq <= old.seq:  # seq begins anew with each life of a poolmgr
+        # seq begins anew with each life, but the first that is heard of one may be a later one
+        if old is not None and (new.instance != old.instance or new.seq <= old.seq):
             self.add("restarts_total", *labels)
             old = None
         if new.draining and not (old and old.draining):
             self.add("drain_events_total", *labels)
+        reload, told = new.reload, old.reload if old else None
+        if old and reload and reload != told and reload.outcome is not Outcome.RUNNING:
+            failed = reload.outcome is Outcome.FAILED and new.last_error is not None
+            reason = new.last_error.kind if failed and new.last_error else ""
+            self.add("preload_outcomes_total", *labels, reload.outcome, reason)
         before = old.phase if old else None
         if new.phase is before:
             return
-        if new.phase is Phase.READY and before is not Phase.DRAINING:
+        if new.phase in _LOADED and before not in _LOADED_BEFORE:
             self.add("preload_outcomes_total", *labels, "ready", "")
-        elif new.phase is Phase.FAILED and before is not Phase.READY:
+        elif new.phase is Phase.FAILED and before in (None, *_LOADING):
             reason = new.last_error.kind if new.last_error else ""
             self.add("preload_outcomes_total", *labels, "failed", reason)
+
+
+_LOADED = (Phase.READY, Phase.DRAINED)
+_LOADED_BEFORE = (
+    *_LOADED, Phase.EMPTYING, Phase.DRAINING, Phase.RELOADING, Phase.REPLACING,
+)  # fmt: skip
+"""From these a replica comes to READY without a preload, or by a reload, which is counted."""
+_LOADING = (
+    Phase.DEVICES, Phase.PROVISIONING, Phase.LOADING, Phase.SELF_TEST, Phase.RESTORING,
+)  # fmt: skip
 
 
 def of_replica(pool: Pool, replica: Replica) -> tuple[str, str, str, str]:

@@ -54,6 +54,8 @@ class Step(enum.StrEnum):
     """Its slot is free after a cancel or a stop, however that came to be known."""
     EXPIRE = "expire"
     """Its deadline passed while it waited."""
+    ORPHAN = "orphan"
+    """Its pool serves another model now."""
     STOP = "stop"
     """A watchdog took it from its replica."""
     DROP = "drop"
@@ -73,6 +75,7 @@ TABLE: Final = MappingProxyType(
         (Life.QUEUED, Step.CANCEL): Life.CANCELED,
         (Life.QUEUED, Step.EXPIRE): Life.FAILED,
         (Life.QUEUED, Step.DROP): Life.FAILED,
+        (Life.QUEUED, Step.ORPHAN): Life.FAILED,
         (Life.STARTING, Step.TOKEN): Life.STREAMING,
         (Life.STARTING, Step.END): Life.ENDED,
         (Life.STARTING, Step.FAIL): Life.FAILED,

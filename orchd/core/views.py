@@ -155,6 +155,7 @@ def pool_health(world: World, pool: Pool, now: float) -> PoolHealth:
         ready=bool(pool.servable(now)) and not world.draining,
         draining=world.draining or (bool(live) and len(draining) == len(live)),
         metrics=_pool_metrics(pool, live, now),
+        reloading=pool.reload.target if pool.reload else None,
         last_error=pool.last_error(),
         replicas=tuple(
             ReplicaHealth(

@@ -6,6 +6,7 @@ worker's operator reads at once why it would get no work.
 
 from __future__ import annotations
 
+from orchd.core.pool import pins_of
 from orchd.core.world import World
 from orchd.wire.control import WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
@@ -22,25 +23,37 @@ def check(world: World, worker: WorkerRegistration) -> None:
             path="$.replica_id",
         )
     spec = pool.spec
-    others = {
-        replica.snapshot.engine_version
+    others = [
+        pins_of(replica.snapshot)
         for replica in pool.replicas.values()
         if replica.replica_id != worker.replica_id
         and replica.live
         and replica.snapshot is not None
         and replica.snapshot.ready
-    }
-    pinned = pool.engine_version if pool.engine_version in others else worker.engine_version
+    ]
+    mine = pins_of(worker)
+    # before the set has settled, and while it changes, another model is no mistake
+    may_differ = worker.model_ref is None or not pool.settled or pool.reload is not None
+    pinned = pool.pins if pool.pins is not None and pool.pins in others else mine
     for field, is_now, must_be in (
         ("engine", worker.engine, spec.engine),
         ("sampler_profile_version", worker.sampler_profile_version, spec.sampler_profile_version),
-        ("engine_version", worker.engine_version, pinned),
+        ("model_ref", spec.model_ref if may_differ else worker.model_ref, spec.model_ref),
+        ("engine_version", mine.engine_version, pinned.engine_version),
+        ("model_digest", mine.model_digest, pinned.model_digest),
+        ("ubatch", mine.ubatch, pinned.ubatch),
+        ("flash_attention", mine.flash_attention, pinned.flash_attention),
     ):
         if is_now != must_be:
             raise OrchError(
                 Kind.PINS_DIFFER,
-                f"$.{field}: {worker.replica_id} has {is_now}, and its set has {must_be}",
+                f"$.{field}: {worker.replica_id} has {_said(is_now)}, and its set has "
+                f"{_said(must_be)}",
                 path=f"$.{field}",
                 engine=spec.engine,
                 pool_id=spec.pool_id,
             )
+
+
+def _said(value: object) -> str:
+    return "none that it tells" if value is None else str(value)

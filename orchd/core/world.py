@@ -20,8 +20,9 @@ from orchd.core.timers import Timers
 from orchd.core.version import Version
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
+from orchd.wire.shapes import TaskRequest
 
-TimerKind = Literal["deadline", "fresh", "moved", "retain", "watch"]
+TimerKind = Literal["deadline", "fresh", "moved", "retain", "reload", "watch"]
 
 
 @frozen(kw_only=True)
@@ -69,9 +70,9 @@ class World:
         if len(self.pools) != len(specs):
             raise ValueError("two pools have the same id")
         self.serving: dict[tuple[EngineId, str], list[Pool]] = {}
+        self.index()
         self.home: dict[ReplicaId, Pool] = {}
         for pool in self.pools.values():
-            self.serving.setdefault((pool.spec.engine, pool.spec.model_ref), []).append(pool)
             self.home.update(dict.fromkeys(pool.replicas, pool))
         if len(self.home) != sum(len(spec.replica_ids) for spec in specs):
             raise ValueError("two pools have the same replica")
@@ -89,6 +90,16 @@ class World:
         self.admitted = 0
         self.affinity = Affinity(limits.affinity_s, limits.affinity_max)
         self.decisions = Decisions()
+
+    def index(self) -> None:
+        """Find out anew which pools serve which model: at the start, and after a reload."""
+        self.serving.clear()
+        for pool in self.pools.values():
+            self.serving.setdefault((pool.spec.engine, pool.spec.model_ref), []).append(pool)
+
+    def serves(self, pool: Pool, request: TaskRequest) -> bool:
+        """Return whether a pool serves the model that a task names."""
+        return pool in self.serving.get((request.engine, request.model_ref), ())
 
     def task(self, task_id: TaskId) -> Task:
         """Raises OrchError(UNKNOWN_ID)."""

@@ -11,15 +11,18 @@ from typing import Final, assert_never
 
 import trio
 
-from orchd.config.schema import Pool, Settings
+from orchd.config.schema import Mode, Pool, Settings
 from orchd.core.events import (
     Accepted,
+    AskDrain,
+    AskReload,
     Break,
     Cancel,
     CancelJob,
     CancelReason,
     Dispatch,
     DrainAll,
+    DrainPool,
     Effect,
     Event,
     Finish,
@@ -29,6 +32,7 @@ from orchd.core.events import (
     Observe,
     Progress,
     Refused,
+    ReloadPool,
     Seal,
     Submit,
     Tick,
@@ -37,6 +41,7 @@ from orchd.core.events import (
 from orchd.core.front import Front, Limits
 from orchd.core.pool import PoolSpec
 from orchd.core.watchdog import Watchdog
+from orchd.edge.control import Control
 from orchd.edge.links import Link
 from orchd.edge.relay import Stream
 from orchd.edge.scrape import Tally
@@ -87,6 +92,7 @@ class App:
             for pool in settings.pools
             for replica in pool.replica_ids
         }
+        self._control = Control(settings, self.handle)
         self._beat_at = -math.inf
         self._wake_at: float | None = None
         self._alarm = trio.Event()
@@ -165,6 +171,23 @@ class App:
         self.front.check_worker(worker)
         self._links[worker.replica_id].nudge()
 
+    def drain_pool(self, pool_id: PoolId, deadline_ms: int) -> None:
+        """Begin to drain a pool. Raises OrchError."""
+        self.handle(DrainPool(pool_id, deadline_ms))
+
+    def reload_pool(self, pool_id: PoolId, model_ref: str) -> None:
+        """Begin to reload a pool. Raises OrchError."""
+        for pool in self.settings.pools:
+            if pool.id == pool_id and pool.provisioning.mode is Mode.EXTERNAL:
+                raise OrchError(
+                    Kind.INVALID_PARAMS,
+                    f"the engine of pool {pool_id} is external: whoever started it gives it "
+                    "another model",
+                    path="$.new_model_ref",
+                    pool_id=pool_id,
+                )
+        self.handle(ReloadPool(pool_id, model_ref))
+
     # the one door
 
     def handle(self, event: Event) -> Accepted | None:
@@ -193,6 +216,8 @@ class App:
                 self.tally.observe(effect)
             case Refused():
                 pass  # handle() raises it
+            case AskDrain() | AskReload():
+                self._control.ask(effect)
             case CancelJob(task_id, replica_id):
                 self._links[replica_id].cancel(task_id)
             case _:
@@ -265,6 +290,7 @@ class App:
             async with trio.open_nursery() as nursery:
                 for link in self._links.values():
                     nursery.start_soon(link.run)
+                nursery.start_soon(self._control.run)
                 nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._pulse)
                 task_status.started()

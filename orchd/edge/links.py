@@ -60,6 +60,8 @@ class Link:
         self._numbers: dict[TaskId, JobNo] = {}
         self._cancelled: dict[int, float] = {}
         self._last_job = 0
+        self._model_ref: str | None = None
+        """What the replica said last that it serves: what core placed on."""
         self._nudge = trio.Event()
 
     @property
@@ -92,6 +94,7 @@ class Link:
             seed=request.seed,
             prompt=request.prompt,
             inputs=request.inputs,
+            model_ref=self._model_ref,
         )
         self._send(wire.encode_json(wire.Type.OPEN, number, job))
 
@@ -219,6 +222,7 @@ class Link:
                     raise OrchError(
                         Kind.ENGINE_PROTOCOL, f"its socket is answered by {snapshot.replica_id}"
                     )
+                self._model_ref = snapshot.model_ref
                 self._report(ReplicaSeen(snapshot))
                 if self._acks:
                     self._send(b"")

@@ -20,7 +20,16 @@ from orchd.edge.relay import Reader
 from orchd.edge.scrape import page
 from orchd.kit.http import Request, Response, Sink, Streaming, json_response, require_json
 from orchd.wire import codec
-from orchd.wire.control import Health, Pools, Registered, TokenizeRequest, WorkerRegistration
+from orchd.wire.control import (
+    DrainRequest,
+    Health,
+    PoolControl,
+    Pools,
+    Registered,
+    ReloadRequest,
+    TokenizeRequest,
+    WorkerRegistration,
+)
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId, TaskId
 from orchd.wire.shapes import TaskRequest, TaskState
@@ -134,6 +143,18 @@ class Routes:
     async def _pool_health(self, asked: Asked) -> Answer:
         return json_response(self.app.pool_health(PoolId(asked.named)))
 
+    async def _drain(self, asked: Asked) -> Answer:
+        require_json(asked.request)
+        wanted, pool_id = _body(DrainRequest, asked.request), PoolId(asked.named)
+        self.app.drain_pool(pool_id, wanted.deadline_ms)
+        return json_response(PoolControl(pool_id=pool_id, status="draining"), 202)
+
+    async def _reload(self, asked: Asked) -> Answer:
+        require_json(asked.request)
+        wanted, pool_id = _body(ReloadRequest, asked.request), PoolId(asked.named)
+        self.app.reload_pool(pool_id, wanted.new_model_ref)
+        return json_response(PoolControl(pool_id=pool_id, status="reloading"), 202)
+
     async def _register(self, asked: Asked) -> Answer:
         self.guard.registration(asked.request)
         require_json(asked.request)
@@ -169,6 +190,8 @@ ROUTES: Final[tuple[tuple[str, str, _Served], ...]] = (
     ("GET", "/v1/capabilities", Routes._capabilities),
     ("GET", "/v1/pools", Routes._pools),
     ("GET", "/v1/pools/{pool_id}/health", Routes._pool_health),
+    ("POST", "/v1/pools/{pool_id}/drain", Routes._drain),
+    ("POST", "/v1/pools/{pool_id}/reload", Routes._reload),
     ("POST", "/v1/workers/register", Routes._register),
     ("GET", "/metrics", Routes._metrics),
     ("GET", "/health", Routes._live),

@@ -17,6 +17,10 @@ MAX_TEXT_BYTES: Final = 1 << 20
 body, and its answer does not hold up the streams for long."""
 
 
+MAX_DRAIN_MS: Final = 24 * 3_600_000
+"""A day: longer than any job, and a slip of a few zeros is noticed."""
+
+
 @frozen(kw_only=True)
 class QueueDepths:
     """Tasks waiting, and how many may."""
@@ -89,6 +93,8 @@ class PoolHealth:
     ready: bool
     draining: bool
     metrics: PoolMetrics
+    reloading: str | None = None
+    """The model that it is being reloaded with."""
     last_error: Cause | None = None
     replicas: tuple[ReplicaHealth, ...]
 
@@ -110,6 +116,10 @@ class WorkerRegistration:
     engine_version: Text
     sampler_profile_version: Text
     slots_total: Positive
+    model_ref: Text | None = None
+    model_digest: Text | None = None
+    ubatch: Positive | None = None
+    flash_attention: Text | None = None
 
 
 @frozen(kw_only=True)
@@ -151,3 +161,34 @@ class Health:
     status: str
     reasons: tuple[str, ...] = ()
     version: str
+
+
+@frozen(kw_only=True)
+class DrainRequest:
+    """The body of `POST /v1/pools/{id}/drain`, and of `POST /drain` on a pool's socket."""
+
+    deadline_ms: Positive
+    """For running jobs; at most MAX_DRAIN_MS."""
+
+
+@frozen(kw_only=True)
+class ReloadRequest:
+    """The body of `POST /v1/pools/{id}/reload`, and of `POST /reload` on a pool's socket."""
+
+    new_model_ref: Text
+
+
+def model_ref_fault(model_ref: str) -> str | None:
+    """Return what is wrong with the model of a reload: it becomes an argument of a program."""
+    if model_ref.isprintable() and not model_ref.startswith("-"):
+        return None
+    return "$.new_model_ref: must be printable characters, the first of them no -"
+
+
+@frozen(kw_only=True)
+class PoolControl:
+    """The answer to both: it has begun."""
+
+    pool_id: PoolId
+    status: str
+    """`draining` or `reloading`."""

@@ -45,6 +45,7 @@ class Kind(enum.StrEnum):
     PINNED_POOL_INFEASIBLE = "pinned_pool_infeasible"
     NO_PREFERRED_FEASIBLE = "no_preferred_feasible"
     DRAINING = "draining"
+    RELOAD_UNDER_WAY = "reload_under_way"
     TOO_MANY_CONNECTIONS = "too_many_connections"
     # a task that broke
     DECODE_TIMEOUT = "decode_timeout"
@@ -167,7 +168,13 @@ TABLE: dict[Kind, Row] = {
         "POOL_UNAVAILABLE", 503, "Prefer another pool, or set placement.allow_fallback.",
         _UNAVAILABLE,
     ),
-    Kind.DRAINING: _later("POOL_UNREADY", 503, "The daemon is stopping; ask again in a moment."),
+    Kind.DRAINING: _later(
+        "POOL_UNREADY", 503, "The daemon stops or its pool was drained; ask again in a moment."
+    ),
+    Kind.RELOAD_UNDER_WAY: Row(
+        "INVALID_PARAMS", 409, _TEMPFAIL, True, "operator",
+        "Wait until the reload has ended; orchctl pools shows it.",
+    ),
     Kind.TOO_MANY_CONNECTIONS: _later(
         "REPLICA_EXHAUSTED", 503, "Close connections that are not used, or use one with keep-alive."
     ),

@@ -88,6 +88,8 @@ class Open:
     seed: Int64 | None = None
     prompt: str | None = None
     inputs: tuple[str, ...] | None = None
+    model_ref: str | None = None
+    """Of the task: a replica that has changed its model meanwhile answers FAIL pool_unready."""
 
 
 @frozen(kw_only=True)

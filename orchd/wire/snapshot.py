@@ -27,6 +27,16 @@ class Phase(enum.StrEnum):
     LOADING = "loading"
     SELF_TEST = "self_test"
     READY = "ready"
+    EMPTYING = "emptying"
+    """Drained on request: running jobs end."""
+    DRAINED = "drained"
+    """Drained on request: no job runs, the model stays loaded."""
+    RELOADING = "reloading"
+    """A new engine loads beside the one that serves."""
+    REPLACING = "replacing"
+    """The engine makes room for one with the new model."""
+    RESTORING = "restoring"
+    """The new model failed: the old one is loaded again."""
     DRAINING = "draining"
     STOPPING = "stopping"
     FAILED = "failed"
@@ -51,6 +61,27 @@ class Cause:
     kind: Kind
     message: str
     advice: str
+
+
+class Outcome(enum.StrEnum):
+    """How a reload went."""
+
+    RUNNING = "running"
+    READY = "ready"
+    """The new model serves."""
+    FAILED = "failed"
+    """The old model stays; `last_error` says why."""
+
+
+@frozen(kw_only=True)
+class Reload:
+    """The last reload in one life of a poolmgr."""
+
+    number: Positive
+    """Grows by one with each."""
+    model_ref: str
+    """What was asked for."""
+    outcome: Outcome
 
 
 @frozen(kw_only=True)
@@ -85,6 +116,15 @@ class Snapshot:
     sampler_profile_version: str
     model_ref: str
     model_digest: str | None = None
+    ubatch: Positive | None = None
+    """Micro-batch size; it changes the output, as flash attention does. None: not known."""
+    flash_attention: str | None = None
+    """`on`, `off` or `auto`, as the engine was told. None: not known."""
+    configured_model_ref: str | None = None
+    """The model of its configuration, where a reload gave it another."""
+    reload: Reload | None = None
+    instance: str | None = None
+    """A UUID of this life of the poolmgr."""
     gpu_proof: GpuProof = GpuProof.PENDING
     workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
     strict: bool = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.core.gpus import Gpu, gib
@@ -98,6 +98,23 @@ def check(
             f"{gib(ram_free_bytes)} are available",
         )
     return f"{model} needs {', '.join(said)}{left_out}"
+
+
+def beside(need: Need, held_bytes: int, weights_bytes: int | None) -> Need:
+    """Return what a new engine needs beside one that runs with the same context and slots.
+
+    `held_bytes` is what that one holds on its GPUs, of which `weights_bytes` are its model. The
+    rest (KV cache, buffers) was measured, and is what the new one will hold beyond its weights.
+    """
+    return evolve(need, kv_bytes=max(0, held_bytes - (weights_bytes or 0)), gpu_overhead_bytes=0)
+
+
+def without(gpus: tuple[Gpu, ...], held: tuple[int, ...]) -> tuple[Gpu, ...]:
+    """Return the GPUs as they will be when an engine has gone that holds `held` bytes of each."""
+    return tuple(
+        evolve(gpu, used_bytes=max(0, gpu.used_bytes - size))
+        for gpu, size in zip(gpus, held, strict=True)
+    )
 
 
 def _holders(gpu: Gpu) -> str:

@@ -2,7 +2,8 @@
 
 The table says what may happen when; the effects say what is to be done about it. Nothing here
 waits, logs or reads a clock: poolmgr/edge/replica.py does the effects and answers with events.
-Readiness is the phase READY and nothing else [OC-POOL-3001].
+What events and effects mean is in lifewords.py. Readiness is `Life.ready` and nothing else
+[OC-POOL-3001].
 """
 
 from __future__ import annotations
@@ -10,214 +11,81 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final, assert_never
 
-from attrs import frozen
+from attrs import evolve
 
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.snapshot import Cause, Phase
+from orchd.wire.ids import Positive
+from orchd.wire.snapshot import Cause, Outcome, Phase, Reload
+from poolmgr.core import lifewords as w
 
 DRAIN_S: Final = 20.0
-"""Seconds that running jobs get after SIGTERM. Below systemd's default TimeoutStopSec of 90 s with
-room for the engine's own stop; most answers of a few hundred tokens end within it."""
-
-# events: what happened
-
-
-@frozen
-class Begun:
-    """The program runs and its socket answers."""
-
-
-@frozen
-class DevicesFound:
-    """Every GPU of the mask answers. `where`: `GPU 0 (NVIDIA RTX 4090)`."""
-
-    where: str
-
-
-@frozen
-class Provisioned:
-    """The model is staged and verified, it fits, and the engine's program is there. Gate 1 and 2
-    of ORCH-3421."""
-
-    what: str
-    """The model's short name for status lines."""
-
-
-@frozen
-class StillLoading:
-    """The engine answers that it loads, or does not answer yet."""
-
-    words: str
-    error: OrchError | None = None
-    """Why it does not answer, when that is worth showing as the last error."""
-
-
-@frozen
-class Serving:
-    """The engine's health says that it serves."""
-
-
-@frozen
-class SelfTestPassed:
-    """It is what was configured, it runs where it must, and it made a token. Gate 3."""
-
-    proof: str
-
-
-@frozen
-class HealthLost:
-    """An engine that we did not start stopped answering; it may come back."""
-
-    error: OrchError
-
-
-@frozen
-class Broke:
-    """Something broke that a new start of this program may mend."""
-
-    error: OrchError
-
-
-@frozen
-class StopAsked:
-    """SIGTERM, or Ctrl-C."""
-
-
-@frozen
-class Drained:
-    """No job runs any more, or their time is over."""
-
-
-@frozen
-class EngineStopped:
-    """The engine's processes are gone."""
-
-
-Event = (
-    Begun
-    | DevicesFound
-    | Provisioned
-    | StillLoading
-    | Serving
-    | SelfTestPassed
-    | HealthLost
-    | Broke
-    | StopAsked
-    | Drained
-    | EngineStopped
-)
-
-# effects: what is to be done
-
-
-@frozen
-class FindDevices:
-    """Read the GPUs of the mask."""
-
-
-@frozen
-class Provision:
-    """Stage the model, check that it fits, find the engine's program."""
-
-
-@frozen
-class StartEngine:
-    """Start the engine (or attach to it) and probe its health until it serves."""
-
-
-@frozen
-class SelfTest:
-    """Compare what the engine says of itself, prove its GPUs, generate one token."""
-
-
-@frozen
-class BecomeReady:
-    """READY=1, registration with orchd, and a watch on the engine's health."""
-
-
-@frozen
-class WaitForHealth:
-    """Probe the external engine until it serves again."""
-
-
-@frozen
-class FailJobs:
-    """End every running job with this error."""
-
-    error: OrchError
-
-
-@frozen
-class Drain:
-    """Take no new job; say Drained when none runs or after `deadline_s`."""
-
-    deadline_s: float
-
-
-@frozen
-class StopEngine:
-    """Cancel preload work, end the engine's processes, then say EngineStopped."""
-
-
-@frozen
-class Announce:
-    """Tell systemd and every link where the replica is, at once."""
-
-
-@frozen
-class Exit:
-    """Leave: in good order, or with this error and the exit code of its row."""
-
-    error: OrchError | None
-
-
-Effect = (
-    FindDevices
-    | Provision
-    | StartEngine
-    | SelfTest
-    | BecomeReady
-    | WaitForHealth
-    | FailJobs
-    | Drain
-    | StopEngine
-    | Announce
-    | Exit
-)
+"""Seconds that running jobs get after SIGTERM, and on an engine that a reload has replaced. Below
+systemd's default TimeoutStopSec of 90 s with room for the engine's own stop; most answers of a few
+hundred tokens end within it."""
+EMPTY_S: Final = 5.0
+"""Seconds that running jobs get when their engine has to make room for a new model: a reload takes
+less than 10 s beside the load itself [HME-031], and the engine's stop is in them too."""
 
 P = Phase
+_PRELOADING: Final = (P.DEVICES, P.PROVISIONING, P.LOADING, P.SELF_TEST)
 
-TABLE: Final[dict[tuple[Phase, type[Event]], Phase]] = {
-    (P.DEVICES, Begun): P.DEVICES,
-    (P.DEVICES, DevicesFound): P.PROVISIONING,
-    (P.PROVISIONING, Provisioned): P.LOADING,
-    (P.LOADING, StillLoading): P.LOADING,
-    (P.LOADING, Serving): P.SELF_TEST,
-    (P.SELF_TEST, SelfTestPassed): P.READY,
+TABLE: Final[dict[tuple[Phase, type[w.Event]], Phase]] = {
+    (P.DEVICES, w.Begun): P.DEVICES,
+    (P.DEVICES, w.DevicesFound): P.PROVISIONING,
+    (P.PROVISIONING, w.Provisioned): P.LOADING,
+    (P.LOADING, w.StillLoading): P.LOADING,
+    (P.LOADING, w.Serving): P.SELF_TEST,
+    (P.SELF_TEST, w.SelfTestPassed): P.READY,
     # only an external engine comes back without a new start of this program
-    (P.SELF_TEST, HealthLost): P.LOADING,
-    (P.READY, HealthLost): P.LOADING,
-    (P.DRAINING, HealthLost): P.STOPPING,
-    (P.STOPPING, HealthLost): P.STOPPING,
-    (P.FAILED, HealthLost): P.FAILED,
-    **{(phase, Broke): P.FAILED for phase in (P.DEVICES, P.PROVISIONING, P.LOADING, P.SELF_TEST)},
-    (P.READY, Broke): P.FAILED,
-    (P.DRAINING, Broke): P.STOPPING,
-    (P.STOPPING, Broke): P.STOPPING,
-    (P.FAILED, Broke): P.FAILED,
+    (P.SELF_TEST, w.HealthLost): P.LOADING,
+    **{(phase, w.HealthLost): P.LOADING for phase in (P.READY, P.EMPTYING, P.DRAINED)},
+    (P.DRAINING, w.HealthLost): P.STOPPING,
+    (P.STOPPING, w.HealthLost): P.STOPPING,
+    (P.FAILED, w.HealthLost): P.FAILED,
+    **{(phase, w.Broke): P.FAILED for phase in _PRELOADING},
+    (P.READY, w.Broke): P.FAILED,
+    (P.DRAINING, w.Broke): P.STOPPING,
+    (P.STOPPING, w.Broke): P.STOPPING,
+    (P.FAILED, w.Broke): P.FAILED,
+    **{(phase, w.StopAsked): P.STOPPING for phase in _PRELOADING},
+    (P.READY, w.StopAsked): P.DRAINING,
+    (P.DRAINING, w.StopAsked): P.DRAINING,
+    (P.STOPPING, w.StopAsked): P.STOPPING,
+    (P.FAILED, w.StopAsked): P.FAILED,
+    (P.DRAINING, w.Drained): P.STOPPING,
+    (P.STOPPING, w.Drained): P.STOPPING,
+    (P.STOPPING, w.EngineStopped): P.STOPPING,
+    (P.FAILED, w.EngineStopped): P.FAILED,
+    # a drain on request: the model stays loaded
+    **{(phase, w.DrainAsked): phase for phase in _PRELOADING},
+    (P.READY, w.DrainAsked): P.EMPTYING,
+    (P.EMPTYING, w.DrainAsked): P.EMPTYING,
+    (P.DRAINED, w.DrainAsked): P.DRAINED,
+    (P.EMPTYING, w.Emptied): P.DRAINED,
+    # the drain goes on under a reload, and under an external engine that was lost meanwhile
     **{
-        (phase, StopAsked): P.STOPPING
-        for phase in (P.DEVICES, P.PROVISIONING, P.LOADING, P.SELF_TEST)
+        (phase, w.Emptied): phase
+        for phase in (P.DRAINED, P.RELOADING, P.RESTORING, P.LOADING, P.SELF_TEST, P.READY)
     },
-    (P.READY, StopAsked): P.DRAINING,
-    (P.DRAINING, StopAsked): P.DRAINING,
-    (P.STOPPING, StopAsked): P.STOPPING,
-    (P.FAILED, StopAsked): P.FAILED,
-    (P.DRAINING, Drained): P.STOPPING,
-    (P.STOPPING, Drained): P.STOPPING,
-    (P.STOPPING, EngineStopped): P.STOPPING,
-    (P.FAILED, EngineStopped): P.FAILED,
+    **{(phase, w.StopAsked): P.DRAINING for phase in (P.EMPTYING, P.DRAINED, P.RELOADING)},
+    **{(phase, w.Broke): P.FAILED for phase in (P.EMPTYING, P.DRAINED)},
+    # a reload: beside the engine that serves, else in its place
+    **{(phase, w.ReloadAsked): P.RELOADING for phase in (P.READY, P.EMPTYING, P.DRAINED)},
+    (P.RELOADING, w.Roomy): P.RELOADING,
+    (P.RELOADING, w.Cramped): P.REPLACING,
+    (P.REPLACING, w.Emptied): P.REPLACING,
+    (P.REPLACING, w.OldStopped): P.REPLACING,
+    **{(phase, w.NewServing): phase for phase in (P.RELOADING, P.REPLACING)},
+    **{(phase, w.NewPassed): P.READY for phase in (P.RELOADING, P.REPLACING)},
+    (P.RELOADING, w.NewBroke): P.READY,
+    (P.REPLACING, w.NewBroke): P.RESTORING,
+    (P.RESTORING, w.StillLoading): P.RESTORING,
+    (P.RESTORING, w.Serving): P.RESTORING,
+    (P.RESTORING, w.SelfTestPassed): P.READY,
+    **{(phase, w.Broke): P.FAILED for phase in (P.RELOADING, P.REPLACING, P.RESTORING)},
+    **{(phase, w.StopAsked): P.STOPPING for phase in (P.REPLACING, P.RESTORING)},
 }
+"""Where a row leads to READY and a drain was asked for, it leads to DRAINED."""
 
 
 class IllegalEventError(Exception):
@@ -232,6 +100,12 @@ class Life:
         self.last_error: Cause | None = None
         self.preloads: Counter[tuple[str, str]] = Counter()
         """Preloads that ended, by result (ready, failed) and reason."""
+        self.drains = 0
+        """Drains that were begun: on request, and by a stop."""
+        self.reload: Reload | None = None
+        self._held = False
+        """A drain was asked for, and no reload has ended it."""
+        self._empty_s = 0.0
         self._error: OrchError | None = None
         self._since = now
         self._where = ""
@@ -242,72 +116,141 @@ class Life:
     @property
     def ready(self) -> bool:
         """Whether jobs may be sent."""
-        return self.phase is Phase.READY
+        return self.phase in (Phase.READY, Phase.RELOADING) and not self._held
 
     @property
     def draining(self) -> bool:
-        """Whether it is on its way out in good order."""
-        return self.phase in (Phase.DRAINING, Phase.STOPPING)
+        """Whether it was drained on request, or is on its way out in good order."""
+        return self._held or self.phase in (Phase.DRAINING, Phase.STOPPING)
 
-    def handle(self, event: Event, now: float) -> list[Effect]:
+    @property
+    def ready_for_control(self) -> bool:
+        """Whether a reload can begin."""
+        return (self.phase, w.ReloadAsked) in TABLE
+
+    @property
+    def reloading(self) -> bool:
+        """Whether a reload is under way."""
+        return self.reload is not None and self.reload.outcome is Outcome.RUNNING
+
+    def handle(self, event: w.Event, now: float) -> list[w.Effect]:
         """Take an event; return what is to be done, in order. Raises IllegalEventError."""
         before = self.phase
         after = TABLE.get((before, type(event)))
         if after is None:
             raise IllegalEventError(f"{type(event).__name__} in phase {before}")
+        drained_before = self.draining
+        if isinstance(event, w.DrainAsked):
+            self._held, self._empty_s = True, event.deadline_s
+        elif isinstance(event, w.NewPassed):
+            self._held = False
+        if after is P.READY and self._held:
+            after = P.DRAINED
         self.phase = after
+        self.drains += self.draining and not drained_before
         if after is not before:
             self._since = now
         return self._effects(event, before, after)
 
-    def _effects(self, event: Event, before: Phase, after: Phase) -> list[Effect]:
+    def _effects(self, event: w.Event, before: Phase, after: Phase) -> list[w.Effect]:
         match event:
-            case Begun():
-                return [Announce(), FindDevices()]
-            case DevicesFound(where):
+            case w.Begun():
+                return [w.Announce(), w.FindDevices()]
+            case w.DevicesFound(where):
                 self._where = where
-                return [Announce(), Provision()]
-            case Provisioned(what):
+                return [w.Announce(), w.Provision()]
+            case w.Provisioned(what):
                 self._what = what
-                return [Announce(), StartEngine()]
-            case StillLoading(words, error):
+                return [w.Announce(), w.StartEngine()]
+            case w.StillLoading(words, error):
                 self._words = words
                 self._blame(error)
-                return [Announce()]
-            case Serving():
-                return [Announce(), SelfTest()]
-            case SelfTestPassed(proof):
-                self._proof, self.last_error = proof, None
+                return [w.Announce()]
+            case w.Serving():
+                return [w.Announce(), w.SelfTest()]
+            case w.SelfTestPassed(proof):
+                self._proof = proof
+                if before is not P.RESTORING:  # else it still says why the reload failed
+                    self.last_error = None
                 self.preloads["ready", ""] += 1
-                return [Announce(), BecomeReady()]
-            case HealthLost(error) | Broke(error):
+                self._ended(Outcome.FAILED)
+                return [w.Announce(), w.BecomeReady()]
+            case w.HealthLost(error) | w.Broke(error):
                 return self._broke(error, before, after)
-            case StopAsked() | Drained():
+            case w.StopAsked() | w.Drained():
                 return self._leave(before, after)
-            case EngineStopped():
-                return [Exit(self._error if after is Phase.FAILED else None)]
+            case w.EngineStopped():
+                return [w.Exit(self._error if after is P.FAILED else None)]
+            case _:
+                return self._controlled(event, before, after)
+
+    def _controlled(self, event: w.Control, before: Phase, after: Phase) -> list[w.Effect]:
+        """Drain and reload."""
+        match event:
+            case w.DrainAsked(deadline_s):
+                return [w.Announce(), w.Empty(deadline_s)] if after is P.EMPTYING else []
+            case w.Emptied():
+                late = OrchError(Kind.DRAINING, "the pool was drained, and the job took too long")
+                if before is P.REPLACING:
+                    late = OrchError(Kind.DRAINING, "its model was replaced, and it took too long")
+                    return [w.FailJobs(late), w.StopOld()]
+                return [w.FailJobs(late), w.Announce()] if self._held else []
+            case w.ReloadAsked(model_ref):
+                number = self.reload.number + 1 if self.reload else 1
+                self.reload = Reload(
+                    number=Positive(number), model_ref=model_ref, outcome=Outcome.RUNNING
+                )
+                return [w.Announce(), w.PrepareNew(model_ref)]
+            case w.Roomy():
+                return [w.StartNew()]
+            case w.Cramped():
+                self._empty_s = EMPTY_S
+                return [w.Announce(), w.Empty(EMPTY_S)]
+            case w.OldStopped():
+                return [w.Announce(), w.StartNew()]
+            case w.NewServing():
+                return [w.SelfTestNew()]
+            case w.NewPassed(what, proof):
+                self._what, self._proof, self.last_error = what, proof, None
+                self.preloads["ready", ""] += 1
+                self._ended(Outcome.READY)
+                return [w.Switch(), w.Announce()]
+            case w.NewBroke(error):
+                self._blame(error)
+                self.preloads["failed", error.kind] += 1
+                if after is P.RESTORING:
+                    return [w.Announce(), w.Restore()]
+                self._ended(Outcome.FAILED)
+                return [w.DropNew(), w.Announce()]
             case _:
                 assert_never(event)
 
-    def _broke(self, error: OrchError, before: Phase, after: Phase) -> list[Effect]:
+    def _ended(self, outcome: Outcome) -> None:
+        if self.reload is not None and self.reloading:
+            self.reload = evolve(self.reload, outcome=outcome)
+
+    def _broke(self, error: OrchError, before: Phase, after: Phase) -> list[w.Effect]:
         if before is after:
             return []  # the first cause stands; what breaks on the way out is its consequence
         self._blame(error)
-        if after is Phase.LOADING:
+        self._ended(Outcome.FAILED)
+        if after is P.LOADING:
             self._words = error.message
-            return [FailJobs(error), Announce(), WaitForHealth()]
+            return [w.FailJobs(error), w.Announce(), w.WaitForHealth()]
         self._error = error
-        if after is Phase.FAILED and before is not Phase.READY:
+        if after is P.FAILED and before in (*_PRELOADING, P.RESTORING):
             self.preloads["failed", error.kind] += 1
-        return [FailJobs(error), Announce(), StopEngine()]
+        return [w.FailJobs(error), w.Announce(), w.StopEngine()]
 
-    def _leave(self, before: Phase, after: Phase) -> list[Effect]:
+    def _leave(self, before: Phase, after: Phase) -> list[w.Effect]:
         if before is after:
             return []
-        if after is Phase.DRAINING:
-            return [Announce(), Drain(DRAIN_S)]
+        self._ended(Outcome.FAILED)
+        if after is P.DRAINING:
+            dropped: list[w.Effect] = [w.DropNew()] if before is P.RELOADING else []
+            return [*dropped, w.Announce(), w.Drain(DRAIN_S)]
         late = OrchError(Kind.DRAINING, "the pool stops, and the job took too long")
-        return [FailJobs(late), Announce(), StopEngine()]
+        return [w.FailJobs(late), w.Announce(), w.StopEngine()]
 
     def _blame(self, error: OrchError | None) -> None:
         if error is not None:
@@ -316,6 +259,7 @@ class Life:
     def status(self, now: float, active: int, total: int) -> str:
         """Return the sentence for `systemctl status`; `active` of `total` slots are busy."""
         waited = f"{now - self._since:.0f} s"
+        busy = f"{active} of {total} slots busy"
         match self.phase:
             case Phase.DEVICES:
                 return "Looking for the GPUs of the mask"
@@ -327,12 +271,9 @@ class Life:
             case Phase.SELF_TEST:
                 return f"Testing {self._what} on {self._where}: {waited}"
             case Phase.READY:
-                return (
-                    f"Ready: {active} of {total} slots busy; {self._what} on {self._where}, "
-                    f"{self._proof}"
-                )
+                return f"Ready: {busy}; {self._what} on {self._where}, {self._proof}"
             case Phase.DRAINING:
-                return f"Draining: {active} of {total} slots busy, at most {DRAIN_S:.0f} s"
+                return f"Draining: {busy}, at most {DRAIN_S:.0f} s"
             case Phase.STOPPING:
                 return "Stopping the engine"
             case Phase.FAILED:
@@ -341,4 +282,20 @@ class Life:
                 # as orchd/kit/run.py says it at the end, so that the line does not change again
                 return f"Failed: {cause.message.rstrip('.')}. {cause.advice}"
             case _:
-                assert_never(self.phase)
+                return self._control_status(self.phase, busy, waited)
+
+    def _control_status(self, phase: w.ControlPhase, busy: str, waited: str) -> str:
+        new = self.reload.model_ref if self.reload else ""
+        match phase:
+            case Phase.EMPTYING:
+                return f"Draining on request: {busy}, at most {self._empty_s:.0f} s"
+            case Phase.DRAINED:
+                return f"Drained on request: {self._what} stays loaded and takes no jobs"
+            case Phase.RELOADING:
+                return f"Preparing {new} beside {self._what}: {waited}; {busy}"
+            case Phase.REPLACING:
+                return f"Replacing {self._what} by {new} on {self._where}: {waited}"
+            case Phase.RESTORING:
+                return f"Loading {self._what} again, because {new} failed: {waited}"
+            case _:
+                assert_never(phase)

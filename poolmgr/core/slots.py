@@ -48,6 +48,11 @@ class Slots:
             self._seconds += spent - SMOOTHING * self._seconds
             self.tokens_per_s = self._tokens / self._seconds
 
+    def forget_speed(self) -> None:
+        """Another model serves from now on: what was measured is not its speed."""
+        self.tokens_per_s = self.first_token_ms = None
+        self._tokens = self._seconds = 0.0
+
 
 def _smooth(old: float | None, new: float) -> float:
     return new if old is None else old + SMOOTHING * (new - old)

@@ -52,6 +52,17 @@ class Props:
 
 
 @frozen(kw_only=True)
+class Tuning:
+    """Of how an engine is started, what changes its output beside version and sampler. None: it is
+    not known."""
+
+    ubatch: int | None = None
+    """Micro-batch size in tokens."""
+    flash_attention: str | None = None
+    """`on`, `off` or `auto`."""
+
+
+@frozen(kw_only=True)
 class Usage:
     """How full a serving engine is."""
 

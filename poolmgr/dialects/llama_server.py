@@ -6,7 +6,7 @@ and never exposed [OC-ADAPT-5002].
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 import orjson
@@ -14,8 +14,8 @@ import orjson
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
 from orchd.wire.shapes import Workload
-from poolmgr.dialects import llama, llama_errors
-from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader, Usage
+from poolmgr.dialects import llama, llama_arguments, llama_errors
+from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader, Tuning, Usage
 
 _JSON = (("content-type", "application/json"),)
 
@@ -26,6 +26,10 @@ class LlamaServer:
     engine_id: EngineId
     workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
     sampler_profiles: Container[str] = llama.SAMPLERS
+
+    def tuning(self, arguments: Sequence[str]) -> Tuning:
+        """Return micro-batch size and flash attention."""
+        return llama_arguments.tuning(arguments)
 
     def health(self) -> Call:
         """Return `GET /health`."""

@@ -8,26 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
+from uuid import uuid4
 
 import trio
+from attrs import define
 
-from orchd.config.schema import Pool
+from orchd.config.schema import Mode, Pool
 from orchd.kit.notify import Notifier
 from orchd.wire import link as wire
-from orchd.wire.ids import Count, DeviceMask, Positive, ReplicaId
-from orchd.wire.snapshot import HEARTBEAT_S, Device, GpuProof, Phase, Snapshot
+from orchd.wire.ids import Count, DeviceMask, Positive, ReplicaId, Text
+from orchd.wire.snapshot import HEARTBEAT_S, Cause, Device, GpuProof, Phase, Snapshot
 from poolmgr.core.gpus import Gpu
 from poolmgr.core.life import Life
 from poolmgr.core.slots import Slots
 from poolmgr.edge.link import Link
 from poolmgr.edge.scrape import exposition
-from poolmgr.engines.base import Adapter, Props
+from poolmgr.engines.base import Adapter, Props, Tuning
 
 SETTLE_S: Final = 0.05
 """How long a change of slots or figures waits for others. orchd counts its own leases, so this is
 news about other links' jobs only; told at once, it would be in the way of the first token."""
 STATUS_S: Final = 1.0
 """Every STATUS= is work for PID 1 and a signal on its bus; slots change many times a second."""
+
+
+@define
+class Facts:
+    """What is known of one engine."""
+
+    props: Props | None = None
+    proof: GpuProof = GpuProof.PENDING
+    pid: int | None = None
+    kv_ratio: float | None = None
 
 
 class Board:
@@ -46,12 +58,13 @@ class Board:
         self.links: set[Link] = set()
         self.gpus: tuple[Gpu, ...] = ()
         """Those of the mask, as last read."""
-        self.props: Props | None = None
-        self.proof = GpuProof.PENDING
-        self.engine_pid: int | None = None
+        self.engine = Facts()
+        """Of the engine that serves."""
         self.ram_bytes = 0
-        self.kv_ratio: float | None = None
-        self._pool = pool
+        self.pool = pool
+        """With the model that is served."""
+        self._configured_ref = pool.model.ref
+        self._instance = str(uuid4())
         self._replica_id = replica_id
         self._mask = mask
         self._adapter = adapter
@@ -70,14 +83,38 @@ class Board:
         return self._life.status(trio.current_time(), self._slots.active, self._slots.total)
 
     @property
+    def last_error(self) -> Cause | None:
+        """Why it is not, or was not, ready."""
+        return self._life.last_error
+
+    @property
     def engine_version(self) -> str:
         """What the engine says it is; the configured pin, or `unknown`, until it does."""
-        return self.props.engine_version if self.props else self._pool.engine.version or "unknown"
+        props = self.engine.props
+        return props.engine_version if props else self.pool.engine.version or "unknown"
+
+    @property
+    def model_digest(self) -> str | None:
+        """What the engine says its model's digest is, or the configured one, which was checked."""
+        props = self.engine.props
+        return (props.model_digest if props else None) or self.pool.model.digest
+
+    @property
+    def tuning(self) -> Tuning:
+        """What else changes the output; nothing is known of an engine that others started."""
+        if self.pool.provisioning.mode is Mode.EXTERNAL:
+            return Tuning()
+        return self._adapter.tuning(self.pool.engine.args)
+
+    def configured(self, model_ref: str) -> None:
+        """The model of the configuration, where `pool` has that of an earlier reload."""
+        self._configured_ref = Text(model_ref)
 
     def snapshot(self) -> Snapshot:
         """Return the replica as it is now."""
         self._seq += 1
-        life, props, pool, slots = self._life, self.props, self._pool, self._slots
+        life, engine, pool, slots = self._life, self.engine, self.pool, self._slots
+        tuning, reloaded = self.tuning, pool.model.ref != self._configured_ref
         return Snapshot(
             seq=Count(self._seq),
             pool_id=pool.id,
@@ -91,8 +128,13 @@ class Board:
             engine_version=self.engine_version,
             sampler_profile_version=pool.engine.sampler_profile_version,
             model_ref=pool.model.ref,
-            model_digest=(props.model_digest if props else None) or pool.model.digest,
-            gpu_proof=self.proof,
+            model_digest=self.model_digest,
+            ubatch=tuning.ubatch,  # type: ignore[arg-type]
+            flash_attention=tuning.flash_attention,
+            configured_model_ref=self._configured_ref if reloaded else None,
+            reload=life.reload,
+            instance=self._instance,
+            gpu_proof=engine.proof,
             workloads=self._adapter.workloads,
             strict=slots.total == 1 or not self._adapter.strict_needs_single_slot,
             ctx_max=pool.ctx,
@@ -103,16 +145,16 @@ class Board:
             vram_free_bytes=Count(sum(gpu.free_bytes for gpu in self.gpus)),
             ram_used_bytes=Count(self.ram_bytes),
             kv_bytes_per_token=pool.engine.kv_bytes_per_token,
-            kv_cache_usage_ratio=self.kv_ratio,  # type: ignore[arg-type]
+            kv_cache_usage_ratio=engine.kv_ratio,  # type: ignore[arg-type]
             tokens_per_s=slots.tokens_per_s,  # type: ignore[arg-type]
             first_token_ms=slots.first_token_ms,  # type: ignore[arg-type]
             last_error=life.last_error,
-            engine_pid=self.engine_pid,  # type: ignore[arg-type]
+            engine_pid=engine.pid,  # type: ignore[arg-type]
         )
 
     def page(self) -> bytes:
         """Return the scrape page of now."""
-        return exposition(self.snapshot(), self._life.preloads)
+        return exposition(self.snapshot(), self._life.preloads, self._life.drains)
 
     def state(self) -> bytes:
         """Return the STATE message of now."""

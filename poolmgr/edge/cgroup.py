@@ -50,10 +50,10 @@ class Cgroup:
             pass
 
 
-def engine_cgroup(own: str | None = None, mount: Path = MOUNT) -> Cgroup | None:
+def engine_cgroup(own: str | None = None, mount: Path = MOUNT, name: str = ENGINE) -> Cgroup | None:
     """Return a fresh cgroup for the engine, None where none has been delegated to us.
 
-    `own` is the text of /proc/self/cgroup.
+    `own` is the text of /proc/self/cgroup. Two engines at a time have a `name` each.
     """
     try:
         text = Path("/proc/self/cgroup").read_text() if own is None else own
@@ -66,7 +66,7 @@ def engine_cgroup(own: str | None = None, mount: Path = MOUNT) -> Cgroup | None:
     # moving a process needs write access to cgroup.procs of the common ancestor
     if not os.access(parent / "cgroup.procs", os.W_OK):
         return None
-    cgroup = Cgroup(parent / ENGINE)
+    cgroup = Cgroup(parent / name)
     try:
         cgroup.path.mkdir(exist_ok=True)
     except OSError:

@@ -20,7 +20,7 @@ import trio
 from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.edge import procs
-from poolmgr.edge.cgroup import Cgroup, engine_cgroup
+from poolmgr.edge.cgroup import ENGINE, Cgroup, engine_cgroup
 
 LINE_BYTES: Final = 2000  # journald's own limit is 48 KiB; an engine's honest lines are below 1 KiB
 LINES_KEPT: Final = 20
@@ -129,14 +129,14 @@ class Child:
                 os.killpg(self._guard.pid, signal.SIGKILL)
 
 
-def start(argv: Sequence[str], env: Mapping[str, str]) -> Child:
+def start(argv: Sequence[str], env: Mapping[str, str], cgroup_name: str = ENGINE) -> Child:
     """Start `argv` with `env` added to ours. Raises OrchError(ENGINE_MISSING, ENGINE_START_FAILED).
 
     On the loop's own thread and not in a worker: the parent-death signal is sent when the *thread*
     that forked ends (prctl(2)), and trio's worker threads end after ten idle seconds. It costs the
     loop a few milliseconds, once.
     """
-    cgroup = engine_cgroup()
+    cgroup = engine_cgroup(name=cgroup_name)
     prefix = ["setpriv", "--pdeathsig", "KILL", "--"]
     if cgroup is not None:
         # it moves itself before it becomes the engine: no fork of the engine is ever outside

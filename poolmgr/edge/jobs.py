@@ -40,12 +40,16 @@ class Running:
     """One job while it runs."""
 
     __slots__ = (
-        "credit", "first_at", "index", "job", "number", "opened_at", "order", "over", "pipe",
-        "quiet_since", "reads", "scope", "seen", "verdict", "wake", "window",
+        "client", "credit", "first_at", "index", "job", "number", "opened_at", "order", "over",
+        "pipe", "quiet_since", "reads", "scope", "seen", "verdict", "wake", "window",
     )  # fmt: skip
 
-    def __init__(self, number: int, order: wire.Open, pipe: Pipe) -> None:
+    def __init__(
+        self, number: int, order: wire.Open, pipe: Pipe, client: Client | None = None
+    ) -> None:
         now = trio.current_time()
+        self.client = client
+        """Of the engine that it began on: a reload does not move it."""
         self.number = number
         self.order = order
         self.pipe = pipe
@@ -105,15 +109,16 @@ class Jobs:
         self._adapter = adapter
         self._changed = changed
         self._client: Client | None = None
+        self._model_ref: str | None = None
         self._running: set[Running] = set()
         self._nursery: trio.Nursery | None = None
-        self._empty = trio.Event()
+        self._one_less = trio.Event()
         self.swept_at = trio.current_time()
         """When the sweep had its last turn: what the watchdog looks at."""
 
-    def attach(self, client: Client) -> None:
-        """Send jobs to this engine from now on."""
-        self._client = client
+    def attach(self, client: Client, model_ref: str | None = None) -> None:
+        """Send jobs to this engine from now on; those for another model are refused."""
+        self._client, self._model_ref = client, model_ref
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run jobs until cancelled."""
@@ -129,8 +134,12 @@ class Jobs:
 
         Raises PipeClosed.
         """
-        running = Running(number, order, pipe)
-        refusal = self.refusal or refuse_strict(self._adapter, running.job, self.slots.total)
+        running = Running(number, order, pipe, self._client)
+        refusal = (
+            self.refusal
+            or self._other_model(order)
+            or refuse_strict(self._adapter, running.job, self.slots.total)
+        )
         if refusal is None and not self.slots.take():
             refusal = OrchError(Kind.REPLICA_EXHAUSTED, "all slots of the replica are busy")
         if refusal is not None:
@@ -142,16 +151,22 @@ class Jobs:
         self._nursery.start_soon(self._run, running)
         return running
 
-    def stop_all(self, error: OrchError) -> None:
-        """End every running job with FAIL."""
-        for running in list(self._running):
-            running.stop(error)
+    def _other_model(self, order: wire.Open) -> OrchError | None:
+        """An OPEN that crossed a reload must not run on another model than its task named."""
+        if order.model_ref is None or self._model_ref in (None, order.model_ref):
+            return None
+        return OrchError(Kind.POOL_UNREADY, f"the replica serves {self._model_ref} now")
 
-    async def wait_none(self) -> None:
-        """Return when no job runs."""
-        while self._running:
-            self._empty = trio.Event()
-            await self._empty.wait()
+    def stop_all(self, error: OrchError, client: Client | None = None) -> None:
+        """End every running job with FAIL; with `client` those of that engine."""
+        for running in list(self._running):
+            if client is None or running.client is client:
+                running.stop(error)
+
+    async def wait_none(self, client: Client | None = None) -> None:
+        """Return when no job runs; with `client` none of that engine."""
+        while any(client is None or running.client is client for running in self._running):
+            await self._one_less.wait()
 
     def _sweep(self, now: float) -> None:
         """Stop jobs whose engine has been silent for too long. Once a second, not per token."""
@@ -193,8 +208,8 @@ class Jobs:
         running.over = True
         self.slots.free()
         self._running.discard(running)
-        if not self._running:
-            self._empty.set()
+        self._one_less.set()
+        self._one_less = trio.Event()
         self._changed()
         try:
             self._last_word(running, done, error, ended_at)
@@ -248,9 +263,9 @@ class Jobs:
 
     async def _generate(self, running: Running) -> Finished | None:
         """Ask the engine and relay its answer; None when the job was stopped meanwhile."""
-        assert self._client is not None, "jobs are refused until attach()"
+        assert running.client is not None, "jobs are refused until attach()"
         call = self._adapter.submit(running.job)
-        async with self._client.open(
+        async with running.client.open(
             call.method,
             call.path,
             call.body,

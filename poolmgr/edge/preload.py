@@ -18,12 +18,14 @@ from orchd.kit.client import PeerError
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, ReplicaId
 from orchd.wire.snapshot import GpuProof
-from poolmgr.core import fit, life
-from poolmgr.core.gpus import named
+from poolmgr.core import fit
+from poolmgr.core import lifewords as lw
+from poolmgr.core.gpus import Gpu, named
 from poolmgr.core.proof import prove
 from poolmgr.edge import child as children
 from poolmgr.edge import procs
-from poolmgr.edge.board import Board
+from poolmgr.edge.board import Board, Facts
+from poolmgr.edge.cgroup import ENGINE
 from poolmgr.edge.child import Child
 from poolmgr.edge.devices import Devices, Nvml, Simulated, masked
 from poolmgr.edge.engine import Engine, check_identity
@@ -45,7 +47,7 @@ LAST_BYTES_S: Final = 0.2
 """After the engine's end: its last lines are still in the pipe, and its jobs see for themselves."""
 LAST_LINE: Final = 160  # characters of it in a status line, which has to hold the advice too
 
-Say = Callable[[life.Event], None]
+Say = Callable[[lw.Event], None]
 _WAITED_OUT: Final = frozenset({Kind.ENGINE_UNHEALTHY, Kind.SELF_TEST_FAILED})
 
 
@@ -60,10 +62,16 @@ class Preload:
         mask: DeviceMask,
         adapter: Adapter,
         board: Board,
+        beside: Preload | None = None,
     ) -> None:
+        """`beside`: the one that serves, while this one prepares to take its place."""
         self.engine: Engine | None = None
+        self.pool = pool
+        self.facts = Facts()
+        self.name = ""
+        """The model's short name, once it is staged."""
+        self.weights_bytes: int | None = None
         self._settings = settings
-        self._pool = pool
         self._replica_id = replica_id
         self._mask = mask
         self._adapter = adapter
@@ -72,18 +80,26 @@ class Preload:
         self._plan: Plan | None = None
         self._external_pid: int | None = None
         self._was_ready = False
-        self.devices: Devices = (
+        self._seat: int = 1 - beside._seat if beside is not None else 0
+        self._beside = beside
+        self._running: set[Preload] = beside._running if beside is not None else set()
+        """Those whose engine runs: two during a reload."""
+        if beside is not None:
+            self.devices: Devices = beside.devices
+            return
+        self.devices = (
             Simulated(settings.devices, mask, self._simulated_bytes)
             if settings.devices.backend is Backend.SIMULATED
             else Nvml(mask)
         )
+        board.engine = self.facts
 
     @property
     def _external(self) -> bool:
         return self._plan is not None and self._plan.argv is None
 
     def _simulated_bytes(self) -> int:
-        return self._pool.engine.vram_mb << 20 if self._child is not None else 0
+        return sum(each.pool.engine.vram_mb << 20 for each in self._running)
 
     def engine_pids(self) -> frozenset[int]:
         """Return the engine's processes; empty when there is none or it cannot be found."""
@@ -99,34 +115,88 @@ class Preload:
     async def find_devices(self, say: Say) -> None:
         """Read the GPUs of the mask. Raises DRIVER_UNAVAILABLE, DEVICE_MISSING."""
         self._board.gpus = masked(await self.devices.read(), self._mask)
-        say(life.DevicesFound(named(self._board.gpus)))
+        say(lw.DevicesFound(named(self._board.gpus)))
 
     async def provision(self, say: Say) -> None:
         """Stage the model, find the engine's program, compare needs with what is free.
 
         Raises MODEL_MISSING, ENGINE_MISSING, VRAM_SHORT, RAM_SHORT, CONFIG_INVALID.
         """
-        pool, gpus = self._pool, self._board.gpus
+        pool, gpus = self.pool, self._board.gpus
+        plan_ = await self._stage()
+        if plan_.need is not None:
+            said = fit.check(
+                self.name, plan_.need, gpus, pool.tensor_split, procs.available_bytes()
+            )
+            self._say_fits(said)
+        say(lw.Provisioned(self.name))
+
+    async def _stage(self) -> Plan:
+        pool, gpus = self.pool, self._board.gpus
         model = await stage(self._settings, pool)
-        socket = self._settings.engine_socket(self._replica_id)
+        self.name = model.name
+        socket = self._settings.engine_socket(self._replica_id, self._seat)
         self._plan = plan(pool, self._adapter, model, socket, tuple(gpu.uuid for gpu in gpus))
-        if self._plan.need is not None:
-            words = fit.check(
-                model.name, self._plan.need, gpus, pool.tensor_split, procs.available_bytes()
-            )
-            log.event(
-                "model_fits",
-                f"{words}.",
-                replica_id=self._replica_id,
-                model_bytes=model.size_bytes,
-            )
-        say(life.Provisioned(model.name))
+        self.weights_bytes = self._plan.need.weights_bytes if self._plan.need else None
+        return self._plan
+
+    async def make_room(self, say: Say) -> None:
+        """Stage the model, and say whether its engine fits beside the one that runs.
+
+        Raises what `provision` raises; VRAM_SHORT only where it would not fit without the other
+        either.
+        """
+        old = self._beside
+        assert old is not None, "a reload has somebody to replace"
+        plan_ = await self._stage()
+        need = plan_.need
+        assert need is not None, "what is reloaded is started by us"
+        gpus = masked(await self.devices.read(), self._mask)
+        held, ram_bytes = old.held_bytes(gpus), procs.available_bytes()
+        split = self.pool.tensor_split
+        if held is not None:
+            fit.check(self.name, need, fit.without(gpus, held), split, ram_bytes)
+            both = fit.beside(need, sum(held), old.weights_bytes)
+            try:
+                self._say_fits(
+                    f"beside {old.name}: " + fit.check(self.name, both, gpus, split, ram_bytes)
+                )
+                say(lw.Roomy())
+                return
+            except OrchError as exc:
+                why = exc.message
+        else:
+            why = f"what {old.name} holds of the GPU is not known"
+        log.event(
+            "reload_in_place",
+            f"{old.name} stops before {self.name} is loaded: {why}.",
+            replica_id=self._replica_id,
+        )
+        say(lw.Cramped())
+
+    def held_bytes(self, gpus: tuple[Gpu, ...]) -> tuple[int, ...] | None:
+        """Return what the engine holds of each GPU; None where NVML does not say."""
+        if self.devices.simulated:
+            return (self._simulated_bytes() // len(gpus),) * len(gpus)
+        pids, held = self.engine_pids(), []
+        for gpu in gpus:
+            mine = [process for process in gpu.processes or () if process.pid in pids]
+            sizes = [process.used_bytes for process in mine if process.used_bytes is not None]
+            if not mine or len(sizes) != len(mine):
+                return None
+            held.append(sum(sizes))
+        return tuple(held)
+
+    def _say_fits(self, said: str) -> None:
+        log.event(
+            "model_fits", f"{said}.", replica_id=self._replica_id, model_bytes=self.weights_bytes
+        )
 
     def start(self) -> Child | None:
         """Start the engine; None when it is external. Raises ENGINE_START_FAILED."""
         plan_ = self._plan
         assert plan_ is not None, "the table has provisioning first"
-        self.engine = Engine(plan_.target, self._adapter, self._pool.slots)
+        self.engine = Engine(plan_.target, self._adapter, self.pool.slots)
         if plan_.argv is None or plan_.socket is None:
             return None
         try:
@@ -135,8 +205,10 @@ class Preload:
         except OSError as exc:
             words = f"the engine cannot have its socket {plan_.socket}: {exc.strerror}"
             raise OrchError(Kind.ENGINE_START_FAILED, words) from exc
-        self._child = children.start(plan_.argv, plan_.env)
-        self._board.engine_pid = self._child.pid
+        self._child = children.start(plan_.argv, plan_.env, f"{ENGINE}{self._seat or ''}")
+        self.facts.pid = self._child.pid
+        self._was_ready = False
+        self._running.add(self)
         log.event(
             "engine_started",
             f"Started the engine as process {self._child.pid}.",
@@ -166,15 +238,15 @@ class Preload:
             engine_pid=child.pid,
             last_lines="\n".join(child.last_lines) or None,
         )
-        say(life.Broke(OrchError(kind, f"the engine {ending}{when}{last}")))
+        say(lw.Broke(OrchError(kind, f"the engine {ending}{when}{last}")))
 
     async def load(self, say: Say) -> None:
         """Probe until the engine serves. An external one may take for ever."""
         engine = self.engine
         assert engine is not None
         if self._external:  # it may be another one by now
-            self._external_pid = self._board.engine_pid = None
-            self._board.proof = GpuProof.PENDING
+            self._external_pid = self.facts.pid = None
+            self.facts.proof = GpuProof.PENDING
         give_up_at = trio.current_time() + LOAD_S
         pause = PROBE_FIRST_S
         while True:
@@ -187,7 +259,7 @@ class Preload:
                     words = f"it does not answer at {engine.target}"
                     error = OrchError(Kind.ENGINE_UNHEALTHY, f"{words}: {exc}")
             if state is Load.SERVING:
-                say(life.Serving())
+                say(lw.Serving())
                 return
             if state is Load.BROKEN:
                 error = OrchError(Kind.ENGINE_UNHEALTHY, words)
@@ -198,7 +270,7 @@ class Preload:
                     Kind.ENGINE_UNHEALTHY,
                     f"the engine does not serve after {LOAD_S:.0f} s: {words}",
                 )
-            say(life.StillLoading(words, error))
+            say(lw.StillLoading(words, error))
             await trio.sleep(pause)
             pause = min(pause * 1.5, PROBE_MAX_S)
 
@@ -213,18 +285,18 @@ class Preload:
             lost = exc
         if lost is not None:
             await trio.sleep(HEALTH_S)
-            say(life.HealthLost(lost))
+            say(lw.HealthLost(lost))
             return
         self._was_ready = True
-        say(life.SelfTestPassed(self._board.proof))
+        say(lw.SelfTestPassed(self.facts.proof))
 
     async def _self_test(self) -> None:
         engine = self.engine
         assert engine is not None
         props = await engine.props()
-        check_identity(self._pool, props)
-        self._board.props = props
-        self._board.proof = await self._proof(engine)
+        check_identity(self.pool, props)
+        self.facts.props = props
+        self.facts.proof = await self._proof(engine)
         await engine.one_token()
 
     async def _proof(self, engine: Engine) -> GpuProof:
@@ -235,12 +307,12 @@ class Preload:
             return GpuProof.SIMULATED
         if self._child is None:
             self._external_pid = await trio.to_thread.run_sync(procs.server_pid, engine.target)
-            self._board.engine_pid = self._external_pid
+            self.facts.pid = self._external_pid
         return prove(
             gpus,
             self.engine_pids() or None,
             self._mask,
-            attested=self._pool.provisioning.gpu_attested,
+            attested=self.pool.provisioning.gpu_attested,
         )
 
     async def watch_health(self, say: Say) -> None:
@@ -254,7 +326,7 @@ class Preload:
         while True:
             with trio.move_on_after(HEALTH_DOUBT_S if lost else HEALTH_S):
                 ended = await self._external_end()
-                say(life.HealthLost(OrchError(Kind.ENGINE_UNHEALTHY, ended)))
+                say(lw.HealthLost(OrchError(Kind.ENGINE_UNHEALTHY, ended)))
                 return
             try:
                 state, words = await engine.probe()
@@ -264,12 +336,12 @@ class Preload:
                     lost = HEALTH_LOST  # nobody listens any more
             lost = 0 if state is Load.SERVING else lost + 1
             if lost < HEALTH_LOST:
-                self._board.kv_ratio = await engine.kv_ratio() if not lost else None
+                self.facts.kv_ratio = await engine.kv_ratio() if not lost else None
                 continue
             error = OrchError(Kind.ENGINE_UNHEALTHY, f"the engine stopped serving: {words}")
             if not self._external:
                 raise error
-            say(life.HealthLost(error))
+            say(lw.HealthLost(error))
             return
 
     async def _external_end(self) -> str:
@@ -290,7 +362,8 @@ class Preload:
             return
         was_running = child.running
         ending = await child.stop()
-        self._child = self._board.engine_pid = None
+        self._child = self.facts.pid = None
+        self._running.discard(self)
         if not was_running:
             return  # watch_child has told it
         log.event(

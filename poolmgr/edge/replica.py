@@ -7,33 +7,33 @@ health watch), `services` last until the exit (socket, board, jobs). The steps a
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, assert_never
 
 import trio
 
-from orchd.config.schema import Pool, Settings
+from orchd.config.schema import Mode, Pool, Settings
 from orchd.kit import http, log
 from orchd.kit.client import Client, Target
 from orchd.kit.notify import Notifier
 from orchd.kit.run import started
-from orchd.wire.control import WorkerRegistration
+from orchd.wire.control import WorkerRegistration, model_ref_fault
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
 from orchd.wire.snapshot import HEARTBEAT_S
 from poolmgr.core import life
+from poolmgr.core import lifewords as lw
 from poolmgr.core.slots import Slots
+from poolmgr.edge.bench import LAST_WORDS_S, Bench
 from poolmgr.edge.board import Board
 from poolmgr.edge.devices import masked
 from poolmgr.edge.jobs import Jobs
 from poolmgr.edge.link import Side
-from poolmgr.edge.preload import Preload
 from poolmgr.edge.register import keep_registered
 from poolmgr.edge.server import Server
 from poolmgr.engines.registry import adapter as adapter_of
+from poolmgr.provision.reloaded import in_force
 
-LAST_WORDS_S: Final = 1.0
-"""How long the last messages may take to leave before the process does."""
 STUCK_S: Final = 15.0
 """Past so long without a turn of the board or of the jobs, the watchdog is not fed any more."""
 
@@ -45,15 +45,27 @@ class Replica:
         self, settings: Settings, pool: Pool, replica_id: ReplicaId, mask: DeviceMask
     ) -> None:
         self._settings = settings
-        self._pool = pool
+        self._configured = pool
+        pool = in_force(pool, settings.reloaded_file(replica_id))
         self._replica_id = replica_id
         self._notifier = Notifier()
         self._life = life.Life(trio.current_time())
         slots = Slots(pool.slots)
         adapter = adapter_of(pool.engine.id)
         self._board = Board(pool, replica_id, mask, adapter, self._life, slots, self._notifier)
+        self._board.configured(self._configured.model.ref)
         self._jobs = Jobs(adapter, slots, self._board.changed, pool.watchdog)
-        self._steps = Preload(settings, pool, replica_id, mask, adapter, self._board)
+        self._bench = Bench(
+            settings,
+            self._configured,
+            replica_id,
+            mask,
+            adapter,
+            self._board,
+            self._jobs,
+            self._say,
+        )
+        self._emptying = trio.CancelScope()
         self._mask = mask
         self._work: trio.Nursery
         self._services: trio.Nursery
@@ -65,12 +77,12 @@ class Replica:
     async def run(self, listeners: Sequence[socket.socket], stop: trio.Event) -> None:
         """Serve on `listeners` until `stop` or a failure, which is raised as OrchError."""
         side = Side(
-            self._pool.id, self._replica_id, self._jobs, self._board.state, self._board.links
+            self._configured.id, self._replica_id, self._jobs, self._board.state, self._board.links
         )
-        server = Server(side, self._board.snapshot, self._board.page, self._tokenize)
+        server = Server(side, self._board.snapshot, self._board.page, self._tokenize, self)
         try:
             async with trio.open_nursery() as services:
-                self._services = services
+                self._services = self._bench.services = services
                 await services.start(self._jobs.serve)
                 await services.start(http.serve, listeners, server.handle)
                 services.start_soon(self._board.serve, self._turned)
@@ -79,17 +91,18 @@ class Replica:
                 services.start_soon(self._register)
                 await services.start(self._hold_work)
                 services.start_soon(self._watch_stop, stop)
-                self._happened(life.Begun())
+                self._happened(lw.Begun())
                 await self._exit.wait()
                 services.cancel_scope.cancel()
         finally:
-            self._steps.close()
+            for engine in self._bench.all():
+                engine.close()
         if self._error is not None:
             raise self._error
 
     # events and effects
 
-    def _happened(self, event: life.Event) -> None:
+    def _happened(self, event: lw.Event) -> None:
         """Tell the life; do what it says."""
         effects = self._life.handle(event, trio.current_time())
         self._jobs.refusal = self._refusal()
@@ -100,104 +113,149 @@ class Replica:
         if self._life.ready:
             return None
         if self._life.draining:
-            return OrchError(Kind.DRAINING, "the pool is stopping")
+            return OrchError(Kind.DRAINING, self._board.status)
         return OrchError(Kind.POOL_UNREADY, self._board.status)
 
     async def _tokenize(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a text. Raises OrchError: not Ready, what the engine says."""
         if self._jobs.refusal is not None:
             raise self._jobs.refusal
-        assert self._steps.engine is not None, "Ready with an engine only"
-        return await self._steps.engine.tokenize(text)
+        assert self._bench.now.engine is not None, "Ready with an engine only"
+        return await self._bench.now.engine.tokenize(text)
 
-    def _do(self, effect: life.Effect) -> None:
+    def drain(self, deadline_s: float) -> None:
+        """Begin to drain. Raises OrchError: RELOAD_UNDER_WAY, DRAINING when it stops already."""
+        self._control(lw.DrainAsked(deadline_s))
+
+    def reload(self, model_ref: str) -> None:
+        """Begin to reload. Raises OrchError: RELOAD_UNDER_WAY, INVALID_PARAMS for an external
+        engine, POOL_UNREADY, DRAINING."""
+        fault = model_ref_fault(model_ref)
+        if fault is not None:
+            raise OrchError(Kind.INVALID_PARAMS, fault, path="$.new_model_ref")
+        if self._configured.provisioning.mode is Mode.EXTERNAL:
+            raise OrchError(
+                Kind.INVALID_PARAMS,
+                f"the engine of pool {self._configured.id} is external: whoever started it gives "
+                "it another model",
+                path="$.new_model_ref",
+            )
+        self._control(lw.ReloadAsked(model_ref))
+
+    def _control(self, event: lw.Event) -> None:
+        if self._life.reloading:
+            raise OrchError(
+                Kind.RELOAD_UNDER_WAY, f"{self._replica_id} reloads: {self._board.status}"
+            )
+        if (self._life.phase, type(event)) not in life.TABLE:
+            refusal = self._refusal()
+            raise refusal or OrchError(Kind.POOL_UNREADY, self._board.status)
+        self._happened(event)
+
+    def _do(self, effect: lw.Effect) -> None:
         match effect:
-            case life.Announce():
+            case lw.Announce():
                 self._board.announce()
-            case life.FindDevices():
-                self._step(self._steps.find_devices)
-            case life.Provision():
-                self._step(self._steps.provision)
-            case life.StartEngine():
-                self._start_engine()
-                self._step(self._steps.load)
-            case life.WaitForHealth():
-                self._step(self._steps.load)
-            case life.SelfTest():
-                self._step(self._steps.self_test)
-            case life.BecomeReady():
+            case lw.FindDevices():
+                self._bench.step(self._bench.now.find_devices)
+            case lw.Provision():
+                self._bench.step(self._bench.now.provision)
+            case lw.StartEngine():
+                self._bench.start()
+            case lw.WaitForHealth():
+                self._bench.step(self._bench.now.load)
+            case lw.SelfTest():
+                self._bench.step(self._bench.now.self_test)
+            case lw.BecomeReady():
                 self._become_ready()
-            case life.FailJobs(error):
+            case lw.FailJobs(error):
                 self._jobs.stop_all(error)
-            case life.Drain(deadline_s):
+            case lw.Drain(deadline_s):
+                self._emptying.cancel()
                 self._notifier.stopping(self._board.status)
                 self._services.start_soon(self._drain, deadline_s)
-            case life.StopEngine():
+            case lw.StopEngine():
                 self._work.cancel_scope.cancel()
                 self._services.start_soon(self._stop_engine)
-            case life.Exit(error):
+            case lw.Exit(error):
                 self._error = error
                 self._exit.set()
             case _:
+                self._do_control(effect)
+
+    def _do_control(self, effect: lw.ControlEffect) -> None:
+        match effect:
+            case lw.Empty(deadline_s):
+                self._emptying.cancel()
+                self._emptying = trio.CancelScope()
+                self._work.start_soon(self._empty, deadline_s, self._emptying)
+            case lw.PrepareNew(model_ref):
+                self._bench.prepare(model_ref)
+            case lw.StopOld():
+                self._bench.stop_old()
+            case lw.StartNew():
+                self._bench.start_new()
+            case lw.SelfTestNew():
+                self._bench.self_test_new()
+            case lw.Switch():
+                self._bench.switch()
+                self._log_ready()
+                self._became_ready.set()
+            case lw.DropNew():
+                self._bench.drop_new()
+            case lw.Restore():
+                self._bench.restore()
+            case _:
                 assert_never(effect)
 
-    def _step(self, step: Callable[[Callable[[life.Event], None]], Awaitable[None]]) -> None:
-        self._work.start_soon(self._stepped, step)
-
-    async def _stepped(
-        self, step: Callable[[Callable[[life.Event], None]], Awaitable[None]]
-    ) -> None:
-        """Run a step of the work; what breaks in it is an event."""
-        try:
-            await step(self._say)
-        except OrchError as exc:
-            self._say(life.Broke(exc))
-
-    def _say(self, event: life.Event) -> None:
+    def _say(self, event: lw.Event) -> None:
         """An event of the work, unless the work has been ended meanwhile."""
         if not self._work.cancel_scope.cancel_called:
             self._happened(event)
 
-    def _start_engine(self) -> None:
-        try:
-            child = self._steps.start()
-        except OrchError as exc:
-            self._say(life.Broke(exc))
-            return
-        if child is not None:
-            self._services.start_soon(child.listen)
-            self._step(self._steps.watch_child)
-
     def _become_ready(self) -> None:
-        assert self._steps.engine is not None
-        self._jobs.attach(self._steps.engine.client)
+        assert self._bench.now.engine is not None
+        self._jobs.attach(self._bench.now.engine.client, self._board.pool.model.ref)
         self._notifier.ready(self._board.status)
+        self._log_ready()
+        self._became_ready.set()
+        started()
+        self._bench.step(self._bench.now.watch_health)
+
+    def _log_ready(self) -> None:
         log.event(
             "pool_ready",
             f"Replica {self._replica_id} is ready: {self._board.status}.",
             replica_id=self._replica_id,
-            pool_id=self._pool.id,
+            pool_id=self._configured.id,
             engine_version=self._board.engine_version,
-            gpu_proof=self._board.proof,
+            gpu_proof=self._board.engine.proof,
         )
-        self._became_ready.set()
-        started()
-        self._step(self._steps.watch_health)
+
+    # drain and reload
+
+    async def _empty(self, deadline_s: float, scope: trio.CancelScope) -> None:
+        with scope:
+            with trio.move_on_after(deadline_s):
+                await self._jobs.wait_none()
+            self._say(lw.Emptied())
 
     async def _drain(self, deadline_s: float) -> None:
         with trio.move_on_after(deadline_s):
             await self._jobs.wait_none()
-        self._happened(life.Drained())
+        self._happened(lw.Drained())
 
     async def _stop_engine(self) -> None:
         self._notifier.stopping(self._board.status)
         with trio.move_on_after(LAST_WORDS_S):
             await self._jobs.wait_none()
-        await self._steps.stop()
+        async with trio.open_nursery() as nursery:
+            for engine in self._bench.all():
+                nursery.start_soon(engine.stop)
         with trio.move_on_after(LAST_WORDS_S):
             for link in list(self._board.links):
                 await link.flush()
-        self._happened(life.EngineStopped())
+        self._happened(lw.EngineStopped())
 
     # services
 
@@ -206,13 +264,13 @@ class Replica:
     ) -> None:
         """Keep the nursery of the work open."""
         async with trio.open_nursery() as work:
-            self._work = work
+            self._work = self._bench.work = work
             task_status.started()
             await trio.sleep_forever()
 
     async def _watch_stop(self, stop: trio.Event) -> None:
         await stop.wait()
-        self._happened(life.StopAsked())
+        self._happened(lw.StopAsked())
 
     async def _refresh(self) -> None:
         """Read the GPUs and the engine's memory every heartbeat, once they are known."""
@@ -221,12 +279,12 @@ class Replica:
             if not self._board.gpus:
                 continue
             try:
-                self._board.gpus = masked(await self._steps.devices.read(), self._mask)
+                self._board.gpus = masked(await self._bench.now.devices.read(), self._mask)
             except OrchError as exc:
-                self._say(life.Broke(exc))
+                self._say(lw.Broke(exc))
                 return
             # in a thread: an engine with hundreds of threads has as many files to read
-            self._board.ram_bytes = await trio.to_thread.run_sync(self._steps.ram_bytes)
+            self._board.ram_bytes = await trio.to_thread.run_sync(self._bench.now.ram_bytes)
 
     async def _register(self) -> None:
         token = self._settings.auth_token
@@ -246,7 +304,7 @@ class Replica:
     def _registration(self) -> WorkerRegistration | None:
         if not self._life.ready:
             return None
-        pool = self._pool
+        board, pool, tuning = self._board, self._board.pool, self._board.tuning
         return WorkerRegistration(
             pool_id=pool.id,
             replica_id=self._replica_id,
@@ -254,6 +312,12 @@ class Replica:
             engine_version=Text(self._board.engine_version),
             sampler_profile_version=pool.engine.sampler_profile_version,
             slots_total=Positive(pool.slots),
+            model_ref=pool.model.ref,
+            model_digest=None if board.model_digest is None else Text(board.model_digest),
+            ubatch=None if tuning.ubatch is None else Positive(tuning.ubatch),
+            flash_attention=(
+                None if tuning.flash_attention is None else Text(tuning.flash_attention)
+            ),
         )
 
     def _turned(self) -> None:

@@ -12,7 +12,7 @@ from orchd.wire.metrics import BY_NAME
 from orchd.wire.snapshot import Snapshot
 
 
-def exposition(snapshot: Snapshot, preloads: Mapping[tuple[str, str], int]) -> bytes:
+def exposition(snapshot: Snapshot, preloads: Mapping[tuple[str, str], int], drains: int) -> bytes:
     """Return the page; `preloads` are counted by result and reason."""
     pool = {
         "engine": str(snapshot.engine),
@@ -22,6 +22,7 @@ def exposition(snapshot: Snapshot, preloads: Mapping[tuple[str, str], int]) -> b
     replica = {**pool, "replica_id": str(snapshot.replica_id)}
     lines = _family("pool_ready", [(pool, int(snapshot.ready))])
     lines += _family("active_leases", [(replica, snapshot.slots_active)])
+    lines += _family("drain_events_total", [(replica, drains)])
     lines += _family(
         "preload_outcomes_total",
         [

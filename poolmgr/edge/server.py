@@ -1,19 +1,25 @@
 """The pool's socket: who may ask what. Served from the first moment, also while loading.
 
-GET /health, /state, /metrics, POST /tokenize, and GET /link, which becomes a link (link.py). No
-control of the replica is here: drain and reload come with a later issue.
+GET /health, /state, /metrics, POST /tokenize, /drain, /reload, and GET /link, which becomes a link
+(link.py). What a drain or a reload does is core/life.py's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from orchd.kit.http import Request, Response, Upgraded, json_response, require_json
 from orchd.kit.pipe import Pipe
 from orchd.wire import codec
 from orchd.wire import link as wire
-from orchd.wire.control import PoolTokenize, Tokens
+from orchd.wire.control import (
+    DrainRequest,
+    PoolControl,
+    PoolTokenize,
+    ReloadRequest,
+    Tokens,
+)
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count
 from orchd.wire.snapshot import Snapshot
@@ -24,8 +30,22 @@ ROUTES: Final = {
     "/state": "GET",
     "/metrics": "GET",
     "/tokenize": "POST",
+    "/drain": "POST",
+    "/reload": "POST",
     "/link": "GET",
 }
+
+
+class Control(Protocol):
+    """What may be asked of the replica. Each raises OrchError when it may not be now."""
+
+    def drain(self, deadline_s: float) -> None:
+        """Begin to drain."""
+        ...
+
+    def reload(self, model_ref: str) -> None:
+        """Begin to reload."""
+        ...
 
 
 class Server:
@@ -37,7 +57,9 @@ class Server:
         snapshot: Callable[[], Snapshot],
         page: Callable[[], bytes],
         tokenize: Callable[[str], Awaitable[tuple[int, ...]]],
+        control: Control,
     ) -> None:
+        self._control = control
         self._side = side
         self._snapshot = snapshot
         self._page = page
@@ -55,6 +77,8 @@ class Server:
             raise OrchError(Kind.METHOD_NOT_ALLOWED, why, allow=method)
         if request.path == "/tokenize":
             return await self._tokens(request)
+        if request.path in ("/drain", "/reload"):
+            return self._controlled(request)
         if request.path == "/link":
             return self._link(request)
         if request.path == "/metrics":
@@ -67,14 +91,20 @@ class Server:
 
     async def _tokens(self, request: Request) -> Response:
         """The size of the text is bounded by that of a body; orchd asks for less."""
-        require_json(request)
-        try:
-            asked = codec.loads(PoolTokenize, request.body)
-        except codec.ShapeError as exc:
-            raise exc.as_error() from None
+        asked = _body(PoolTokenize, request)
         tokens = await self._tokenize(asked.text)
         told = cast("tuple[Count, ...]", tokens) if asked.tokens else None
         return json_response(Tokens(count=Count(len(tokens)), tokens=told))
+
+    def _controlled(self, request: Request) -> Response:
+        """202: it has begun; the snapshots tell the rest."""
+        if request.path == "/drain":
+            self._control.drain(_body(DrainRequest, request).deadline_ms / 1000)
+            status = "draining"
+        else:
+            self._control.reload(_body(ReloadRequest, request).new_model_ref)
+            status = "reloading"
+        return json_response(PoolControl(pool_id=self._side.pool_id, status=status), 202)
 
     def _link(self, request: Request) -> Upgraded:
         if request.headers.get("upgrade", "").lower() != wire.PROTOCOL:
@@ -84,3 +114,11 @@ class Server:
             await Link(pipe, self._side).run(rest)
 
         return Upgraded(wire.PROTOCOL, run)
+
+
+def _body(cls: type[codec.T], request: Request) -> codec.T:
+    require_json(request)
+    try:
+        return codec.loads(cls, request.body)
+    except codec.ShapeError as exc:
+        raise exc.as_error() from None

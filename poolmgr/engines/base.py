@@ -7,7 +7,7 @@ How the engines' formats look is in poolmgr.dialects. specs/07-engines.md has th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +26,7 @@ from poolmgr.dialects.exchange import (
     Pieces,
     Props,
     Reader,
+    Tuning,
     Usage,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "Pieces",
     "Props",
     "Reader",
+    "Tuning",
     "Usage",
     "check_profile",
     "gpu_environment",
@@ -96,6 +98,10 @@ class Adapter(Protocol):
 
         The socket's file must not exist then. `model` is None where the engine needs no file.
         """
+        ...
+
+    def tuning(self, arguments: Sequence[str]) -> Tuning:
+        """Return what `engine.args` change of the output of an engine that we start."""
         ...
 
     def health(self) -> Call:

@@ -52,6 +52,6 @@ def _faults(faults: Faults) -> list[str]:
         option = "--" + name.replace("_", "-")
         if value is True:
             argv.append(option)
-        elif type(value) is int and value > 0:
+        elif value and not isinstance(value, bool):
             argv += [option, str(value)]
     return argv

@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _loaded(loop: Loop, server: Server, options: Options) -> None:
-    if options.refuse_load:
+    if options.refuse_load or options.model == options.refuse_model:
         print("mock-engine: error: refused to load the model, as told", file=sys.stderr, flush=True)
         os._exit(1)
     server.loading = False

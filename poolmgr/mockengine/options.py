@@ -20,7 +20,10 @@ class Options:
     """Of one slot; 0: as fast as possible."""
     first_token_ms: float = 0.0
     load_ms: float = 0.0
+    ubatch_size: int = 512
+    flash_attn: str = "auto"
     refuse_load: bool = False
+    refuse_model: str | None = None
     die_after_tokens: int | None = None
     hang_after_tokens: int | None = None
     garbage_after_tokens: int | None = None
@@ -47,9 +50,13 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--tokens-per-s", type=_number, default=50.0, metavar="R", help="0: as fast as possible")
     add("--first-token-ms", type=_number, default=0.0, metavar="MS")
     add("--load-ms", type=_number, default=0.0, metavar="MS", help="answer 503 for so long")
+    same = "as llama-server's, whose output it changes; not the mock's"
+    add("--ubatch-size", type=_positive, default=512, metavar="N", help=same)
+    add("--flash-attn", choices=("on", "off", "auto"), default="auto", help=same)
     faults = parser.add_argument_group("faults (token counts are of one job)")
     add = faults.add_argument
     add("--refuse-load", action="store_true", help="exit 1 instead of serving")
+    add("--refuse-model", metavar="NAME", help="exit 1 if --model is this one")
     add("--die-after-tokens", type=_positive, metavar="N", help="kill itself by SIGKILL")
     add("--hang-after-tokens", type=_positive, metavar="N", help="send nothing more")
     add("--garbage-after-tokens", type=_positive, metavar="N", help="send bytes that are no frame")

@@ -50,9 +50,11 @@ stateDiagram-v2
 
 REPLICA_FOOT = """```
 
-Only `ready` takes jobs. `HealthLost` is for external engines; every other engine that stops serving
-ends its poolmgr (`Broke`), and systemd starts both anew. An event that is not drawn either changes
-no phase or is refused.
+Only `ready` takes jobs, and `reloading`: there a new engine loads beside the one that serves. After
+`DrainAsked` neither does, and what leads to `ready` leads to `drained`, until a `NewPassed`. Events
+that begin with New are of the engine that a reload prepares. `HealthLost` is for external engines;
+every other engine that stops serving ends its poolmgr (`Broke`), and systemd starts both anew. An
+event that is not drawn either changes no phase or is refused.
 """
 
 

@@ -33,6 +33,12 @@ RUN_S = 90.0
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     pool = mock_pool(engine="tokens_per_s = 0", replicas="[[0], [1]]")
+    # the examples of drain and reload name it, and what is made from them
+    pool += (
+        mock_pool(engine="tokens_per_s = 0")
+        .replace('"demo"', '"spare"')
+        .replace("mock:lorem", "mock:spare")
+    )
     folder = tmp_path_factory.mktemp("orchd")
     with Suite(folder, f'auth_token = "{TOKEN}"\n{SIMULATED}{pool}') as suite:
         suite.wait_ready()

@@ -52,6 +52,47 @@ ROWS: Final = (
         kinds=(Kind.UNKNOWN_ID, Kind.UNKNOWN_ROUTE),
     ),
     Operation(
+        id="drainPool",
+        plane="control",
+        tag="pools",
+        method="POST",
+        path="/v1/pools/{pool_id}/drain",
+        summary="Let a pool run empty",
+        words="Nothing new is placed on it. Running tasks go on until the deadline and then end "
+        "with WORKER_RESET, retriable; waiting ones keep their place. The model stays loaded: a "
+        "reload, or a restart of its units, brings the pool back. `deadline_ms` is at most a day.",
+        body=control.DrainRequest,
+        replies={202: Reply("It has begun; health shows `draining`.", control.PoolControl)},
+        kinds=(
+            Kind.UNKNOWN_ID,
+            Kind.UNKNOWN_ROUTE,
+            Kind.UNSUPPORTED_MEDIA,
+            Kind.RELOAD_UNDER_WAY,
+            Kind.POOL_UNREADY,
+        ),
+    ),
+    Operation(
+        id="reloadPool",
+        plane="control",
+        tag="pools",
+        method="POST",
+        path="/v1/pools/{pool_id}/reload",
+        summary="Give a pool another model, or the same anew",
+        words="The new model is loaded and tested before it serves. If that fails on any replica "
+        "the whole pool stays on, or goes back to, the old one, and health has `last_error`. Tasks "
+        "that wait for the old model when the pool changes end with POOL_UNAVAILABLE, retriable. "
+        "It ends a drain.",
+        body=control.ReloadRequest,
+        replies={202: Reply("It has begun; health shows `reloading`.", control.PoolControl)},
+        kinds=(
+            Kind.UNKNOWN_ID,
+            Kind.UNKNOWN_ROUTE,
+            Kind.UNSUPPORTED_MEDIA,
+            Kind.RELOAD_UNDER_WAY,
+            Kind.POOL_UNREADY,
+        ),
+    ),
+    Operation(
         id="registerWorker",
         plane="control",
         tag="workers",

@@ -92,6 +92,7 @@ IN_FRAMES: Final = (
     Kind.SHED,
     Kind.DECODE_TIMEOUT,
     Kind.WORKER_RESET,
+    Kind.POOL_UNAVAILABLE,
     Kind.INTERNAL,
 )
 """What the `error` frame of a stream may say: the stream had its 200 already."""

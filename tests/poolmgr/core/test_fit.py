@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.core.fit import Need, check, shares
+from poolmgr.core.fit import Need, beside, check, shares, without
 from poolmgr.core.gpus import Gpu, GpuProcess, gib
 
 GIB = 1 << 30
@@ -104,3 +104,22 @@ def test_like_gpus_share_evenly_and_a_share_of_0_needs_nothing() -> None:
 @pytest.mark.parametrize(("size", "text"), [(0, "0 MiB"), (GIB - 1, "1024 MiB"), (GIB, "1.0 GiB")])
 def test_sizes_are_told_as_nvidia_smi_does(size: int, text: str) -> None:
     assert gib(size) == text
+
+
+@pytest.mark.req("OC-CTRL-2003")
+def test_beside_an_engine_its_cache_and_buffers_are_counted_once_more() -> None:
+    # 10 GiB held, 7 of them weights: the new model of 6 will hold 9
+    both = beside(need(6, kv=None, overhead=0.5), 10 * GIB, 7 * GIB)
+    fits = check("m", both, (gpu(0, 24, 10),), None, GIB)
+    assert fits == "m needs 9.0 GiB of 14.0 GiB free on GPU 0"
+    assert "needs 9.0 GiB, GPU 0 has 8.0 GiB free" in refused(
+        Kind.VRAM_SHORT, both, (gpu(0, 18, 10),), None, GIB
+    )
+    assert beside(need(6), 2 * GIB, 7 * GIB).kv_bytes == 0  # not loaded whole yet
+    assert beside(need(6), 2 * GIB, None).kv_bytes == 2 * GIB
+
+
+@pytest.mark.req("OC-CTRL-2003")
+def test_without_an_engine_its_memory_is_free_and_that_of_others_is_not() -> None:
+    gpus = without((gpu(0, 24, 20), gpu(1, 12, 5)), (15 * GIB, 9 * GIB))
+    assert [each.used_bytes // GIB for each in gpus] == [5, 0]

@@ -9,31 +9,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.snapshot import Phase
+from orchd.wire.ids import Positive
+from orchd.wire.snapshot import Outcome, Phase, Reload
 from poolmgr.core import life as lf
+from poolmgr.core import lifewords as lw
 from poolmgr.core.life import Life
 
 BROKEN = OrchError(Kind.VRAM_SHORT, "needs 9.8 GiB, GPU 1 has 7.1 GiB free")
 GONE = OrchError(Kind.ENGINE_UNHEALTHY, "it does not answer")
-TO_READY: list[lf.Event] = [
-    lf.Begun(),
-    lf.DevicesFound("GPU 0 (RTX 4090)"),
-    lf.Provisioned("tiny.gguf"),
-    lf.StillLoading("loading model"),
-    lf.Serving(),
-    lf.SelfTestPassed("verified"),
+TO_READY: list[lw.Event] = [
+    lw.Begun(),
+    lw.DevicesFound("GPU 0 (RTX 4090)"),
+    lw.Provisioned("tiny.gguf"),
+    lw.StillLoading("loading model"),
+    lw.Serving(),
+    lw.SelfTestPassed("verified"),
 ]
-EVERY_EVENT: list[lf.Event] = [
+EVERY_EVENT: list[lw.Event] = [
     *TO_READY,
-    lf.HealthLost(GONE),
-    lf.Broke(BROKEN),
-    lf.StopAsked(),
-    lf.Drained(),
-    lf.EngineStopped(),
+    lw.HealthLost(GONE),
+    lw.Broke(BROKEN),
+    lw.StopAsked(),
+    lw.Drained(),
+    lw.EngineStopped(),
+    lw.DrainAsked(30.0),
+    lw.Emptied(),
+    lw.ReloadAsked("new"),
+    lw.Roomy(),
+    lw.Cramped(),
+    lw.OldStopped(),
+    lw.NewServing(),
+    lw.NewPassed("new.gguf", "verified"),
+    lw.NewBroke(BROKEN),
 ]
 
 
-def brought_to(*events: lf.Event) -> Life:
+def brought_to(*events: lw.Event) -> Life:
     life = Life(0.0)
     for at, event in enumerate(events):
         life.handle(event, float(at))
@@ -61,12 +72,12 @@ def test_ready_comes_after_all_three_gates_and_only_then() -> None:
         Phase.SELF_TEST,
         Phase.READY,
     ]
-    assert [effect for effect in effects if effect != lf.Announce()] == [
-        lf.FindDevices(),
-        lf.Provision(),
-        lf.StartEngine(),
-        lf.SelfTest(),
-        lf.BecomeReady(),
+    assert [effect for effect in effects if effect != lw.Announce()] == [
+        lw.FindDevices(),
+        lw.Provision(),
+        lw.StartEngine(),
+        lw.SelfTest(),
+        lw.BecomeReady(),
     ]
 
 
@@ -76,7 +87,10 @@ def test_no_way_through_the_table_skips_a_gate() -> None:
     into = {b: {a for (a, _), to in lf.TABLE.items() if to is b is not a} for b in order[1:]}
     for before, after in pairwise(order):
         assert before in into[after]
-    assert into[Phase.READY] == {Phase.SELF_TEST}
+    # each way of a reload ends with a self-test too (below)
+    assert into[Phase.READY] == {
+        Phase.SELF_TEST, Phase.RELOADING, Phase.REPLACING, Phase.RESTORING,
+    }  # fmt: skip
     assert into[Phase.SELF_TEST] == {Phase.LOADING}
     assert into[Phase.PROVISIONING] == {Phase.DEVICES}
 
@@ -84,62 +98,62 @@ def test_no_way_through_the_table_skips_a_gate() -> None:
 @pytest.mark.req("OC-POOL-3002", "OC-POOL-3003", "ORCH-3003")
 def test_a_failure_is_told_then_the_engine_ends_then_the_exit_code_of_its_row() -> None:
     life = brought_to(*TO_READY[:2])
-    assert life.handle(lf.Broke(BROKEN), 9.0) == [
-        lf.FailJobs(BROKEN),
-        lf.Announce(),
-        lf.StopEngine(),
+    assert life.handle(lw.Broke(BROKEN), 9.0) == [
+        lw.FailJobs(BROKEN),
+        lw.Announce(),
+        lw.StopEngine(),
     ]
     assert life.phase is Phase.FAILED
     assert life.last_error is not None
     assert life.last_error.kind is Kind.VRAM_SHORT
     assert life.status(10.0, 0, 1) == f"Failed: {BROKEN.message}. {BROKEN.row.advice}"
-    assert life.handle(lf.EngineStopped(), 10.0) == [lf.Exit(BROKEN)]
+    assert life.handle(lw.EngineStopped(), 10.0) == [lw.Exit(BROKEN)]
 
 
 def test_the_first_cause_stands() -> None:
-    life = brought_to(*TO_READY, lf.Broke(BROKEN))
-    assert life.handle(lf.Broke(OrchError(Kind.ENGINE_DIED, "later")), 20.0) == []
+    life = brought_to(*TO_READY, lw.Broke(BROKEN))
+    assert life.handle(lw.Broke(OrchError(Kind.ENGINE_DIED, "later")), 20.0) == []
     assert life.last_error is not None
     assert life.last_error.kind is Kind.VRAM_SHORT
-    assert life.handle(lf.EngineStopped(), 21.0) == [lf.Exit(BROKEN)]
+    assert life.handle(lw.EngineStopped(), 21.0) == [lw.Exit(BROKEN)]
 
 
 def test_a_stop_drains_first_and_leaves_with_0() -> None:
     life = ready()
-    assert life.handle(lf.StopAsked(), 10.0) == [lf.Announce(), lf.Drain(lf.DRAIN_S)]
+    assert life.handle(lw.StopAsked(), 10.0) == [lw.Announce(), lw.Drain(lf.DRAIN_S)]
     assert life.draining
     assert not life.ready
-    assert life.handle(lf.StopAsked(), 10.5) == []
-    effects = life.handle(lf.Drained(), 11.0)
-    assert effects[1:] == [lf.Announce(), lf.StopEngine()]
-    assert life.handle(lf.EngineStopped(), 12.0) == [lf.Exit(None)]
+    assert life.handle(lw.StopAsked(), 10.5) == []
+    effects = life.handle(lw.Drained(), 11.0)
+    assert effects[1:] == [lw.Announce(), lw.StopEngine()]
+    assert life.handle(lw.EngineStopped(), 12.0) == [lw.Exit(None)]
 
 
 def test_an_engine_that_dies_while_draining_does_not_make_the_stop_a_failure() -> None:
-    life = brought_to(*TO_READY, lf.StopAsked())
-    assert life.handle(lf.Broke(GONE), 11.0) == [lf.FailJobs(GONE), lf.Announce(), lf.StopEngine()]
-    assert life.handle(lf.Drained(), 11.5) == []
-    assert life.handle(lf.EngineStopped(), 12.0) == [lf.Exit(None)]
+    life = brought_to(*TO_READY, lw.StopAsked())
+    assert life.handle(lw.Broke(GONE), 11.0) == [lw.FailJobs(GONE), lw.Announce(), lw.StopEngine()]
+    assert life.handle(lw.Drained(), 11.5) == []
+    assert life.handle(lw.EngineStopped(), 12.0) == [lw.Exit(None)]
 
 
 @pytest.mark.parametrize("steps", range(1, 6))
 def test_a_stop_while_loading_does_not_wait(steps: int) -> None:
     life = brought_to(*TO_READY[:steps])
-    assert life.handle(lf.StopAsked(), 9.0)[1:] == [lf.Announce(), lf.StopEngine()]
+    assert life.handle(lw.StopAsked(), 9.0)[1:] == [lw.Announce(), lw.StopEngine()]
     assert life.phase is Phase.STOPPING
 
 
 def test_an_external_engine_may_come_back() -> None:
     life = ready()
-    assert life.handle(lf.HealthLost(GONE), 10.0) == [
-        lf.FailJobs(GONE),
-        lf.Announce(),
-        lf.WaitForHealth(),
+    assert life.handle(lw.HealthLost(GONE), 10.0) == [
+        lw.FailJobs(GONE),
+        lw.Announce(),
+        lw.WaitForHealth(),
     ]
     assert not life.ready
     assert life.last_error is not None
-    life.handle(lf.Serving(), 11.0)
-    assert lf.BecomeReady() in life.handle(lf.SelfTestPassed("verified"), 12.0)
+    life.handle(lw.Serving(), 11.0)
+    assert lw.BecomeReady() in life.handle(lw.SelfTestPassed("verified"), 12.0)
     assert life.last_error is None
 
 
@@ -156,12 +170,12 @@ def test_status_lines_tell_what_goes_on() -> None:
     assert said[3] == "Loading tiny.gguf into GPU 0 (RTX 4090): 3 s (loading model)"
     assert said[4] == "Testing tiny.gguf on GPU 0 (RTX 4090): 3 s"
     assert said[5] == "Ready: 1 of 2 slots busy; tiny.gguf on GPU 0 (RTX 4090), verified"
-    life.handle(lf.StopAsked(), 104.0)
+    life.handle(lw.StopAsked(), 104.0)
     assert life.status(104.0, 1, 2) == "Draining: 1 of 2 slots busy, at most 20 s"
 
 
-@given(st.lists(st.sampled_from(EVERY_EVENT), max_size=12))
-def test_any_sequence_keeps_the_invariants(events: list[lf.Event]) -> None:
+@given(st.lists(st.sampled_from(EVERY_EVENT), max_size=24))
+def test_any_sequence_keeps_the_invariants(events: list[lw.Event]) -> None:
     life = Life(0.0)
     exits = 0
     for at, event in enumerate(events):
@@ -174,10 +188,150 @@ def test_any_sequence_keeps_the_invariants(events: list[lf.Event]) -> None:
             assert life.phase is before
             continue
         assert legal
-        exits += sum(isinstance(effect, lf.Exit) for effect in effects)
+        exits += sum(isinstance(effect, lw.Exit) for effect in effects)
         assert not (life.ready and life.draining)
+        # no job is taken but by an engine that passed its self-test
+        if life.ready and before not in (Phase.READY, Phase.RELOADING):
+            assert isinstance(event, lw.SelfTestPassed | lw.NewPassed | lw.ReloadAsked)
+        if life.reloading:
+            reloads = (Phase.RELOADING, Phase.REPLACING, Phase.RESTORING)
+            assert life.phase in reloads
         assert (life.phase is Phase.FAILED) <= (life.last_error is not None)
         # once on the way out there is no way back in
         if before in (Phase.DRAINING, Phase.STOPPING, Phase.FAILED):
             assert life.phase in (Phase.DRAINING, Phase.STOPPING, Phase.FAILED)
         assert life.status(float(at), 0, 1)
+
+
+def trace(life: Life, *events: lw.Event) -> list[tuple[Phase, list[lw.Effect]]]:
+    """Return the phase after each event, and its effects but for announcements."""
+    steps = []
+    for event in events:
+        effects = [each for each in life.handle(event, 50.0) if each != lw.Announce()]
+        steps.append((life.phase, effects))
+    return steps
+
+
+PASSED = lw.NewPassed("new.gguf", "verified")
+
+
+@pytest.mark.req("OC-CTRL-2002", "ORCH-3038")
+def test_a_drain_takes_no_job_keeps_the_model_and_says_so() -> None:
+    life = ready()
+    assert trace(life, lw.DrainAsked(30.0)) == [(Phase.EMPTYING, [lw.Empty(30.0)])]
+    assert (life.ready, life.draining) == (False, True)
+    assert life.status(50.0, 2, 4) == "Draining on request: 2 of 4 slots busy, at most 30 s"
+    assert trace(life, lw.DrainAsked(5.0)) == [(Phase.EMPTYING, [lw.Empty(5.0)])]
+    ((phase, effects),) = trace(life, lw.Emptied())
+    assert phase is Phase.DRAINED
+    assert [type(effect) for effect in effects] == [lw.FailJobs]
+    assert life.draining
+    assert life.status(50.0, 0, 4) == "Drained on request: tiny.gguf stays loaded and takes no jobs"
+    assert trace(life, lw.DrainAsked(5.0)) == [(Phase.DRAINED, [])]
+    assert life.drains == 1
+    assert trace(life, lw.StopAsked()) == [(Phase.DRAINING, [lw.Drain(lf.DRAIN_S)])]
+    assert life.drains == 1
+
+
+def test_a_replica_that_is_drained_while_it_loads_takes_no_job_afterwards() -> None:
+    life = brought_to(*TO_READY[:3])
+    assert trace(life, lw.DrainAsked(30.0)) == [(Phase.LOADING, [])]
+    trace(life, *TO_READY[4:])
+    assert life.phase is Phase.DRAINED
+    assert not life.ready
+
+
+@pytest.mark.req("OC-CTRL-2003", "ORCH-3038")
+def test_a_model_that_fits_beside_replaces_the_old_one_after_its_self_test() -> None:
+    life = ready()
+    steps = trace(life, lw.ReloadAsked("new"), lw.Roomy(), lw.NewServing())
+    assert steps == [
+        (Phase.RELOADING, [lw.PrepareNew("new")]),
+        (Phase.RELOADING, [lw.StartNew()]),
+        (Phase.RELOADING, [lw.SelfTestNew()]),
+    ]
+    assert life.ready
+    assert life.reloading
+    assert trace(life, PASSED) == [(Phase.READY, [lw.Switch()])]
+    assert life.reload == Reload(number=Positive(1), model_ref="new", outcome=Outcome.READY)
+    assert "new.gguf" in life.status(50.0, 0, 1)
+
+
+@pytest.mark.req("OC-CTRL-2003", "ORCH-3038")
+def test_a_bad_model_beside_leaves_the_old_one_serving() -> None:
+    life = ready()
+    trace(life, lw.ReloadAsked("new"), lw.Roomy())
+    assert trace(life, lw.NewBroke(BROKEN)) == [(Phase.READY, [lw.DropNew()])]
+    assert life.ready
+    assert life.last_error is not None
+    assert life.last_error.kind is Kind.VRAM_SHORT
+    assert life.reload is not None
+    assert life.reload.outcome is Outcome.FAILED
+    assert life.preloads["failed", Kind.VRAM_SHORT] == 1
+    trace(life, lw.ReloadAsked("other"))
+    assert life.reload == Reload(number=Positive(2), model_ref="other", outcome=Outcome.RUNNING)
+
+
+@pytest.mark.req("OC-CTRL-2003", "ORCH-3038", "HME-031")
+def test_a_model_that_does_not_fit_beside_takes_the_place_of_the_old_one() -> None:
+    life = ready()
+    trace(life, lw.ReloadAsked("new"))
+    assert trace(life, lw.Cramped()) == [(Phase.REPLACING, [lw.Empty(lf.EMPTY_S)])]
+    assert lf.EMPTY_S < 10
+    assert not life.ready
+    ((_, effects),) = trace(life, lw.Emptied())
+    assert [type(effect) for effect in effects] == [lw.FailJobs, lw.StopOld]
+    assert trace(life, lw.OldStopped(), lw.NewServing(), PASSED) == [
+        (Phase.REPLACING, [lw.StartNew()]),
+        (Phase.REPLACING, [lw.SelfTestNew()]),
+        (Phase.READY, [lw.Switch()]),
+    ]
+
+
+@pytest.mark.req("OC-CTRL-2003", "ORCH-3038")
+def test_a_bad_model_in_its_place_brings_the_old_one_back_and_says_why() -> None:
+    life = ready()
+    trace(life, lw.ReloadAsked("new"), lw.Cramped(), lw.Emptied(), lw.OldStopped())
+    assert trace(life, lw.NewBroke(BROKEN)) == [(Phase.RESTORING, [lw.Restore()])]
+    assert life.reloading
+    assert trace(life, lw.Serving(), lw.SelfTestPassed("verified")) == [
+        (Phase.RESTORING, [lw.SelfTest()]),
+        (Phase.READY, [lw.BecomeReady()]),
+    ]
+    assert life.reload is not None
+    assert life.reload.outcome is Outcome.FAILED
+    assert life.last_error is not None
+    assert life.last_error.kind is Kind.VRAM_SHORT
+    assert "tiny.gguf" in life.status(50.0, 0, 1)
+
+
+def test_a_reload_ends_a_drain_and_a_failed_one_does_not() -> None:
+    for ending, phase in ((PASSED, Phase.READY), (lw.NewBroke(BROKEN), Phase.DRAINED)):
+        life = ready()
+        trace(life, lw.DrainAsked(30.0), lw.Emptied(), lw.ReloadAsked("new"), lw.Roomy())
+        assert not life.ready
+        trace(life, ending)
+        assert life.phase is phase
+        assert life.draining is (phase is Phase.DRAINED)
+
+
+@pytest.mark.parametrize(
+    ("events", "phase"),
+    [
+        ([lw.Roomy()], Phase.DRAINING),
+        ([lw.Cramped()], Phase.STOPPING),
+        ([lw.Cramped(), lw.Emptied(), lw.OldStopped(), lw.NewBroke(BROKEN)], Phase.STOPPING),
+    ],
+)
+def test_a_stop_during_a_reload_is_a_stop(events: list[lw.Event], phase: Phase) -> None:
+    life = ready()
+    trace(life, lw.ReloadAsked("new"), *events, lw.StopAsked())
+    assert life.phase is phase
+    assert not life.reloading
+
+
+def test_an_engine_that_dies_under_a_reload_ends_the_poolmgr() -> None:
+    life = ready()
+    trace(life, lw.ReloadAsked("new"), lw.Roomy(), lw.Broke(GONE))
+    assert life.phase is Phase.FAILED
+    assert not life.reloading

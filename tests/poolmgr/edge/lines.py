@@ -7,7 +7,7 @@ each byte comes.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -28,7 +28,18 @@ from poolmgr.core.slots import Slots
 from poolmgr.dialects.exchange import Usage
 from poolmgr.edge.jobs import Jobs
 from poolmgr.edge.link import Link, Side
-from poolmgr.engines.base import Broken, Call, Event, Finished, Job, Launch, Load, Pieces, Props
+from poolmgr.engines.base import (
+    Broken,
+    Call,
+    Event,
+    Finished,
+    Job,
+    Launch,
+    Load,
+    Pieces,
+    Props,
+    Tuning,
+)
 
 Script = Callable[[Sink, str], Awaitable[None]]
 
@@ -42,6 +53,9 @@ class Lines:
     strict_needs_single_slot = False
 
     def launch(self, *_arguments: object) -> Launch:
+        raise NotImplementedError
+
+    def tuning(self, arguments: Sequence[str]) -> Tuning:
         raise NotImplementedError
 
     def health(self) -> Call:

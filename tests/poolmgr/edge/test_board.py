@@ -15,7 +15,8 @@ from orchd.kit.notify import Notifier
 from orchd.wire.ids import Count, DeviceMask, ReplicaId
 from orchd.wire.link import Decoder, body
 from orchd.wire.snapshot import HEARTBEAT_S, Phase, Snapshot
-from poolmgr.core.life import Begun, Life
+from poolmgr.core.life import Life
+from poolmgr.core.lifewords import Begun
 from poolmgr.core.slots import Slots
 from poolmgr.edge import board as module
 from poolmgr.edge import replica as replicas

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from attrs import evolve
+from attrs import define, evolve
 
 from orchd.config.schema import Backend, Devices, Mode, Provisioning, Settings, SimulatedDevice
 from orchd.kit.client import PeerError, Target
@@ -15,7 +15,8 @@ from orchd.kit.notify import Notifier
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
 from orchd.wire.snapshot import GpuProof
-from poolmgr.core import life
+from poolmgr.core import lifewords as lw
+from poolmgr.core.gpus import Gpu, GpuProcess
 from poolmgr.core.life import Life
 from poolmgr.core.slots import Slots
 from poolmgr.edge import preload as module
@@ -75,15 +76,15 @@ async def steps(folder: Path, *answers: Answer, external: bool = False) -> tuple
     mask, name, engine = DeviceMask((0,)), ReplicaId("p:0"), adapter(mine.engine.id)
     board = Board(mine, name, mask, engine, Life(0.0), Slots(1), Notifier())
     made = Preload(settings, mine, name, mask, engine, board)
-    said: list[life.Event] = []
+    said: list[lw.Event] = []
     await made.find_devices(said.append)
     await made.provision(said.append)
-    assert said == [life.DevicesFound("GPU 0 (S)"), life.Provisioned("mock:x")]
+    assert said == [lw.DevicesFound("GPU 0 (S)"), lw.Provisioned("mock:x")]
     made.engine = Scripted(*answers)  # type: ignore[assignment]
     return made, board
 
 
-def unheard(_event: life.Event) -> None:
+def unheard(_event: lw.Event) -> None:
     """For steps that end with an error."""
 
 
@@ -94,9 +95,9 @@ NO_TOKEN = OrchError(Kind.SELF_TEST_FAILED, "no token came within 120 s")
 async def test_ready_takes_an_identity_a_proof_and_a_token(tmp_path: Path) -> None:
     made, board = await steps(tmp_path)
     made.engine = engine = Scripted(SERVING)  # type: ignore[assignment]
-    said: list[life.Event] = []
+    said: list[lw.Event] = []
     await made.self_test(said.append)
-    assert said == [life.SelfTestPassed("simulated")]
+    assert said == [lw.SelfTestPassed("simulated")]
     assert board.snapshot().engine_version == "b1"
     assert engine.tokens == 1
     engine.says = evolve(engine.says, ctx_max=Positive(512))
@@ -116,9 +117,9 @@ async def test_what_breaks_with_an_external_engine_is_waited_out(
     with pytest.raises(OrchError) as caught:
         await ours.self_test(unheard)
     assert caught.value is NO_TOKEN
-    said: list[life.Event] = []
+    said: list[lw.Event] = []
     await external.self_test(said.append)
-    assert said == [life.HealthLost(NO_TOKEN)]
+    assert said == [lw.HealthLost(NO_TOKEN)]
     assert trio.current_time() >= module.HEALTH_S
     engine.says = evolve(engine.says, ctx_max=Positive(512))
     with pytest.raises(OrchError) as caught:  # but a wrong configuration is not
@@ -143,12 +144,12 @@ async def test_loading_is_told_until_it_serves(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     made, _ = await steps(tmp_path, GONE, LOADING, SERVING)
-    said: list[life.Event] = []
+    said: list[lw.Event] = []
     await made.load(said.append)
     assert said == [
-        life.StillLoading("it does not answer yet"),
-        life.StillLoading("loading model"),
-        life.Serving(),
+        lw.StillLoading("it does not answer yet"),
+        lw.StillLoading("loading model"),
+        lw.Serving(),
     ]
 
 
@@ -175,12 +176,12 @@ async def test_an_external_engine_is_waited_for_however_long(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     made, _ = await steps(tmp_path, *[GONE] * 4000, BROKEN, SERVING, external=True)
-    said: list[life.Event] = []
+    said: list[lw.Event] = []
     await made.load(said.append)
-    assert said[-1] == life.Serving()
+    assert said[-1] == lw.Serving()
     assert trio.current_time() > 2 * module.LOAD_S
     first = said[0]
-    assert isinstance(first, life.StillLoading)
+    assert isinstance(first, lw.StillLoading)
     assert first.error is not None
     assert "cannot connect" in first.error.message
 
@@ -218,7 +219,7 @@ async def test_what_was_known_of_an_engine_that_was_lost_is_forgotten(
 ) -> None:
     made, board = await steps(tmp_path, SERVING, external=True)
     made._external_pid = os.getpid()
-    board.engine_pid, board.proof = made._external_pid, GpuProof.VERIFIED
+    board.engine.pid, board.engine.proof = made._external_pid, GpuProof.VERIFIED
     assert made.ram_bytes() > 0
     await made.load(unheard)
     known = board.snapshot()
@@ -231,8 +232,61 @@ async def test_an_external_engine_that_is_lost_may_come_back(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     made, _ = await steps(tmp_path, SERVING, GONE, external=True)
-    said: list[life.Event] = []
+    said: list[lw.Event] = []
     await made.watch_health(said.append)
     (lost,) = said
-    assert isinstance(lost, life.HealthLost)
+    assert isinstance(lost, lw.HealthLost)
     assert lost.error.kind is Kind.ENGINE_UNHEALTHY
+
+
+@define
+class Told:
+    """Devices that say what a test wants."""
+
+    gpus: tuple[Gpu, ...]
+    simulated: bool = False
+
+    async def read(self) -> tuple[Gpu, ...]:
+        await trio.lowlevel.checkpoint()
+        return self.gpus
+
+
+@pytest.mark.req("OC-CTRL-2003", "OC-POOL-3002")
+@pytest.mark.parametrize(
+    ("total_mb", "other_mb", "held_mb", "said"),
+    [
+        (8192, 0, 1500, lw.Roomy()),  # 1024 of weights, and 476 more as the old one has
+        (3000, 0, 1500, lw.Roomy()),
+        (2900, 0, 1500, lw.Cramped()),
+        (8192, 0, None, lw.Cramped()),  # NVML does not tell what the old one holds
+        (8192, 7500, 500, Kind.VRAM_SHORT),  # and would not fit without it: nothing stops
+    ],
+)
+async def test_a_new_model_fits_beside_or_in_place_or_not_at_all(
+    tmp_path: Path,
+    total_mb: int,
+    other_mb: int,
+    held_mb: int | None,
+    said: lw.Event | Kind,
+) -> None:
+    old, board = await steps(tmp_path)
+    pid = 4_194_305  # above any that there can be
+    old.engine_pids = lambda: frozenset({pid})  # type: ignore[method-assign]
+    process = GpuProcess(pid, "engine", None if held_mb is None else held_mb << 20)
+    one = Gpu(
+        index=0, uuid="U", name="S", total_bytes=total_mb << 20,
+        used_bytes=(other_mb + (held_mb or 1500)) << 20, processes=(process,),
+    )  # fmt: skip
+    mask, name = DeviceMask((0,)), ReplicaId("p:0")
+    old.devices = Told((one,))
+    settings = Settings(state_dir=tmp_path, run_dir=tmp_path)
+    new = Preload(settings, old.pool, name, mask, adapter(old.pool.engine.id), board, beside=old)
+    heard: list[lw.Event] = []
+    if isinstance(said, Kind):
+        with pytest.raises(OrchError) as caught:
+            await new.make_room(heard.append)
+        assert caught.value.kind is said
+        assert heard == []
+    else:
+        await new.make_room(heard.append)
+        assert heard == [said]

@@ -10,7 +10,7 @@ from orchd.config.schema import Engine, Faults, Model, Pool
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, DeviceMask, EngineId, PoolId, Positive, TaskId, Text
 from orchd.wire.shapes import Workload
-from poolmgr.engines.base import Job, Load, Props, Usage
+from poolmgr.engines.base import Job, Load, Props, Tuning, Usage
 from poolmgr.engines.registry import adapter, refuse_strict
 from poolmgr.mockengine.options import Options, parse
 
@@ -72,6 +72,7 @@ def test_llamacpp_needs_a_model_file():
 def test_the_mock_engine_understands_every_argument_of_its_adapter():
     faults = Faults(
         refuse_load=True,
+        refuse_model=Text("mock:bad"),
         die_after_tokens=Positive(1),
         hang_after_tokens=Positive(2),
         garbage_after_tokens=Positive(3),
@@ -79,13 +80,14 @@ def test_the_mock_engine_understands_every_argument_of_its_adapter():
         load_ms=Count(4),
         die_after_load_ms=Positive(5),
     )
-    assert len(attrs.fields(Faults)) == 7, "a new fault belongs into this test"
+    assert len(attrs.fields(Faults)) == 8, "a new fault belongs into this test"
     made = pool(
         "mock", slots=3, ref="mock:short", tokens_per_s=12.5, first_token_ms=20.0, faults=faults
     )
     assert parse(MOCK.launch(made, None, SOCKET, ("GPU-a",)).argv) == Options(
         socket=str(SOCKET), model="mock:short", slots=3, ctx=4096, tokens_per_s=12.5,
-        first_token_ms=20.0, load_ms=4.0, refuse_load=True, die_after_tokens=1,
+        first_token_ms=20.0, load_ms=4.0, refuse_load=True, refuse_model="mock:bad",
+        die_after_tokens=1,
         hang_after_tokens=2, garbage_after_tokens=3, split_utf8=True, die_after_load_ms=5.0,
     )  # fmt: skip
     plain = parse(MOCK.launch(pool("mock", tokens_per_s=0.0), None, SOCKET, ()).argv)
@@ -208,3 +210,31 @@ def test_an_unknown_engine_is_named_with_the_known():
         adapter(EngineId("gguf"))
     assert caught.value.kind is Kind.CONFIG_INVALID
     assert "llamacpp, mock" in caught.value.message
+
+
+@pytest.mark.req("ORCH-3046", "OC-CORE-1032")
+@pytest.mark.parametrize("adapter", [LLAMA, MOCK])
+@pytest.mark.parametrize(
+    ("arguments", "tuning"),
+    [
+        ((), Tuning(ubatch=512, flash_attention="auto")),
+        (("-ub", "256"), Tuning(ubatch=256, flash_attention="auto")),
+        (("--ubatch-size", "64", "-ub", "128"), Tuning(ubatch=128, flash_attention="auto")),
+        # no micro-batch is larger than a batch
+        (("--batch-size", "100"), Tuning(ubatch=100, flash_attention="auto")),
+        (("--flash-attn", "off"), Tuning(ubatch=512, flash_attention="off")),
+        (("-fa", "on", "-ub", "many"), Tuning(ubatch=None, flash_attention="on")),
+        (("-fa", "--no-warmup"), Tuning(ubatch=512, flash_attention="on")),
+        (("--no-warmup", "-fa"), Tuning(ubatch=512, flash_attention="on")),
+    ],
+)
+def test_what_arguments_change_of_the_output_is_told(adapter, arguments, tuning):
+    assert adapter.tuning(arguments) == tuning
+
+
+def test_the_mock_engine_takes_the_arguments_that_are_read():
+    made = attrs.evolve(pool("mock"), engine=attrs.evolve(
+        pool("mock").engine, args=("--ubatch-size", "64", "--flash-attn", "on")
+    ))  # fmt: skip
+    options = parse(MOCK.launch(made, None, SOCKET, ()).argv)
+    assert (options.ubatch_size, options.flash_attn) == (64, "on")

@@ -1,0 +1,82 @@
+"""`orchctl reload POOL [MODEL]`: give a pool another model, and say how that went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+import trio
+
+from orchd.cli import reach, say
+from orchd.cli.drain import PoolName
+from orchd.kit.client import Client
+from orchd.wire import codec
+from orchd.wire.control import PoolControl, PoolHealth, ReloadRequest
+from orchd.wire.errors import Kind
+from orchd.wire.ids import Text
+from orchd.wire.snapshot import Outcome
+
+POLL_S: Final = 0.3
+
+
+@click.command(name="reload")
+@click.argument("pool", type=PoolName())
+@click.argument("model", required=False)
+@click.option("--no-wait", is_flag=True, help="Return once it has begun.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.options
+def command(
+    pool: str,
+    model: str | None,
+    no_wait: bool,
+    as_json: bool,
+    url: str | None,
+    token_file: Path | None,
+) -> None:
+    """Load MODEL into POOL (its own model anew, without MODEL), and wait until it serves.
+
+    If that fails the pool stays on the model that it has. It ends a drain. To keep a model beyond
+    the next reboot, write it into the configuration.
+    """
+    where = reach.find(url, token_file)
+    health, model = reach.run(where, _reload, pool, model, not no_wait)
+    if as_json:
+        said = health or PoolControl(pool_id=pool, status="reloading")  # type: ignore[arg-type]
+        say.json(said)
+    elif health is None:
+        say.note(f"Pool {pool} is being reloaded with {model}; see orchctl pools {pool}.", "")
+    else:
+        say.note(f"Pool {pool} serves {model}.", "")
+
+
+async def _reload(
+    client: Client, pool: str, model: str | None, wait: bool
+) -> tuple[PoolHealth | None, str]:
+    path = f"/v1/pools/{pool}"
+    if model is None:
+        model = (await reach.fetch(client, PoolHealth, f"{path}/health")).model_ref
+    body = codec.dumps(ReloadRequest(new_model_ref=Text(model)))
+    await reach.ask(client, "POST", f"{path}/reload", body)
+    if not wait:
+        return None, model
+    while True:  # orchd bounds it: every stage of a reload has its end
+        await trio.sleep(POLL_S)
+        health = await reach.fetch(client, PoolHealth, f"{path}/health")
+        if health.reloading is None:
+            break
+    if health.model_ref != model or _failed(health, model):
+        cause = health.last_error
+        raise reach.ToldError(
+            Kind(cause.kind) if cause else Kind.POOL_UNREADY,
+            f"pool {pool} keeps {health.model_ref}; {model} failed: "
+            f"{cause.message if cause else 'see its journal'}",
+            cause.advice if cause else None,
+        )
+    return health, model
+
+
+def _failed(health: PoolHealth, model: str) -> bool:
+    """Whether a replica failed to load it: the model's name tells nothing if it is the old one."""
+    reloads = [each.snapshot.reload for each in health.replicas if each.snapshot]
+    return any(r and r.model_ref == model and r.outcome is Outcome.FAILED for r in reloads)

@@ -1,0 +1,90 @@
+"""Which model a reload gave this replica: a small file that outlives the daemon, not the machine.
+
+It holds while the configuration names the model that it named then; an operator who edits
+`model.ref` is obeyed. The file lies in poolmgr's run directory, so a reboot forgets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from attrs import evolve, frozen
+
+from orchd.config.schema import Pool
+from orchd.kit import log
+from orchd.wire import codec
+from orchd.wire.ids import Text
+
+MAX_BYTES = 64 << 10  # two names of at most 4096 characters, escaped
+
+
+@frozen(kw_only=True)
+class Reloaded:
+    """The file's content."""
+
+    configured: Text
+    """`model.ref` at the time."""
+    model_ref: Text
+
+
+def with_model(pool: Pool, model_ref: str, configured: Pool) -> Pool:
+    """Return the pool with another model. `model.digest` is the configured model's alone."""
+    if model_ref == configured.model.ref:
+        return evolve(pool, model=configured.model)
+    return evolve(pool, model=evolve(pool.model, ref=Text(model_ref), digest=None))
+
+
+def in_force(pool: Pool, path: Path) -> Pool:
+    """Return the configured pool with the model that it was reloaded with, if that still holds."""
+    try:
+        with path.open("rb") as file:
+            said = codec.loads(Reloaded, file.read(MAX_BYTES))
+    except FileNotFoundError:
+        return pool
+    except (OSError, codec.ShapeError) as exc:
+        log.event(
+            "reload_forgotten",
+            f"{path} cannot be read ({exc}): the model of the configuration is served.",
+            level="warning",
+        )
+        return pool
+    if said.configured != pool.model.ref:
+        forget(path)
+        return pool
+    log.event(
+        "reload_remembered",
+        f"Serving {said.model_ref}, which a reload chose, and not {pool.model.ref} of the "
+        "configuration. Reload it with that, or write the model into the configuration.",
+        pool_id=pool.id,
+    )
+    return with_model(pool, said.model_ref, pool)
+
+
+def remember(path: Path, configured: Pool, model_ref: str) -> None:
+    """Write the file whole or not at all. What cannot be written is logged: the reload stands."""
+    if model_ref == configured.model.ref:
+        forget(path)
+        return
+    said = Reloaded(configured=configured.model.ref, model_ref=Text(model_ref))
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(codec.dumps(said))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as exc:
+        log.event(
+            "reload_not_kept",
+            f"{path} cannot be written ({exc.strerror}): after a restart of this poolmgr the model "
+            "of the configuration is served.",
+            level="warning",
+        )
+
+
+def forget(path: Path) -> None:
+    """Let the configuration hold again."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
