@@ -49,6 +49,7 @@ def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
         if getattr(file.sse, name) != getattr(Sse(), name):
             must = f"must be {getattr(Sse(), name)}: others come with a later version"
             yield Fault(f"$.sse.{name}", must)
+    yield from _budgets(file)
     yield from _devices(file)
     first: dict[str, int] = {}
     for index, pool in enumerate(file.pools):
@@ -84,6 +85,14 @@ def _bind(text: str, has_token: bool) -> Iterator[Fault]:
             f"{row.code} ({row.auth_code}): {text} is reachable from other machines and there is "
             f"no token. {row.advice}",
         )
+
+
+def _budgets(file: File) -> Iterator[Fault]:
+    if file.sessions.budget.cost is not None and all(
+        not pool.price.tokens_in and not pool.price.tokens_out for pool in file.pools
+    ):
+        must = "needs a pool with a price, such as price = { tokens_out = 0.5 }: nothing costs"
+        yield Fault("$.sessions.budget.cost", must)
 
 
 def _devices(file: File) -> Iterator[Fault]:

@@ -119,6 +119,7 @@ class _Loading:
             cancel_on_disconnect=file.cancel_on_disconnect,
             devices=file.devices,
             sse=file.sse,
+            sessions=file.sessions,
             tls=file.tls,
             pools=tuple(_with_replicas(pool) for pool in file.pools),
         )

@@ -184,6 +184,16 @@ class Provisioning:
 
 
 @frozen(kw_only=True)
+class Price:
+    """What a pool's tokens cost, in a unit of the operator's own."""
+
+    tokens_in: NonNegative = NonNegative(0.0)
+    """Of 1,000 tokens of prompt."""
+    tokens_out: NonNegative = NonNegative(0.0)
+    """Of 1,000 tokens that are generated."""
+
+
+@frozen(kw_only=True)
 class Pool:
     """One model on one or more device masks."""
 
@@ -207,6 +217,8 @@ class Pool:
     """A task that finds no place: reject answers 429 with the time to wait. drop-lru drops the
     oldest waiting batch task for it; shed-low-priority drops the newest for an interactive one."""
     provisioning: Provisioning = Provisioning()
+    price: Price = Price()
+    """For sessions.budget.cost."""
     tensor_split: tuple[NonNegative, ...] | None = None
     """Share of the model on each GPU of a mask, in the mask's order."""
 
@@ -247,6 +259,31 @@ class Sse:
 
 
 @frozen(kw_only=True)
+class Budget:
+    """What one session may use in its life; without a key there is no bound."""
+
+    tokens: Positive | None = None
+    """Tokens of prompts and of answers together."""
+    time_ms: Positive | None = None
+    """Milliseconds on a GPU."""
+    cost: NonNegative | None = None
+    """In the unit of the pools' prices."""
+
+
+@frozen(kw_only=True)
+class Sessions:
+    """Sessions: tasks with the same session_id."""
+
+    ttl_ms: Positive = Positive(600_000)
+    """Milliseconds without a task after which a session is forgotten."""
+    max_turns: Positive = Positive(8)
+    """Tasks of a session; the next one ends it and is refused."""
+    max_idle: Positive = Positive(10_000)
+    """Sessions without a task that are kept; the one idle longest makes room."""
+    budget: Budget = Budget()
+
+
+@frozen(kw_only=True)
 class Tls:
     """TLS on the TCP address: HTTP/2 by ALPN, and HTTP/1.1. Unix sockets stay plain."""
 
@@ -270,6 +307,7 @@ class Common:
     """Cancel a task when its last reader leaves before the end."""
     devices: Devices = Devices()
     sse: Sse = Sse()
+    sessions: Sessions = Sessions()
     tls: Tls | None = None
     """Without it the TCP address speaks plain HTTP/1.1 and HTTP/2."""
     pools: tuple[Pool, ...] = ()

@@ -46,13 +46,14 @@ def warm_on(world: World, request: TaskRequest, now: float) -> ReplicaId | None:
 
 
 def is_warm(world: World, request: TaskRequest, replica_id: ReplicaId, now: float) -> bool:
-    """Return whether this replica may have the session's KV cache and will use it.
+    """Return whether this replica has the session's KV cache, as far as is known, and will use it.
 
     A strict job never reads a cache: what is left of another job changes its bytes [ORCH-3045].
     """
     return (
         request.determinism is Determinism.BEST_EFFORT
         and warm_on(world, request, now) == replica_id
+        and world.sessions.held_by(request.session_id, replica_id, world.replica(replica_id).starts)
     )
 
 

@@ -11,9 +11,10 @@ from typing import Literal
 
 from attrs import frozen
 
+from orchd.core.budgets import Left
 from orchd.wire import link
 from orchd.wire.errors import OrchError
-from orchd.wire.ids import PoolId, ReplicaId, TaskId
+from orchd.wire.ids import PoolId, ReplicaId, SessionId, TaskId
 from orchd.wire.shapes import Ended, Started, TaskAccepted, TaskRequest
 from orchd.wire.snapshot import Cause, Snapshot
 
@@ -102,6 +103,13 @@ class JobFreed:
 
 
 @frozen
+class EndSession:
+    """A client is done with a session: it is forgotten, and its tasks go on. Idempotent."""
+
+    session_id: SessionId
+
+
+@frozen
 class DrainPool:
     """Somebody wants a pool to take no more work. Refused: why not."""
 
@@ -144,6 +152,7 @@ Event = (
     | JobEnded
     | JobFailed
     | JobFreed
+    | EndSession
     | Tick
     | DrainAll
     | DrainPool
@@ -164,6 +173,8 @@ class Accepted:
     started: Started
     fresh: bool
     """False: this repeats an earlier admission; the stream is there already."""
+    left: Left = Left()
+    """What its session may ask for beside it: headers of the 202."""
 
 
 @frozen

@@ -64,7 +64,9 @@ NOW: Final = Outlook(AT_ONCE, 0.0, 0.0, 0, None)
 class Forecast:
     """The memory of one pool."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, deadline_ends: bool = False) -> None:
+        self.deadline_ends = deadline_ends
+        """Whether a job is stopped at its deadline."""
         self._lengths: dict[tuple[Priority, bool, int], Lengths] = {}
         self._scores: dict[tuple[Priority, int], Scores] = {}
         self._arrivals = Arrivals()
@@ -94,12 +96,19 @@ class Forecast:
         score = (at - promise.model_at) / promise.spread_s
         self._scores_of(task.request.priority, promise.kind).learn(score)
 
-    def over(self, task: Task) -> None:
-        """A job has given its slot back. What a cancel cut short counts: so long it held it."""
+    def over(self, task: Task, *, stopped: bool = False) -> None:
+        """A job has given its slot back. What a cancel cut short counts: so long it held it.
+
+        A job that was `stopped` at its deadline would have gone on, under a later one: it counts
+        with the median of what jobs that came so far still put out.
+        """
         request = task.request
         if request.workload is not Workload.COMPLETION:
             return
-        ratio = task.tokens_out / expected_tokens(request)
+        whole = float(task.tokens_out)
+        if stopped:
+            whole += self.ends(request, whole, ATOMS)[0]
+        ratio = whole / expected_tokens(request)
         for key in _keys(request):
             self._lengths.setdefault(key, Lengths()).learn(ratio)
         self._measure.take(task.expected, task.tokens_out)

@@ -19,6 +19,7 @@ from orchd.core import (
     prompts,
     reload,
     runs,
+    turns,
     views,
     waiting,
     workers,
@@ -30,6 +31,7 @@ from orchd.core.events import (
     DrainAll,
     DrainPool,
     Effect,
+    EndSession,
     Event,
     Finish,
     JobEnded,
@@ -47,15 +49,17 @@ from orchd.core.events import (
     WakeAt,
 )
 from orchd.core.pool import Pool, PoolSpec
+from orchd.core.sessions import Turn
 from orchd.core.task import LEASED, Life, Step, Task
 from orchd.core.world import Limits, World
 from orchd.wire.control import Capabilities, PoolHealth, QueueDepths, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import Count, PoolId, ReplicaId, TaskId
+from orchd.wire.ids import Count, PoolId, ReplicaId, SessionId, TaskId
 from orchd.wire.shapes import (
     FinishReason,
     MetricsFrame,
     PlacementExplained,
+    SessionStatus,
     Started,
     TaskAccepted,
     TaskRequest,
@@ -94,6 +98,8 @@ class Front:
                 effects += self._lost(event, now)
             case Progress() | JobEnded() | JobFailed() | JobFreed():
                 effects += self._job(event, now)
+            case EndSession(session_id):
+                effects += turns.delete(self.world, session_id)
             case DrainAll():
                 effects += self._drain()
             case DrainPool() | ReloadPool():
@@ -117,15 +123,19 @@ class Front:
             if world.draining:
                 raise admission.stopping(world)
             admitted = admission.admit(world, request, event.prompt_tokens, now)
+            turn = turns.let_in(world, request, admitted.pool, event.prompt_tokens, now)
         except OrchError as error:
             engine = request.engine if request.engine in world.engines else "other"
             world.tally.rejected(engine, error.kind, error.fields.policy_label)
             world.tally.undecided(request, error.kind)
             return [Refused(error), notes.rejected(request, event.correlation_id, error)]
-        return self._enqueue(event, admitted, now)
+        return self._enqueue(event, admitted, turn, now)
 
-    def _enqueue(self, event: Submit, admitted: admission.Admission, now: float) -> list[Effect]:
+    def _enqueue(
+        self, event: Submit, admitted: admission.Admission, turn: Turn, now: float
+    ) -> list[Effect]:
         world, pool, request = self.world, admitted.pool, event.request
+        turns.begin(world, turn)  # first: its session does not make room for the victim's
         dropped: list[Effect] = []
         if admitted.victim is not None:
             dropped = runs.drop(world, world.tasks[admitted.victim], now)
@@ -139,6 +149,7 @@ class Front:
             digest=event.digest,
             correlation_id=event.correlation_id,
             pool_id=pool.spec.pool_id,
+            turn=turn,
             admitted_at=now,
             promise=admitted.outlook.promise(now),
             told=(position, now + said.start_s),
@@ -168,8 +179,10 @@ class Front:
             replica_id=task.replica_id,
             engine_version=task.engine_version or pool.engine_version or None,
             kv_warmth=task.kv_warm,
+            tokens_used=Count(turn.session.account.used.tokens),
+            tokens_remaining=turns.count(turns.left(task).tokens),
         )
-        task.answer = Accepted(task.task_id, accepted, started, True)
+        task.answer = Accepted(task.task_id, accepted, started, True, turns.left(task))
         note = notes.admitted(task, position, start_ms, event.identity)
         return [*dropped, task.answer, note, *starts]
 
@@ -291,6 +304,8 @@ class Front:
                     effects += reload.overdue(world, pool, now) + self._readiness(pool, now)
                 case ("retain", _):
                     effects += runs.forget(world, now)
+                case ("session", _):
+                    effects += turns.expire(world, now)
         return effects
 
     def _wake(self, now: float) -> list[Effect]:
@@ -332,6 +347,14 @@ class Front:
         """Return what a `metrics` frame of this task says now. Raises OrchError(UNKNOWN_ID)."""
         return views.metrics_frame(self.world, task_id, now)
 
+    def with_budgets(self, task_id: TaskId, frame: MetricsFrame) -> MetricsFrame:
+        """Return a frame of this task with its session's figures. Raises OrchError(UNKNOWN_ID)."""
+        return turns.shown(frame, self.world.task(task_id))
+
+    def session(self, session_id: SessionId, now: float) -> SessionStatus:
+        """Raises OrchError(UNKNOWN_ID)."""
+        return turns.status(self.world, session_id, now)
+
     def tasks(
         self, *, state: TaskState | None = None, after: int = 0, limit: int = 100
     ) -> list[tuple[int, TaskId]]:
@@ -371,7 +394,8 @@ class Front:
 
     def counted_by(self, request: TaskRequest, now: float) -> ReplicaId | None:
         """Return the replica that is to count the prompt before Submit; None: none need, or can."""
-        return prompts.counted_by(self.world, request, now)
+        tight = turns.tight(self.world, request, now)
+        return prompts.counted_by(self.world, request, now, tight=tight)
 
     def tokenized_by(self, model_ref: str, now: float) -> ReplicaId:
         """Return a replica that serves the model. Raises OrchError(UNKNOWN_ID, POOL_UNREADY)."""

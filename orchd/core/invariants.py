@@ -5,6 +5,7 @@ It only reads. A breach raises AssertionError that names the rule.
 
 from __future__ import annotations
 
+from orchd.core.budgets import NOTHING
 from orchd.core.events import Dispatch, Effect
 from orchd.core.front import Front
 from orchd.core.queue import Fifo, PoolQueue
@@ -42,6 +43,7 @@ def check(front: Front, now: float | None = None) -> None:
     if now is not None:
         _check_idle(world, now)
     _check_places(world)
+    _check_sessions(world)
 
 
 def check_effects(front: Front, effects: list[Effect], now: float) -> None:
@@ -116,3 +118,24 @@ def _check_places(world: World) -> None:
         assert bool(leased) == (task.life in LEASED), "running means leased"
         assert bool(retained) == (task.life in FINAL), "over means retained"
         assert not retained or task.request.prompt is None, "an ended task keeps no prompt"
+
+
+def _check_sessions(world: World) -> None:
+    """Live tasks and reservations are those of tasks that are not over; idle means none is."""
+    sessions = world.sessions
+    assert len(sessions.idle) <= sessions.idle_max, "idle sessions are bounded"
+    assert list(sessions.idle.values()) == sorted(sessions.idle.values()), "longest idle first"
+    live = [task for task in world.tasks.values() if task.life not in FINAL]
+    for task in world.tasks.values():
+        assert task.life not in FINAL or task.turn.held == NOTHING, "what is over reserves nothing"
+    for session_id, session in sessions.known.items():
+        turns = [task.turn for task in live if task.turn.session is session]
+        assert session.live == len(turns), "a session's live tasks are counted"
+        assert session.turns <= world.limits.session_turns, "no session has a turn over its limit"
+        assert (session_id in sessions.idle) == (not turns), "idle means without a live task"
+        held = NOTHING
+        for turn in turns:
+            held = held.plus(turn.held)
+        assert session.account.held == held, "what is reserved is the sum of its tasks'"
+    assert not sessions.idle.keys() - sessions.known.keys(), "what is idle is known"
+    assert not sessions.idle or ("session", "") in world.timers, "idle sessions have an end"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from orchd.core.events import Level, Note
 from orchd.core.pool import Pool, Replica
+from orchd.core.sessions import Session
 from orchd.core.task import Task
 from orchd.wire.errors import OrchError
 from orchd.wire.shapes import TaskRequest
@@ -154,6 +155,22 @@ def unready(pool: Pool, replica: Replica, why: str) -> Note:
     """A replica is not placed on any more."""
     human = f"{replica.replica_id} is not placed on: {why}"
     return _of_replica(pool, replica, "replica_unready", human, "warning")
+
+
+def session_over(session: Session, reason: str) -> Note:
+    """A session is forgotten: its time to live, to make room, or on request."""
+    used = session.account.used
+    human = f"Session {_short(session.session_id)} is over ({reason}) after {session.turns} turns."
+    fields = {
+        "session_id": session.session_id,
+        "reason": reason,
+        "turns": session.turns,
+        "tokens_used": used.tokens,
+        "actor": "orchd",
+        "action": "session_over",
+        "target": session.session_id,
+    }
+    return Note("session_over", human, "info", fields)
 
 
 def draining(waiting: int, running: int) -> Note:

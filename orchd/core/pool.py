@@ -7,11 +7,13 @@ the past. Queues are in queue.py, the choice among replicas in placement.py.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from attrs import Factory, define, field, frozen
 
 from orchd.core import predict
+from orchd.core.budgets import FREE, Price
 from orchd.core.forecast import Forecast, Outlook
 from orchd.core.placement import ReplicaFacts
 from orchd.core.queue import Backlog, PoolQueue
@@ -46,6 +48,7 @@ class PoolSpec:
     """Tasks that may wait."""
     queue_batch: int
     sampler_profile_version: str
+    price: Price = FREE
     full_policy: FullPolicy = FullPolicy.REJECT
     batch_after: int = 16
     """Interactive starts after which the oldest batch task is next."""
@@ -92,6 +95,8 @@ class Replica:
     pins_differ: bool = False
     last_error: Cause | None = None
     leases: dict[TaskId, Task] = field(factory=dict)
+    starts: int = 0
+    """Jobs that it was ever sent."""
     asked_instance: str | None = None
     """The life of its poolmgr that was asked to load the set's model."""
     slots_high: int = 0
@@ -143,6 +148,7 @@ class Replica:
             raise RuntimeError(f"{self.replica_id} has no slot for {task.task_id}")
         self.slots_high = max(self.slots_high if self.leases else 0, self.slots)
         self.leases[task.task_id] = task
+        self.starts += 1
         self.version.bump()
 
     def release(self, task_id: TaskId) -> None:
@@ -176,7 +182,10 @@ class Replica:
         first, out = self.so_far(task, now)
         rate = self.rate()
         tokens = forecast.ends(task.request, out, self.slots)
-        return tuple([first + left / rate for left in tokens])
+        # where a job is stopped at its deadline, its slot is free then
+        most = task.deadline_at - now if forecast.deadline_ends else math.inf
+        most = max(0.0, most) + predict.RELEASE_S
+        return tuple([min(most, first + left / rate) for left in tokens])
 
     def so_far(self, task: Task, now: float) -> tuple[float, float]:
         """Return the seconds until a running task's first token, and the tokens that are out."""
@@ -241,7 +250,7 @@ class Pool:
     replicas: dict[ReplicaId, Replica] = field(init=False)
     engine_version: str = ""
     """The version that the set is pinned to: of the first replica that was ready."""
-    forecast: Forecast = field(factory=Forecast)
+    forecast: Forecast = field(init=False)
     pins: Pins | None = None
     """What the output of the set depends on beside its model: those of the same replica."""
     reload: SetReload | None = None
@@ -261,6 +270,7 @@ class Pool:
             shared=self.spec.full_policy is not FullPolicy.REJECT,
             batch_after=self.spec.batch_after,
         )
+        self.forecast = Forecast(deadline_ends=self.spec.watchdog.enforce_deadline)
         ids = sorted(self.spec.replica_ids)
         self.replicas = {
             replica_id: Replica(replica_id=replica_id, version=self.version) for replica_id in ids

@@ -35,15 +35,24 @@ def may_overflow(request: TaskRequest) -> bool:
     return most + request.max_tokens > request.ctx
 
 
-def counted_by(world: World, request: TaskRequest, now: float) -> ReplicaId | None:
+def most_tokens(request: TaskRequest) -> int:
+    """Return how many tokens prompt or inputs have at most."""
+    texts = request.inputs or () if request.prompt is None else (request.prompt,)
+    return sum(len(text.encode()) + ADDED_TOKENS for text in texts)
+
+
+def counted_by(
+    world: World, request: TaskRequest, now: float, *, tight: bool = False
+) -> ReplicaId | None:
     """Return the replica that is to count the prompt; None: it need not, or cannot, be counted.
 
+    `tight`: its session's budget hangs on it (turns.tight).
     Nothing is asked for a task that is known already or would be refused anyhow.
     """
-    if not may_overflow(request) or request.task_id in world.tasks or world.draining:
+    needed = tight or may_overflow(request)
+    if not needed or request.task_id in world.tasks or world.draining:
         return None
-    assert request.prompt is not None
-    if len(request.prompt.encode()) > MAX_TEXT_BYTES:
+    if request.prompt is None or len(request.prompt.encode()) > MAX_TEXT_BYTES:
         return None
     try:
         admitted = admission.admit(world, request, None, now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.core import asking, full, notes, reach, waiting, watchdog
+from orchd.core import asking, full, notes, reach, turns, waiting, watchdog
 from orchd.core.admission import place_free_ms
 from orchd.core.events import (
     Break,
@@ -132,14 +132,15 @@ def tell(world: World, pool: Pool, now: float) -> list[Effect]:
 def _start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: float) -> list[Effect]:
     replica = pool.replicas[replica_id]
     assert replica.snapshot is not None
+    task.kv_warm = asking.is_warm(world, task.request, replica_id, now)
     replica.lease(task)
     task.take(Step.DISPATCH)
     waiting.start(world, task)
     task.replica_id = replica_id
     task.engine_version = replica.snapshot.engine_version
-    task.kv_warm = asking.is_warm(world, task.request, replica_id, now)
     task.attempts += 1
     task.dispatched_at = task.progress_at = now
+    task.turn.starts = replica.starts
     world.timers.set(("watch", task.task_id), watchdog.due_at(pool.spec.watchdog, task))
     world.tally.started(task)
     world.tally.decided(task.decision)
@@ -223,9 +224,10 @@ def freed(world: World, task: Task, tokens_out: int, now: float) -> list[Effect]
         said = link.Fail(kind=Kind.WORKER_RESET, message="the pool let go of the job by itself")
         return fail(world, task, said, now)
     _release(world, task)
+    stopped = task.life is Life.STOPPING
     task.take(Step.FREE)
     count(world, task, tokens_out, now)
-    world.pools[task.pool_id].forecast.over(task)
+    world.pools[task.pool_id].forecast.over(task, stopped=stopped)
     return retire(world, task, now)
 
 
@@ -321,9 +323,10 @@ def retire(world: World, task: Task, now: float) -> list[Effect]:
     if task.ended_at is None:
         task.ended_at = now
     task.drop_content()
+    effects = turns.over(world, task, now)
     world.retained[task.task_id] = now + world.limits.retain_s
     world.retained_tokens += task.tokens_out
-    return forget(world, now)
+    return effects + forget(world, now)
 
 
 def forget(world: World, now: float) -> list[Effect]:

@@ -13,6 +13,7 @@ from attrs import define, evolve, field
 
 from orchd.core.events import Accepted, CancelReason
 from orchd.core.predict import Promise
+from orchd.core.sessions import Turn
 from orchd.wire.ids import PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import (
     DecisionLog,
@@ -158,6 +159,7 @@ class Task:
     digest: bytes
     correlation_id: str
     pool_id: PoolId
+    turn: Turn
     answer: Accepted | None = None
     """What its submitter was told: a repeat is told the same."""
     admitted_at: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from orchd.core import reach, wishes
+from orchd.core import reach, turns, wishes
 from orchd.core.admission import why_unready
 from orchd.core.forecast import Outlook
 from orchd.core.pool import Pool, Replica
@@ -79,7 +79,7 @@ def metrics_frame(world: World, task_id: TaskId, now: float) -> MetricsFrame:
         ended_at = now if task.ended_at is None else task.ended_at
         chance = float(ended_at <= task.deadline_at)
     rate = replica.snapshot.tokens_per_s if replica and replica.snapshot else None
-    return MetricsFrame(
+    frame = MetricsFrame(
         queue_depth=Count(len(pool.queue)),
         on_time_probability=round(chance, 3),
         kv_warmth=task.kv_warm,
@@ -89,6 +89,7 @@ def metrics_frame(world: World, task_id: TaskId, now: float) -> MetricsFrame:
         replica_id=task.replica_id,
         tokens_per_s=rate,
     )
+    return turns.shown(frame, task)
 
 
 def _outlook(world: World, task: Task, now: float) -> tuple[Count | None, Outlook | None]:
@@ -276,5 +277,6 @@ def gauges(world: World, now: float) -> dict[str, Values]:
         "kv_cache_usage_ratio": kv_ratio,
         "gpu_utilization": utilization,
         "vram_used_bytes": vram,
+        "sessions_active": {(): len(world.sessions.known)},
         "placement_candidates_considered": {(): world.tally.candidates_considered},
     }

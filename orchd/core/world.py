@@ -12,8 +12,10 @@ from typing import Literal
 from attrs import frozen
 
 from orchd.core.affinity import Affinity
+from orchd.core.budgets import UNBOUNDED, Budget
 from orchd.core.decisions import Decisions
 from orchd.core.pool import Pool, PoolSpec, Replica
+from orchd.core.sessions import Sessions
 from orchd.core.tally import Tally
 from orchd.core.task import Task
 from orchd.core.timers import Timers
@@ -22,7 +24,7 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import TaskRequest
 
-TimerKind = Literal["deadline", "fresh", "moved", "retain", "reload", "watch"]
+TimerKind = Literal["deadline", "fresh", "moved", "retain", "reload", "session", "watch"]
 
 
 @frozen(kw_only=True)
@@ -54,6 +56,14 @@ class Limits:
     """Sessions whose last replica is known: some 200 bytes each."""
     unready_retry_s: float = 5.0
     """What a client of a pool that is not ready is told to wait: a poolmgr's usual restart."""
+    session_ttl_s: float = 600.0
+    """A session is kept for so long without a task [ORCH-3021]."""
+    session_turns: int = 8
+    """And for at most so many tasks."""
+    sessions_idle_max: int = 10_000
+    """Sessions without a task that are kept, some 600 bytes each."""
+    budget: Budget = UNBOUNDED
+    """Of each session."""
 
 
 class World:
@@ -86,6 +96,7 @@ class World:
         """Memory of the prompts of all waiting tasks."""
         self.timers: Timers[tuple[TimerKind, str]] = Timers()
         self.tally = Tally()
+        self.sessions = Sessions(limits.session_ttl_s, limits.sessions_idle_max)
         self.draining = False
         self.admitted = 0
         self.affinity = Affinity(limits.affinity_s, limits.affinity_max)

@@ -24,6 +24,7 @@ from orchd.core.events import (
     DrainAll,
     DrainPool,
     Effect,
+    EndSession,
     Event,
     Finish,
     Forget,
@@ -38,9 +39,10 @@ from orchd.core.events import (
     Tick,
     WakeAt,
 )
-from orchd.core.front import Front, Limits
+from orchd.core.front import Front
 from orchd.core.pool import PoolSpec
 from orchd.core.watchdog import Watchdog
+from orchd.edge import limits
 from orchd.edge.control import Control
 from orchd.edge.links import Link
 from orchd.edge.relay import Stream
@@ -49,12 +51,12 @@ from orchd.edge.tokens import Tokenizers
 from orchd.kit import log
 from orchd.wire.control import Capabilities, PoolHealth, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import Count, PoolId, ReplicaId, TaskId
+from orchd.wire.ids import Count, PoolId, ReplicaId, SessionId, TaskId
 from orchd.wire.shapes import (
     MetricsFrame,
     Narration,
     PlacementExplained,
-    TaskAccepted,
+    SessionStatus,
     TaskRequest,
     TaskState,
     TaskStatus,
@@ -79,8 +81,7 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        limits = Limits(queued_bytes=settings.queued_prompts_mb << 20)
-        self.front = Front([_spec(pool) for pool in settings.pools], limits)
+        self.front = Front([_spec(pool) for pool in settings.pools], limits.limits(settings))
         self.tally = Tally(self.front)
         self.tokenizers = Tokenizers(self.front, settings)
         self._streams: dict[TaskId, Stream] = {}
@@ -106,11 +107,11 @@ class App:
         correlation_id: str,
         identity: str,
         prompt_tokens: int | None,
-    ) -> TaskAccepted:
+    ) -> Accepted:
         """Admit a task. Raises OrchError when it is refused."""
         answer = self.handle(Submit(request, digest, correlation_id, identity, prompt_tokens))
         assert answer is not None, "core answers every Submit"
-        return answer.accepted
+        return answer
 
     def explain(self, request: TaskRequest) -> PlacementExplained:
         """Return where a task would go. Raises OrchError when it contradicts itself."""
@@ -149,6 +150,14 @@ class App:
             tasks=tuple(self.task_status(task_id) for _, task_id in found),
             next_cursor=str(found[-1][0]) if len(found) == PAGE else None,
         )
+
+    def session(self, session_id: SessionId) -> SessionStatus:
+        """Raises OrchError(UNKNOWN_ID)."""
+        return self.front.session(session_id, trio.current_time())
+
+    def end_session(self, session_id: SessionId) -> None:
+        """Forget a session, known or not; its tasks go on."""
+        self.handle(EndSession(session_id))
 
     def pools(self) -> tuple[PoolHealth, ...]:
         """Return the health of every pool."""
@@ -265,16 +274,14 @@ class App:
     def _moved(self, effect: Moved) -> None:
         stream = self._streams[effect.task_id]
         if stream.readers:
-            self._hint(
-                stream,
-                MetricsFrame(
-                    queue_depth=Count(effect.queue_depth),
-                    on_time_probability=effect.on_time_probability,
-                    queue_position=Count(effect.queue_position),
-                    predicted_start_ms=Count(effect.predicted_start_ms),
-                    predicted_start_p90_ms=Count(effect.predicted_start_p90_ms),
-                ),
+            frame = MetricsFrame(
+                queue_depth=Count(effect.queue_depth),
+                on_time_probability=effect.on_time_probability,
+                queue_position=Count(effect.queue_position),
+                predicted_start_ms=Count(effect.predicted_start_ms),
+                predicted_start_p90_ms=Count(effect.predicted_start_p90_ms),
             )
+            self._hint(stream, self.front.with_budgets(effect.task_id, frame))
 
     def _hint(self, stream: Stream, frame: MetricsFrame) -> None:
         missed = stream.hint(frame)
@@ -373,6 +380,7 @@ def _spec(pool: Pool) -> PoolSpec:
             enforce_deadline=pool.watchdog.enforce_deadline,
         ),
         sampler_profile_version=pool.engine.sampler_profile_version,
+        price=limits.price(pool.price),
     )
 
 

@@ -16,6 +16,7 @@ from attrs import frozen
 from orchd import __version__
 from orchd.edge.app import App
 from orchd.edge.auth import Guard
+from orchd.edge.limits import budget_headers
 from orchd.edge.relay import Reader
 from orchd.edge.scrape import page
 from orchd.kit.http import Request, Response, Sink, Streaming, json_response, require_json
@@ -31,7 +32,7 @@ from orchd.wire.control import (
     WorkerRegistration,
 )
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import PoolId, TaskId
+from orchd.wire.ids import PoolId, SessionId, TaskId
 from orchd.wire.shapes import TaskRequest, TaskState
 
 Answer = Response | Streaming
@@ -91,10 +92,10 @@ class Routes:
         # the one wait, and before the task exists: whoever sends it again meanwhile waits too, and
         # the first to come back is admitted
         prompt_tokens = await self.app.tokenizers.count(task, trio.current_time())
-        accepted = self.app.submit(
+        answer = self.app.submit(
             task, digest, request.correlation_id, asked.identity, prompt_tokens
         )
-        return json_response(accepted, 202)
+        return json_response(answer.accepted, 202, budget_headers(answer.left))
 
     async def _tokenize(self, asked: Asked) -> Answer:
         require_json(asked.request)
@@ -130,6 +131,13 @@ class Routes:
 
     async def _cancel(self, asked: Asked) -> Answer:
         await self.app.cancel(_task_id(asked.named))
+        return Response(204)
+
+    async def _session(self, asked: Asked) -> Answer:
+        return json_response(self.app.session(_session_id(asked.named)))
+
+    async def _end_session(self, asked: Asked) -> Answer:
+        self.app.end_session(_session_id(asked.named))
         return Response(204)
 
     # control plane
@@ -185,6 +193,8 @@ ROUTES: Final[tuple[tuple[str, str, _Served], ...]] = (
     ("GET", "/v1/tasks/{task_id}", Routes._task),
     ("GET", "/v1/tasks/{task_id}/stream", Routes._stream),
     ("POST", "/v1/tasks/{task_id}/cancel", Routes._cancel),
+    ("GET", "/v1/sessions/{session_id}", Routes._session),
+    ("DELETE", "/v1/sessions/{session_id}", Routes._end_session),
     ("POST", "/v1/placement/explain", Routes._explain),
     ("POST", "/v1/tokenize", Routes._tokenize),
     ("GET", "/v1/capabilities", Routes._capabilities),
@@ -240,6 +250,12 @@ def _task_id(text: str) -> TaskId:
     if not codec.UUID.fullmatch(text):
         raise OrchError(Kind.UNKNOWN_ID, "a task id is a UUID", path="task_id")
     return TaskId(text.lower())
+
+
+def _session_id(text: str) -> SessionId:
+    if not codec.UUID.fullmatch(text):
+        raise OrchError(Kind.UNKNOWN_ID, "a session id is a UUID", path="session_id")
+    return SessionId(text.lower())
 
 
 def _with_etag(request: Request, response: Response) -> Response:

@@ -32,6 +32,7 @@ def run(main: Callable[[trio.Event], Awaitable[None]], program: str) -> int:
     OrchError: one line, and the exit code of its row. Anything else: the traceback, and INTERNAL's.
     """
     _raise_descriptor_limit()
+    _leave_no_core_dump()
     try:
         forced = trio.run(_supervise, main, program)
     except KeyboardInterrupt:
@@ -57,6 +58,16 @@ def _raise_descriptor_limit() -> None:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # refused: then fewer connections
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _leave_no_core_dump() -> None:
+    """Have the kernel dump neither us nor our children: prompts and outputs are in there.
+
+    A limit of 1 byte is below every dump, and tells a kernel that would give it to a program
+    through a pipe to leave it (fs/coredump.c); 0 would not.
+    """
+    with contextlib.suppress(OSError, ValueError):  # a hard limit of 0 is not ours to raise
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 
 
 async def _supervise(main: Callable[[trio.Event], Awaitable[None]], program: str) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from orchd.wire.ids import Count, EngineId, PoolId, Positive, ReplicaId, Text
 from orchd.wire.shapes import Priority, Workload
@@ -134,14 +134,14 @@ class TokenizeRequest:
     """The body of `POST /v1/tokenize`."""
 
     model_ref: Text
-    text: str
+    text: str = field(repr=False)
 
 
 @frozen(kw_only=True)
 class PoolTokenize:
     """The body of `POST /tokenize` on a pool's socket."""
 
-    text: str
+    text: str = field(repr=False)
     tokens: bool = True
     """False: only the count is wanted."""
 

@@ -30,6 +30,8 @@ class Kind(enum.StrEnum):
     UNSUPPORTED_MEDIA = "unsupported_media"
     TASK_ID_REUSED = "task_id_reused"
     PINS_DIFFER = "pins_differ"
+    SESSION_OVER = "session_over"
+    BUDGET_SHORT = "budget_short"
     DEADLINE_UNMET = "deadline_unmet"
     MISSING_TOKEN = "missing_token"
     BAD_TOKEN = "bad_token"
@@ -120,6 +122,13 @@ TABLE: dict[Kind, Row] = {
     Kind.TASK_ID_REUSED: _bad(409, "Choose a new task_id for a task with another body."),
     Kind.PINS_DIFFER: _bad(
         409, "Give all replicas of the pool one engine, version and sampler profile."
+    ),
+    Kind.SESSION_OVER: Row(
+        "INVALID_PARAMS", 409, _TEMPFAIL, True, "client",
+        "Send it again to begin a new session of this id, with no turns and nothing in its cache.",
+    ),
+    Kind.BUDGET_SHORT: _bad(
+        400, "Ask for fewer tokens, wait for tasks of the session to end, or begin a new session."
     ),
     Kind.DEADLINE_UNMET: Row(
         "DEADLINE_UNMET", 400, _TEMPFAIL, True, "client", "Allow a later deadline_ms or ask later."

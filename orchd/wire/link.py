@@ -15,7 +15,7 @@ import enum
 import struct
 from typing import Any, Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from orchd.wire import codec
 from orchd.wire.errors import Kind, OrchError
@@ -86,8 +86,8 @@ class Open:
     """Bytes of FRAMES bodies that may be sent before a CREDIT."""
     ctx: Positive
     seed: Int64 | None = None
-    prompt: str | None = None
-    inputs: tuple[str, ...] | None = None
+    prompt: str | None = field(default=None, repr=False)
+    inputs: tuple[str, ...] | None = field(default=None, repr=False)
     model_ref: str | None = None
     """Of the task: a replica that has changed its model meanwhile answers FAIL pool_unready."""
 
@@ -110,7 +110,7 @@ class End:
     decode_ms: Count
     """From OPEN to the end."""
     finish_reason: FinishReason
-    result: Any = None
+    result: Any = field(default=None, repr=False)
 
 
 @frozen(kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from orchd.wire.errors import Envelope
 from orchd.wire.ids import (
@@ -16,6 +16,7 @@ from orchd.wire.ids import (
     DeviceMask,
     EngineId,
     Int64,
+    NonNegative,
     PoolId,
     Positive,
     ReplicaId,
@@ -108,8 +109,9 @@ class TaskRequest:
     seed: Int64 | None = None
     determinism: Determinism = Determinism.STRICT
     sampler_profile_version: Text | None = None
-    prompt: str | None = None
-    inputs: tuple[str, ...] | None = None
+    prompt: str | None = field(default=None, repr=False)
+    """Not in a repr, and so in no traceback; nor is anything else that a user or a model wrote."""
+    inputs: tuple[str, ...] | None = field(default=None, repr=False)
     expected_tokens: Positive | None = None
     kv_hint: KvHint | None = None
     placement: Placement | None = None
@@ -144,13 +146,17 @@ class Started:
     engine_version: str | None = None
     kv_warmth: bool = False
     kv_migrated: bool = False
+    tokens_used: Count | None = None
+    """By its session so far, in and out [ORCH-3105]."""
+    tokens_remaining: Count | None = None
+    """What its session may still ask for beside this task; only with a budget."""
 
 
 @frozen(kw_only=True)
 class Token:
     """Data of a `token` frame. sse.py writes it by hand: it is the hot path."""
 
-    t: str
+    t: str = field(repr=False)
     """A piece of text: whole characters, not always a whole token of the model."""
     i: Count
     """Its index: 0, 1, 2, ..."""
@@ -169,6 +175,10 @@ class MetricsFrame:
     """Nine in ten tasks start before this."""
     replica_id: ReplicaId | None = None
     tokens_per_s: float | None = None
+    tokens_budget_remaining: Count | None = None
+    """Of its session, as are the next two: what is neither used nor reserved [OC-METRICS-7111]."""
+    time_budget_remaining_ms: Count | None = None
+    cost_budget_remaining: NonNegative | None = None
 
 
 @frozen(kw_only=True)
@@ -191,7 +201,7 @@ class Ended:
     """The same number under its older name [ORCH-3310]."""
     finish_reason: FinishReason
     tokens_in: Count | None = None
-    result: Any = None
+    result: Any = field(default=None, repr=False)
     """Embedding and rerank results, as the engine gave them."""
 
 
@@ -299,3 +309,20 @@ class TaskStatuses:
 
     tasks: tuple[TaskStatus, ...]
     next_cursor: str | None = None
+
+
+@frozen(kw_only=True)
+class SessionStatus:
+    """The body of `GET /v1/sessions/{id}`: metadata only."""
+
+    ttl_ms_remaining: Count
+    """Until it is forgotten, were no task sent; all of it while one waits or runs."""
+    turns: Count
+    """Tasks that were admitted."""
+    kv_bytes: Count
+    """Of its KV cache, as engines tell it; 0 where they tell nothing of one session."""
+    kv_warmth: bool
+    """A next turn like the last would find its KV cache."""
+    tokens_budget_remaining: Count | None = None
+    time_budget_remaining_ms: Count | None = None
+    cost_budget_remaining: NonNegative | None = None

@@ -9,11 +9,11 @@ import pytest
 from attrs import evolve
 
 from orchd.config import jsonschema
-from orchd.kit.http import json_response
+from orchd.kit.http import Response, json_response
 from orchd.wire import codec
 from orchd.wire.control import Health, PoolHealth, Pools
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.shapes import TaskStatus, TaskStatuses
+from orchd.wire.shapes import SessionStatus, TaskStatus, TaskStatuses
 
 ROOT = Path(__file__).parents[2]
 TASK = "0e6b8c8e-9d6e-4a52-8e6c-1fb3a3f0c001"
@@ -144,6 +144,36 @@ def test_cancel(peer, orchctl):
     assert orjson.loads(ran.out) == {"task_id": TASK, "canceled": True}
     peer.say("POST", "cancel", OrchError(Kind.UNKNOWN_ID, "no such task"))
     assert orchctl("cancel", "--url", peer.url, TASK).code == 65
+
+
+def test_sessions_shows_what_is_left_and_ends(peer, orchctl):
+    said = codec.structure(
+        SessionStatus,
+        {"ttl_ms_remaining": 598_000, "turns": 3, "kv_bytes": 0, "kv_warmth": True,
+         "tokens_budget_remaining": 120, "time_budget_remaining_ms": 90_000,
+         "cost_budget_remaining": 0.25},
+    )  # fmt: skip
+    peer.say("GET", f"/v1/sessions/{TASK}", json_response(said))
+    ran = orchctl("sessions", "--url", peer.url, TASK)
+    assert ran.code == 0
+    assert ran.out.split("\n", 1)[0] == f"session {TASK}"
+    for line in (
+        *("turns          3", "over in        9 min 58 s without a task", "KV cache       warm"),
+        *("tokens left    120", "GPU time left  1 min 30 s", "cost left      0.25"),
+    ):
+        assert f"\n  {line}\n" in ran.out
+    assert "KV bytes" not in ran.out
+    ran = orchctl("sessions", "--json", "--url", peer.url, TASK)
+    assert codec.loads(SessionStatus, ran.out.encode()) == said
+    peer.say("DELETE", f"/v1/sessions/{TASK}", Response(204))
+    ran = orchctl("sessions", "--end", "--url", peer.url, TASK)
+    assert (ran.code, ran.out) == (0, "")
+    assert "is over" in ran.err
+    ran = orchctl("sessions", "--end", "--json", "--url", peer.url, TASK)
+    assert orjson.loads(ran.out) == {"session_id": TASK, "ended": True}
+    peer.say("GET", f"/v1/sessions/{TASK}", OrchError(Kind.UNKNOWN_ID, "no session"))
+    assert orchctl("sessions", "--url", peer.url, TASK).code == 65
+    assert orchctl("sessions", "--url", peer.url, "mine").code == 2
 
 
 def test_config_check_says_what_is_in_force(orchctl):

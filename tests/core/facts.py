@@ -79,6 +79,7 @@ some_facts = st.builds(
     ready=st.sampled_from([True, True, True, False]),
     draining=st.sampled_from([False, False, False, True]),
     fresh=st.sampled_from([True, True, True, False]),
+    refusing=st.sampled_from([False, False, False, True]),
     ctx_max=st.sampled_from([8192, 4096, 2048]),
     slots_total=st.integers(1, 3),
     leases=st.integers(0, 3),

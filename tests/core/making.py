@@ -35,6 +35,7 @@ from orchd.wire.ids import (
     EngineId,
     PoolId,
     ReplicaId,
+    SessionId,
     TaskId,
     parse_replica_id,
 )
@@ -48,6 +49,10 @@ GONE = Cause(kind=Kind.POOL_UNREADY, message="nobody listens on its socket", adv
 
 def uid(number: int) -> TaskId:
     return TaskId(f"00000000-0000-4000-8000-{number:012d}")
+
+
+def session_id(number: int) -> SessionId:
+    return SessionId(uid(9_000 + number))
 
 
 def pool(pool_id: str = "demo", replicas: int = 1, **more: Any) -> PoolSpec:
@@ -98,7 +103,7 @@ def unready(replica: str = "demo:0", phase: Phase = Phase.LOADING, **more: Any) 
 def request(number: int = 1, **more: Any) -> TaskRequest:
     said: dict[str, Any] = {
         "task_id": uid(number),
-        "session_id": uid(0),
+        "session_id": session_id(number),
         "workload": Workload.COMPLETION,
         "model_ref": "mock:lorem",
         "engine": "mock",
@@ -176,7 +181,13 @@ class House:
     ) -> list[Effect]:
         asked = request(number, **more)
         return self.send(
-            Submit(asked, digest or repr(asked).encode(), f"c-{number}", "me", prompt_tokens)
+            Submit(
+                asked,
+                digest or repr((asked, asked.prompt, asked.inputs)).encode(),
+                f"c-{number}",
+                "me",
+                prompt_tokens,
+            )
         )
 
     def admit(self, number: int = 1, **more: Any) -> Accepted:

@@ -73,6 +73,7 @@ def test_a_task_from_admission_to_its_end(house: House) -> None:
             Started(
                 queue_position=zero, predicted_start_ms=zero, correlation_id="c-1",
                 pool_id=demo, replica_id=ReplicaId("demo:0"), engine_version="1.0",
+                tokens_used=zero,
             ),
             True,
         ),
@@ -98,7 +99,7 @@ def test_the_notes_carry_the_fields_and_never_the_prompt(house: House) -> None:
     found = of(house.submit(1, prompt="a secret wish") + house.finish(1), Note)
     last = dict(found[-1].fields)
     assert {
-        "job_id": uid(1), "session_id": uid(0), "engine": "mock", "engine_version": "1.0",
+        "job_id": uid(1), "session_id": uid(9_001), "engine": "mock", "engine_version": "1.0",
         "pool_id": "demo", "replica_id": "demo:0", "model_id": "mock:lorem", "ctx": 1000,
         "kv_warmth": False, "queue_time_ms": 0, "tokens_in": 3, "tokens_out": 10,
         "decode_time_ms": 1000, "correlation_id": "c-1",

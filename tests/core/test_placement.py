@@ -19,7 +19,7 @@ from orchd.core.placement import (
 )
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, ReplicaId
 from orchd.wire.shapes import Placement, PlacementMode, Workload
-from tests.core.facts import asked, facts, pin, some_questions, some_sets
+from tests.core.facts import POOLS, asked, facts, pin, some_questions, some_sets
 
 BADS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "avoided": ({"pool": "old"}, {"wishes": Placement(avoid_pools=(PoolId("old"),))}),
@@ -279,3 +279,36 @@ def _firsts(feasible: list[ReplicaFacts]) -> list[ReplicaFacts]:
         min(members, key=lambda r: (r.start_ms, -(r.vram_free_bytes or 0), r.leases, r.replica_id))
         for members in sets.values()
     ]
+
+
+@pytest.mark.req("ORCH-3410", "ORCH-3905")
+@given(
+    some_sets,
+    some_questions,
+    st.fixed_dictionaries({pool: st.tuples(st.integers(0, 900), st.booleans()) for pool in POOLS}),
+)
+def test_a_slot_that_admission_gave_would_be_given_again_at_dispatch(
+    replicas: list[ReplicaFacts], question: Question, pools: dict[PoolId, tuple[int, bool]]
+) -> None:
+    """runs.fill does not ask twice about one state: both questions have one answer."""
+    seen = []
+    for replica in replicas:
+        start_ms, somebody_waits = pools[replica.pool_id]
+        free = replica.leases < replica.slots_total and not replica.refusing
+        at_once = free and not somebody_waits
+        seen.append(
+            evolve(
+                replica,
+                start_ms=0 if at_once else max(1, start_ms),
+                waiting=int(somebody_waits),
+            )
+        )
+    admitted = decide(_input(seen, evolve(question, may_wait=True)))
+    if admitted.selected is None:
+        return
+    own = [evolve(r, start_ms=0, waiting=0) for r in seen if r.pool_id == admitted.pool_id]
+    slot = decide(_input(own, evolve(question, may_wait=False)))
+    assert slot.selected == admitted.selected
+    assert (slot.log.pinned, slot.log.fallback_used) == (
+        admitted.log.pinned, admitted.log.fallback_used,
+    )  # fmt: skip

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from orchd.core import invariants
+from orchd.core.budgets import Budget
 from orchd.core.events import (
     Accepted,
     Break,
@@ -17,6 +18,7 @@ from orchd.core.events import (
     Dispatch,
     DrainAll,
     Effect,
+    EndSession,
     Finish,
     Forget,
     Moved,
@@ -27,11 +29,12 @@ from orchd.core.task import FINAL, LEAVING
 from orchd.wire.errors import Kind
 from orchd.wire.ids import ReplicaId, TaskId
 from orchd.wire.shapes import Priority
-from tests.core.making import House, pool, snapshot, unready
+from tests.core.making import House, pool, session_id, snapshot, unready
 
 pytestmark = [pytest.mark.req("ORCH-3250", "ORCH-3971", "OC-CORE-1005", "ORCH-3010", "ORCH-3004")]
 
 REPLICAS = st.sampled_from(["demo:0", "demo:1", "big:0"])
+SESSIONS = st.integers(0, 3)
 TASKS = st.integers(0, 9)  # few, so that most events meet a task
 KINDS = st.sampled_from([Kind.ENGINE_DIED, Kind.REPLICA_EXHAUSTED, Kind.DECODE_TIMEOUT])
 
@@ -49,6 +52,10 @@ class AnyOrder(RuleBasedStateMachine):
             pool("big", 1, queue_interactive=3, queue_batch=3),
             retain_s=20,
             retain_max=5,
+            session_ttl_s=3,
+            session_turns=4,
+            sessions_idle_max=2,
+            budget=Budget(tokens=2500, time_ms=30_000),
         )
         self.said: dict[TaskId, list[type]] = defaultdict(list)
         self.alarm: float | None = None
@@ -69,13 +76,20 @@ class AnyOrder(RuleBasedStateMachine):
         tokens=st.sampled_from([1, 100, 900]),
         deadline_ms=st.sampled_from([500, 5_000, 600_000]),
         ctx=st.sampled_from([1000, 8192]),
+        session=SESSIONS,
     )
     def submit(
-        self, number: int, priority: Priority, tokens: int, deadline_ms: int, ctx: int
-    ) -> None:
+        self, number: int, priority: Priority, tokens: int, deadline_ms: int, ctx: int,
+        session: int,
+    ) -> None:  # fmt: skip
         self.told(self.house.submit(
-            number, priority=priority, max_tokens=tokens, deadline_ms=deadline_ms, ctx=ctx
+            number, priority=priority, max_tokens=tokens, deadline_ms=deadline_ms, ctx=ctx,
+            session_id=session_id(session),
         ))  # fmt: skip
+
+    @rule(session=SESSIONS)
+    def end_session(self, session: int) -> None:
+        self.told(self.house.send(EndSession(session_id(session))))
 
     @rule(number=TASKS, tokens=st.integers(0, 50))
     def cancel(self, number: int, tokens: int) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from orchd.core.budgets import Account
+from orchd.core.sessions import Session, Turn
 from orchd.core.task import (
     FINAL,
     LEASED,
@@ -15,13 +17,13 @@ from orchd.core.task import (
 from orchd.core.task import step as take
 from orchd.wire.ids import PoolId
 from orchd.wire.shapes import Workload
-from tests.core.making import request
+from tests.core.making import request, session_id
 
 
 def task() -> Task:
     return Task(
         number=1, request=request(), digest=b"", correlation_id="c", pool_id=PoolId("demo"),
-        admitted_at=0.0,
+        turn=Turn(session=Session(session_id=session_id(0), account=Account())), admitted_at=0.0,
     )  # fmt: skip
 
 

@@ -16,7 +16,16 @@ import orjson
 import pytest
 import trio
 
-from orchd.config.schema import Engine, Model, Pool, Queue, Secret, Settings, Watchdog
+from orchd.config.schema import (
+    Engine,
+    Model,
+    Pool,
+    Price,
+    Queue,
+    Secret,
+    Settings,
+    Watchdog,
+)
 from orchd.edge.app import App
 from orchd.edge.auth import Guard
 from orchd.edge.routes import Routes
@@ -72,6 +81,7 @@ async def open_front(
     queue: Queue | None = None,
     token: str | None = None,
     ready: bool = True,
+    price: Price | None = None,
     watchdog: Watchdog | None = None,
     full_policy: FullPolicy = FullPolicy.REJECT,
     **settings: Any,
@@ -84,6 +94,7 @@ async def open_front(
         ctx=Positive(4096),
         slots=Positive(slots),
         queue=queue or Queue(),
+        price=price or Price(),
         watchdog=watchdog or Watchdog(),
         full_policy=full_policy,
     )

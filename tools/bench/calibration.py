@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from statistics import median
@@ -18,7 +19,7 @@ WARM: Final = 0.1
 """The share of a run that is left out: a pool that knows nothing yet."""
 ENOUGH: Final = 100
 """Promises that a tenth needs to be judged: the share of so many is known to 0.05."""
-TASKS: Final = 6000
+TASKS: Final = 4000
 STARTS: Final = "Predicted starts of simulated tasks that had to wait"
 TOLD: Final = "on_time_probability at admission: share in time, by the tenth that was told"
 TOLD_LATER: Final = "The same, as told later to tasks that wait or run"
@@ -38,6 +39,12 @@ class Decile:
     def gap(self) -> float:
         """How far the two are apart; 0 where there are too few to say."""
         return abs(self.promised - self.kept) if self.promises >= ENOUGH else 0.0
+
+    @property
+    def sure_gap(self) -> float:
+        """What is left of the gap after two standard errors of the share."""
+        noise = 2 * math.sqrt(self.promised * (1 - self.promised) / max(1, self.promises))
+        return max(0.0, self.gap - noise)
 
 
 @frozen(kw_only=True)
@@ -63,8 +70,8 @@ class Calibration:
 
     @property
     def worst(self) -> float:
-        """The largest gap of a tenth with enough promises."""
-        return max((d.gap for d in (*self.told, *self.told_later)), default=0.0)
+        """The largest gap of a tenth that is no chance."""
+        return max(tenth.sure_gap for tenth in (*self.told, *self.told_later))
 
 
 def calibrate(load: Load, tasks: int, seeds: Sequence[int]) -> Calibration:
@@ -133,7 +140,7 @@ def predictions(runs: int) -> list[Figure]:
             cells = [
                 Figure(section=section, what=load.name, who=f"{i / 10:.1f}", runs=(tenth.kept,))
                 for i, tenth in enumerate(tenths)
-                if tenth.promises >= ENOUGH
+                if tenth.promises >= ENOUGH and section == TOLD
             ]
             gap = max(tenth.gap for tenth in tenths)
             figures += cells

@@ -22,7 +22,7 @@ LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 _DEADLINE_MS: Final = 10**12  # none: predictions behind a hanging engine are long
 
 _BODY: Final = (
-    b'{"task_id":"%b","session_id":"11111111-2222-4333-8444-555555555555","workload":"completion",'
+    b'{"task_id":"%b","session_id":"%b","workload":"completion",'
     b'"model_ref":"' + MODEL.encode() + b'","engine":"%b","ctx":%d,"priority":"interactive",'
     b'"max_tokens":%d,"deadline_ms":%d,"seed":7,"determinism":"best_effort","prompt":"%b"}'
 )
@@ -40,7 +40,7 @@ def post_task(
     task: bytes, max_tokens: int, *, engine: bytes = b"mock", ctx: int = TASK_CTX
 ) -> bytes:
     """Return `POST /v1/tasks`, about 600 bytes of body."""
-    body = _BODY % (task, engine, ctx, max_tokens, _DEADLINE_MS, PROMPT)
+    body = _BODY % (task, task, engine, ctx, max_tokens, _DEADLINE_MS, PROMPT)
     return _post(b"/v1/tasks", body)
 
 

@@ -17,10 +17,12 @@ from attrs import define, field, frozen
 from orchd.core.events import (
     Accepted,
     Break,
+    CancelJob,
     Dispatch,
     Effect,
     Finish,
     JobEnded,
+    JobFreed,
     Progress,
     ReplicaSeen,
     Submit,
@@ -42,6 +44,8 @@ ASK_S: Final = 20.0
 """Every so often some waiting and running tasks are asked for their probability."""
 NOISE: Final = 0.05
 """Standard deviation of a job's own rate about its replica's."""
+FREED_S: Final = 0.05
+"""From a cancel to the free slot."""
 MAX_TOKENS: Final = 100_000
 
 
@@ -151,7 +155,7 @@ class Simulation:
         task_id = TaskId(f"00000000-0000-4000-8000-{number:012d}")
         request = TaskRequest(
             task_id=task_id,
-            session_id=SessionId("00000000-0000-4000-8000-000000000000"),
+            session_id=SessionId(task_id),
             workload=Workload.COMPLETION,
             model_ref=MODEL,  # type: ignore[arg-type]
             engine=EngineId("mock"),
@@ -182,6 +186,8 @@ class Simulation:
             match effect:
                 case Dispatch():
                     self._start(effect)
+                case CancelJob(task_id):
+                    self._cancel(task_id)
                 case Finish(task_id):
                     self.records[task_id].ended_at = self.now
                     self._open -= 1
@@ -203,11 +209,19 @@ class Simulation:
         self._at(done, lambda: self._end(sent, first, done))
 
     def _first(self, task_id: TaskId, rate: float) -> None:
-        if self.records[task_id].ended_at is None:
+        if self.records[task_id].broken_at is None:
             self.running[task_id] = (self.now, rate)
             self._do(self.front.handle(Progress(task_id, 1), self.now))
 
+    def _cancel(self, task_id: TaskId) -> None:
+        since, rate = self.running.pop(task_id, (self.now, 0.0))
+        tokens = int((self.now - since) * rate)
+        freed = JobFreed(task_id, tokens)
+        self._at(self.now + FREED_S, lambda: self._do(self.front.handle(freed, self.now)))
+
     def _end(self, sent: Dispatch, first: float, done: float) -> None:
+        if self.records[sent.task_id].broken_at is not None:
+            return  # it was stopped before its end
         self.running.pop(sent.task_id, None)
         record = self.records[sent.task_id]
         assert record.started_at is not None

@@ -10,7 +10,7 @@ from typing import Final
 
 from orchd.wire import control, shapes
 from orchd.wire.errors import Kind
-from tools.openapi.table import EVENTS, Cursor, EventId, Operation, Parameter, Reply
+from tools.openapi.table import BUDGETS, EVENTS, Cursor, EventId, Operation, Parameter, Reply
 
 _TASK_LINKS: Final = {
     name: {"to": to, "task_id": "task_id"}
@@ -32,12 +32,15 @@ ROWS: Final = (
             202: Reply(
                 "Admitted: position, predicted start, and where its stream is.",
                 shapes.TaskAccepted,
+                perhaps=BUDGETS,
                 links=_TASK_LINKS,
             )
         },
         kinds=(
             Kind.DEADLINE_UNMET,
             Kind.TASK_ID_REUSED,
+            Kind.SESSION_OVER,
+            Kind.BUDGET_SHORT,
             Kind.UNSUPPORTED_MEDIA,
             Kind.QUEUE_FULL,
             Kind.QUEUE_FULL_DROP_LRU,
@@ -112,6 +115,30 @@ ROWS: Final = (
         words="Queued or running, as often as you like. After the 204 no `token` frame leaves; the "
         "stream ends with `end` and `finish_reason: canceled`.",
         replies={204: Reply("It is canceled, or had come to its end before.")},
+        kinds=(Kind.UNKNOWN_ID, Kind.UNKNOWN_ROUTE),
+    ),
+    Operation(
+        id="getSession",
+        plane="data",
+        tag="sessions",
+        method="GET",
+        path="/v1/sessions/{session_id}",
+        summary="Show a session",
+        words="Turns, time to live, KV cache, and what is left of its budgets. Asking does not "
+        "prolong it.",
+        replies={200: Reply("The session.", shapes.SessionStatus)},
+        kinds=(Kind.UNKNOWN_ID, Kind.UNKNOWN_ROUTE),
+    ),
+    Operation(
+        id="endSession",
+        plane="data",
+        tag="sessions",
+        method="DELETE",
+        path="/v1/sessions/{session_id}",
+        summary="End a session",
+        words="Its turns, budgets and place are forgotten, also when they are already. Its tasks "
+        "go on: cancel them by their own ids. A task with the same id begins a new session.",
+        replies={204: Reply("It is forgotten.")},
         kinds=(Kind.UNKNOWN_ID, Kind.UNKNOWN_ROUTE),
     ),
     Operation(

@@ -207,6 +207,7 @@ def _reply(row: Operation, status: int, reply: Reply) -> Schema:
     shown = {e.name: {"summary": e.summary, "value": e.answer} for e in told}
     headers = {"X-Correlation-Id": _always("X-Correlation-Id")}
     headers |= {name: _always(name) for name in reply.headers}
+    headers |= {name: _header(name) for name in reply.perhaps}
     whole: Schema = {"description": reply.words, "headers": headers}
     if reply.shape is not None:
         whole["content"] = {JSON: {"schema": _ref(reply.shape), "examples": shown}}

@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from orchd.wire import shapes
 from orchd.wire.errors import Envelope, Kind
-from orchd.wire.ids import PoolId, TaskId
+from orchd.wire.ids import PoolId, SessionId, TaskId
 
 Plane = Literal["data", "control"]
 JSON: Final = "application/json"
@@ -46,6 +46,8 @@ class Reply:
     """What the body is, where `shape` says nothing."""
     headers: tuple[str, ...] = ()
     """Names of HEADERS, beside X-Correlation-Id."""
+    perhaps: tuple[str, ...] = ()
+    """Names of HEADERS that are not always there."""
     links: Mapping[str, Mapping[str, str]] = field(factory=dict)
     """Name -> `to` (operation id) and the parameters it gets from this answer's body."""
 
@@ -126,12 +128,20 @@ HEADERS: Final[Mapping[str, tuple[Any, str]]] = {
     "X-Correlation-Id": (str, "The one that was sent, or a new UUIDv4; logs carry it."),
     "Retry-After": (int, "Whole seconds to wait, rounded up."),
     "X-Backoff-Ms": (int, "The same wait in milliseconds, where it could be predicted."),
+    "X-Budget-Tokens-Remaining": (
+        int,
+        "What the session may still ask for beside this task; only with such a budget.",
+    ),
+    "X-Budget-Time-Remaining-Ms": (int, "The same of GPU time."),
+    "X-Budget-Cost-Remaining": (str, "The same of cost, a decimal number."),
     "Allow": (str, "The methods that the path takes, as `GET, POST`."),
     "WWW-Authenticate": (str, "`Bearer`."),
     "ETag": (str, "Changes with the body; send it as If-None-Match."),
     "Cache-Control": (str, "`no-cache`."),
     "X-Accel-Buffering": (str, "`no`: a proxy shall not gather the stream."),
 }
+BUDGETS: Final = tuple(name for name in HEADERS if name.startswith("X-Budget-"))
+"""Of a 202, where the session has such a budget."""
 ERROR_HEADERS: Final[Mapping[int, tuple[tuple[str, bool], ...]]] = {
     401: (("WWW-Authenticate", True),),
     405: (("Allow", True),),
@@ -141,6 +151,10 @@ ERROR_HEADERS: Final[Mapping[int, tuple[tuple[str, bool], ...]]] = {
 """Status -> headers of its answers, and whether they are always there."""
 
 IDS: Final[Mapping[str, tuple[Any, str]]] = {
+    "session_id": (
+        SessionId,
+        "The session's id, chosen by the client. What is no UUID is none: 404.",
+    ),
     "task_id": (TaskId, "The task's id, chosen by the client. What is no UUID is no task: 404."),
     "pool_id": (PoolId, "The pool's id in the configuration."),
 }
