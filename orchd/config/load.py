@@ -20,7 +20,7 @@ from xdg import BaseDirectory
 
 from orchd.config import checks, folders, positions
 from orchd.config.faults import ConfigError, ConfigFault
-from orchd.config.schema import File, Pool, Secret, Settings
+from orchd.config.schema import Common, File, Pool, Secret, Settings
 from orchd.wire import codec
 from orchd.wire.codec import Fault
 from orchd.wire.ids import DeviceMask
@@ -109,19 +109,14 @@ class _Loading:
         self.faults += [self._placed(fault, lines) for fault in wrong]
         if self.faults:
             raise ConfigError(self.faults)
+        common = {each.name: getattr(file, each.name) for each in attrs.fields(Common)}
+        common["pools"] = tuple(_with_replicas(pool) for pool in file.pools)
         return Settings(
             state_dir=state_dir.absolute(),
             run_dir=run_dir.absolute(),
             auth_token=token,
             source=self.path,
-            bind_addr=file.bind_addr,
-            auth_optional=file.auth_optional,
-            cancel_on_disconnect=file.cancel_on_disconnect,
-            devices=file.devices,
-            sse=file.sse,
-            sessions=file.sessions,
-            tls=file.tls,
-            pools=tuple(_with_replicas(pool) for pool in file.pools),
+            **common,
         )
 
     def _run_dir(self, file: File) -> Path:

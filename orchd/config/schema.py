@@ -259,6 +259,18 @@ class Sse:
 
 
 @frozen(kw_only=True)
+class Throttle:
+    """How fast one identity (the token, a user of the socket, loopback) may send tasks."""
+
+    requests_per_s: NonNegative = NonNegative(0.0)
+    """Tasks a second that are let in; 0: no limit."""
+    burst: Positive = Positive(10)
+    """Tasks that may come at once after a while of silence."""
+    tokens_per_min: Count = Count(0)
+    """Tokens a minute, of prompts and max_tokens together; 0: no limit."""
+
+
+@frozen(kw_only=True)
 class Budget:
     """What one session may use in its life; without a key there is no bound."""
 
@@ -301,6 +313,7 @@ class Common:
     """IP:PORT or localhost:PORT. Beyond loopback only with an auth_token. Env: ORCHD_ADDR."""
     auth_optional: bool = False
     """With a token configured, let callers over loopback and the unix socket come without it."""
+    throttle: Throttle = Throttle()
     queued_prompts_mb: Positive = Positive(256)
     """MiB of memory for the prompts of all waiting tasks; a task over it is answered 429."""
     cancel_on_disconnect: bool = True

@@ -273,6 +273,13 @@ def stopping(world: World) -> OrchError:
 
 def why_unready(pool: Pool, now: float) -> str:
     """Return the cause in words: the last error, or where its replicas are."""
+    if pool.reload is not None:
+        return f"it is being reloaded with {pool.reload.target}"
+    held = [
+        r for r in pool.replicas.values() if r.fresh(now) and r.snapshot and r.snapshot.draining
+    ]
+    if held:  # what an operator wants goes before what once went wrong
+        return why_replica(held[0], now)
     cause = pool.last_error()
     if cause is not None:
         return cause.message

@@ -122,8 +122,11 @@ class Front:
                 return [_repeat(known, event)]
             if world.draining:
                 raise admission.stopping(world)
+            asked = (event.identity, request, event.prompt_tokens, now)
+            world.throttle.check(*asked)
             admitted = admission.admit(world, request, event.prompt_tokens, now)
             turn = turns.let_in(world, request, admitted.pool, event.prompt_tokens, now)
+            world.throttle.take(*asked)  # a task that is refused takes nothing
         except OrchError as error:
             engine = request.engine if request.engine in world.engines else "other"
             world.tally.rejected(engine, error.kind, error.fields.policy_label)
@@ -392,10 +395,10 @@ class Front:
         """Raises OrchError: UNKNOWN_ID for none of ours, PINS_DIFFER for one unlike its set."""
         workers.check(self.world, worker)
 
-    def counted_by(self, request: TaskRequest, now: float) -> ReplicaId | None:
+    def counted_by(self, request: TaskRequest, identity: str, now: float) -> ReplicaId | None:
         """Return the replica that is to count the prompt before Submit; None: none need, or can."""
         tight = turns.tight(self.world, request, now)
-        return prompts.counted_by(self.world, request, now, tight=tight)
+        return prompts.counted_by(self.world, request, identity, now, tight=tight)
 
     def tokenized_by(self, model_ref: str, now: float) -> ReplicaId:
         """Return a replica that serves the model. Raises OrchError(UNKNOWN_ID, POOL_UNREADY)."""

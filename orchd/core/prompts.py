@@ -42,7 +42,7 @@ def most_tokens(request: TaskRequest) -> int:
 
 
 def counted_by(
-    world: World, request: TaskRequest, now: float, *, tight: bool = False
+    world: World, request: TaskRequest, identity: str, now: float, *, tight: bool = False
 ) -> ReplicaId | None:
     """Return the replica that is to count the prompt; None: it need not, or cannot, be counted.
 
@@ -55,6 +55,7 @@ def counted_by(
     if request.prompt is None or len(request.prompt.encode()) > MAX_TEXT_BYTES:
         return None
     try:
+        world.throttle.check(identity, request, None, now)
         admitted = admission.admit(world, request, None, now)
     except OrchError:
         return None  # Submit says it

@@ -93,6 +93,10 @@ class _Lane:
     def tickets(self) -> Iterator[tuple[int, TaskId]]:
         return ((ticket, task_id) for task_id, (ticket, _) in self.live.items())
 
+    def tickets_back(self) -> Iterator[tuple[int, TaskId]]:
+        """From the newest on: who wants one looks at one, however many wait."""
+        return ((ticket, task_id) for task_id, (ticket, _) in reversed(self.live.items()))
+
     def add(self, task_id: TaskId, ticket: int, tokens: int) -> None:
         self.live[task_id] = (ticket, tokens)
         self.ranks.change(ticket, 1, tokens)
@@ -133,7 +137,7 @@ class Fifo:
     def __reversed__(self) -> Iterator[TaskId]:
         if not self._masked:
             return reversed(self._any.live)
-        lanes = (reversed(list(lane.tickets())) for lane in (self._any, *self._masked.values()))
+        lanes = (lane.tickets_back() for lane in (self._any, *self._masked.values()))
         return (task_id for _, task_id in heapq.merge(*lanes, reverse=True))
 
     @property

@@ -107,6 +107,7 @@ def seen(world: World, pool: Pool, replica: Replica, now: float) -> list[Effect]
         cause = snapshot.last_error or _cause("it did not say why")
         return _failed(world, pool, replica, cause, now)
     del reload.asked[replica.replica_id]
+    world.affinity.cooled(replica.replica_id)  # another engine: its KV cache is empty
     if asked.model_ref == reload.target:
         reload.changed.add(replica.replica_id)
     else:

@@ -220,11 +220,11 @@ def capabilities(world: World, now: float) -> Capabilities:
         alike.setdefault(key, []).append(pool)
     return Capabilities(
         api_version=API_VERSION,
-        engines=tuple(_capability(alike[key], now) for key in sorted(alike)),
+        engines=tuple(_capability(world, alike[key], now) for key in sorted(alike)),
     )
 
 
-def _capability(pools: list[Pool], now: float) -> Capability:
+def _capability(world: World, pools: list[Pool], now: float) -> Capability:
     first = pools[0]
     ready = [replica for pool in pools for replica in pool.servable(now)]
     seen = [r.snapshot for pool in pools for r in pool.replicas.values() if r.snapshot]
@@ -239,7 +239,7 @@ def _capability(pools: list[Pool], now: float) -> Capability:
         supported_workloads=tuple(w for w in Workload if w in workloads),
         concurrency=Count(sum(replica.slots for replica in ready)),
         slots_total=Count(sum(pool.spec.slots * len(pool.spec.replica_ids) for pool in pools)),
-        rate_limits={},
+        rate_limits=world.limits.rates.shown(),
         features=(*FEATURES, STRICT) if seen and all(s.strict for s in seen) else FEATURES,
         pools=tuple(PoolId(pool.spec.pool_id) for pool in pools),
     )

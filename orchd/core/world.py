@@ -18,6 +18,7 @@ from orchd.core.pool import Pool, PoolSpec, Replica
 from orchd.core.sessions import Sessions
 from orchd.core.tally import Tally
 from orchd.core.task import Task
+from orchd.core.throttle import Rates, Throttle
 from orchd.core.timers import Timers
 from orchd.core.version import Version
 from orchd.wire.errors import Kind, OrchError
@@ -45,6 +46,8 @@ class Limits:
     """Memory that the prompts of all waiting tasks may take: 320 tasks of 8 MiB in each of some
     pools would be gigabytes. What comes back from a lost replica, and one prompt alone, may go over
     it."""
+    rates: Rates = Rates()
+    """Of each identity."""
     moved_cap: int = 64
     """Queue positions that are told when they move."""
     moved_period_s: float = 0.25
@@ -92,6 +95,7 @@ class World:
         self.retained: OrderedDict[TaskId, float] = OrderedDict()
         """Tasks that are over, oldest first, and when each is forgotten."""
         self.retained_tokens = 0
+        self.throttle = Throttle(limits.rates)
         self.queued_bytes = 0
         """Memory of the prompts of all waiting tasks."""
         self.timers: Timers[tuple[TimerKind, str]] = Timers()

@@ -7,6 +7,7 @@ from typing import Final
 from orchd.config.schema import Price as ConfiguredPrice
 from orchd.config.schema import Settings
 from orchd.core.budgets import PICO, Budget, Left, Price
+from orchd.core.throttle import Rates
 from orchd.core.world import Limits
 from orchd.kit.message import Headers
 
@@ -20,6 +21,11 @@ def limits(settings: Settings) -> Limits:
     cost = sessions.budget.cost
     return Limits(
         queued_bytes=settings.queued_prompts_mb << 20,
+        rates=Rates(
+            requests_per_s=settings.throttle.requests_per_s,
+            burst=settings.throttle.burst,
+            tokens_per_min=settings.throttle.tokens_per_min,
+        ),
         session_ttl_s=sessions.ttl_ms / 1000,
         affinity_s=sessions.ttl_ms / 1000,  # a place is of a session
         session_turns=sessions.max_turns,

@@ -91,7 +91,7 @@ class Routes:
         digest = hashlib.sha256(codec.dumps(task)).digest()
         # the one wait, and before the task exists: whoever sends it again meanwhile waits too, and
         # the first to come back is admitted
-        prompt_tokens = await self.app.tokenizers.count(task, trio.current_time())
+        prompt_tokens = await self.app.tokenizers.count(task, asked.identity, trio.current_time())
         answer = self.app.submit(
             task, digest, request.correlation_id, asked.identity, prompt_tokens
         )

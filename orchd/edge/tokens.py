@@ -44,10 +44,10 @@ class Tokenizers:
         for client in self._clients.values():
             client.close()
 
-    async def count(self, request: TaskRequest, now: float) -> int | None:
+    async def count(self, request: TaskRequest, identity: str, now: float) -> int | None:
         """Return the exact tokens of a task's prompt; None where they cannot matter, and does not
         wait then, or where they are not to be had within 2 s."""
-        replica = self._front.counted_by(request, now)
+        replica = self._front.counted_by(request, identity, now)
         if replica is None:
             return None
         assert request.prompt is not None

@@ -43,7 +43,9 @@ class Capability:
     concurrency: Count
     """Jobs that run at the same time over the ready replicas [HME-012]."""
     slots_total: Count
-    rate_limits: dict[str, int]
+    rate_limits: dict[str, float]
+    """Of each identity: requests_per_s and burst, tokens_per_min; empty when nothing is throttled
+    [ORCH-3006]."""
     features: tuple[str, ...]
     pools: tuple[PoolId, ...]
 

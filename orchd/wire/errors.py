@@ -41,6 +41,7 @@ class Kind(enum.StrEnum):
     QUEUE_FULL_DROP_LRU = "queue_full_drop_lru"
     DROPPED = "dropped"
     SHED = "shed"
+    THROTTLED = "throttled"
     POOL_UNREADY = "pool_unready"
     POOL_UNAVAILABLE = "pool_unavailable"
     REPLICA_EXHAUSTED = "replica_exhausted"
@@ -158,6 +159,10 @@ TABLE: dict[Kind, Row] = {
     Kind.SHED: _later(
         "ADMISSION_REJECT", 429,
         "Wait for retry_after_ms, then send it again as a new task; interactive is never shed.",
+    ),
+    Kind.THROTTLED: _later(
+        "ADMISSION_REJECT", 429,
+        "Wait for the time that Retry-After gives; rate_limits in capabilities shows the limits.",
     ),
     Kind.POOL_UNREADY: _later(
         "POOL_UNREADY", 503, "See orchctl pools for the cause; ask again when the pool is ready."

@@ -122,6 +122,8 @@ TABLE = [
     (pool(queue="{ batch_after = 0 }"), 7, f"{P}.queue.batch_after", "of at least 1, not 0"),
     (pool(watchdog="{ wall_ms = 0 }"), 7, f"{P}.watchdog.wall_ms", "of at least 1, not 0"),
     (pool(watchdog="{ idle_ms = 999 }"), 7, f"{P}.watchdog.idle_ms", "must be at least 1000"),
+    ("[throttle]\nburst = 0", 2, "$.throttle.burst", "of at least 1, not 0"),
+    ("throttle.requests_per_s = -1", 1, "$.throttle.requests_per_s", "at least 0, not -1"),
     ("queued_prompts_mb = 0", 1, "$.queued_prompts_mb", "of at least 1, not 0"),
     (pool(tensor_split="[1, 1]"), 7, f"{P}.tensor_split", "one share for each GPU of the mask [0]"),
     (pool(tensor_split="[0]"), 7, f"{P}.tensor_split", "must have a share above 0"),

@@ -7,13 +7,14 @@ import stat
 import tempfile
 from pathlib import Path
 
+import attrs
 import pytest
 
 from orchd.config import load as loading
 from orchd.config.faults import ConfigError
 from orchd.config.folders import make_private
 from orchd.config.load import default_file, load
-from orchd.config.schema import Backend, Devices, Mode, Settings, SimulatedDevice
+from orchd.config.schema import Backend, Common, Devices, Mode, Settings, SimulatedDevice
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, ReplicaId, Text
 from orchd.wire.policy import FullPolicy
@@ -92,6 +93,29 @@ def test_devices_is_short_for_one_replica(write):
     assert pool.devices is None
     assert pool.command == ("llama-server",)
     assert pool.provisioning.mode is Mode.BINARY
+
+
+def test_every_key_of_the_file_is_in_force(write):
+    """A key that is read and then lost would be one without effect."""
+    said = {
+        "bind_addr": '"127.0.0.1:9"',
+        "auth_optional": "true",
+        "cancel_on_disconnect": "false",
+        "queued_prompts_mb": "7",
+        "throttle": "{ requests_per_s = 2.5, burst = 3, tokens_per_min = 99 }",
+        "sse": "{ heartbeat_ms = 77 }",
+        "devices": '{ backend = "simulated", simulated = [{ name = "x", vram_mb = 1 }] }',
+        "sessions": "{ max_turns = 3 }",
+        "tls": '{ cert = "c", key = "k" }',
+    }
+    rest = {each.name for each in attrs.fields(Common)} - said.keys() - {"pools"}
+    assert not rest, "a new key belongs into this test"
+    text = "\n".join(f"{key} = {value}" for key, value in said.items())
+    settings = load(write(text), environ={"ORCHD_RUN_DIR": "/run"})
+    plain = load(write("", "plain.toml"), environ={"ORCHD_RUN_DIR": "/run"})
+    for key in said:
+        assert getattr(settings, key) != getattr(plain, key), key
+    assert (settings.throttle.requests_per_s, settings.throttle.tokens_per_min) == (2.5, 99)
 
 
 @pytest.mark.req("CONF-PRECEDENCE", "HME-003")

@@ -38,7 +38,7 @@ def test_a_prompt_may_overflow_from_its_bytes_on(more: dict[str, Any], asked: bo
 
 
 def counted_by(house: House, number: int = 1, **more: Any) -> str | None:
-    return house.front.counted_by(request(number, **({"prompt": LONG} | more)), house.now)
+    return house.front.counted_by(request(number, **({"prompt": LONG} | more)), "me", house.now)
 
 
 @pytest.mark.req("OC-CORE-1021")

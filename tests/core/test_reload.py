@@ -25,7 +25,7 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId, Positive, ReplicaId
 from orchd.wire.shapes import Priority, TaskState
 from orchd.wire.snapshot import FRESH_S, Cause, Outcome, Phase, Reload, Snapshot
-from tests.core.making import House, dispatched, notes, of, only, pool, snapshot, uid
+from tests.core.making import House, dispatched, notes, of, only, pool, request, snapshot, uid
 
 DEMO, OLD, NEW = PoolId("demo"), "mock:lorem", "mock:new"
 BAD = Cause(kind=Kind.VRAM_SHORT, message="it does not fit", advice="Choose a smaller one.")
@@ -212,6 +212,18 @@ def test_nobody_is_asked_when_nothing_can_come_of_it() -> None:
     assert refused(house.send(ReloadPool(DEMO, NEW))) is Kind.POOL_UNREADY
 
 
+@pytest.mark.req("ORCH-3009")
+def test_a_reloaded_replica_is_warm_for_nobody() -> None:
+    house = a_set(1)
+    house.admit(1)
+    house.finish(1)
+    affinity, session = house.front.world.affinity, request(1).session_id
+    assert affinity.last(session, house.now) == "demo:0"
+    house.send(ReloadPool(DEMO, OLD))
+    house.see(told(0, Outcome.READY, OLD))
+    assert affinity.last(session, house.now) is None
+
+
 # what daemons that start anew find
 
 
@@ -250,10 +262,15 @@ def test_a_drain_asks_every_replica_and_places_nothing_meanwhile() -> None:
     ]  # fmt: skip
     house.admit(1)
     assert not house.front.world.pools[DEMO].replicas[ReplicaId("demo:0")].leases
-    drained = {"ready": False, "draining": True, "phase": Phase.EMPTYING}
+    drained = {
+        "ready": False, "draining": True, "phase": Phase.EMPTYING, "status": "Drained on request",
+        "last_error": BAD,
+    }  # fmt: skip
     house.see(ready(0, seq=2, **drained), ready(1, seq=2, **drained))
     assert house.front.pool_health(DEMO, house.now).draining
-    assert house.refuse(2).kind is Kind.POOL_UNREADY
+    refusal = house.refuse(2)
+    assert refusal.kind is Kind.POOL_UNREADY
+    assert refusal.message == "pool demo is not ready: demo:0: Drained on request"
     # what waits keeps its place until the pool is back
     assert dispatched(house.see(ready(0, seq=3))) == [(uid(1), "demo:0")]
 

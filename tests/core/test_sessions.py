@@ -330,7 +330,7 @@ def test_a_prompt_is_counted_where_the_budget_hangs_on_it() -> None:
         request(1, session_id=ONE, prompt="x" * length, max_tokens=tokens)
         for length, tokens in ((397, 100), (398, 100), (800, 100), (400, 501))
     ]
-    by = [house.front.counted_by(each, house.now) for each in asked]
+    by = [house.front.counted_by(each, "me", house.now) for each in asked]
     assert by == [None, "demo:0", "demo:0", None]  # the last is refused whatever its prompt
     assert house.refuse(1, session_id=ONE, prompt="x" * 800).kind is Kind.BUDGET_SHORT
     house.admit(1, session_id=ONE, prompt="x" * 800, prompt_tokens=225)

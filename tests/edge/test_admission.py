@@ -9,9 +9,9 @@ import pytest
 import trio
 import trio.lowlevel
 
-from orchd.config.schema import Queue, Watchdog
+from orchd.config.schema import Queue, Throttle, Watchdog
 from orchd.edge.relay import WINDOW_BYTES
-from orchd.wire.ids import Positive
+from orchd.wire.ids import NonNegative, Positive
 from orchd.wire.policy import FullPolicy
 from tests.edge.conftest import Front, Opener, read_json
 from tests.edge.test_tasks import names, stream
@@ -86,3 +86,21 @@ async def _run_ahead(it: Front, size: int, send: Callable[[str], None]) -> None:
         while it.peer.pipe.pending:
             await trio.sleep(0.001)
         await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.req("ORCH-3006")
+async def test_an_identity_that_sends_too_fast_is_told_when_to_come_back(front: Opener) -> None:
+    slow = Throttle(requests_per_s=NonNegative(0.2), burst=Positive(2))
+    async with front(throttle=slow) as it:
+        body = task_body()
+        for _ in range(5):
+            assert (await it.post("/v1/tasks", body)).status == 202  # the same task
+        await it.submit()
+        answer = await it.post("/v1/tasks", task_body())
+        told = read_json(answer)
+        assert (answer.status, told["code"]) == (429, "ADMISSION_REJECT")
+        assert told["policy_label"] == "throttle"
+        assert 4000 < told["retry_after_ms"] <= 5000
+        assert answer.headers["retry-after"] == "5"
+        limits = read_json(await it.get("/v1/capabilities"))["engines"][0]["rate_limits"]
+        assert limits == {"requests_per_s": 0.2, "burst": 2}

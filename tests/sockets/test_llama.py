@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -134,4 +135,52 @@ async def test_a_prompt_that_is_too_long_is_refused_before_it_is_queued(
     assert last(events)["tokens_in"] == count
     too_long = ask(tiny_gguf, ctx=512, prompt="word " * 2000)
     assert (await post(client, "/v1/tasks", task_body(**too_long))).status == 400
+    client.close()
+
+
+def two_models(folder: Path, model: Path) -> tuple[Path, Path]:
+    """Return a copy of a model, and a file that begins like one."""
+    other, bad = folder / "other.gguf", folder / "bad.gguf"
+    other.write_bytes(model.read_bytes())
+    bad.write_bytes(b"GGUF" + bytes(64))
+    return other, bad
+
+
+@pytest.mark.req("OC-CTRL-2003", "ORCH-3038", "HME-031")
+async def test_the_real_engine_changes_its_model_and_comes_back_from_a_bad_one(
+    suite_of: SuiteOf, llama_command: Command, tiny_gguf: Path, fake_nvml: FakeNvml
+) -> None:
+    env = fake_nvml.env | dict(llama_command[1])
+    suite = suite_of(llama_pool(llama_command, tiny_gguf), env=env, wait=False)
+    await ready_llama(suite, fake_nvml)
+    other, bad = two_models(suite.folder, tiny_gguf)
+    client = suite.client()
+
+    async def reloaded(model: Path) -> dict[str, object]:
+        """Reload with a model, show its engine on the fake GPU, and wait for the end."""
+        mark = len(suite.events)
+        body = {"new_model_ref": f"file:{model}"}
+        assert (await post(client, "/v1/pools/llama/reload", body)).status == 202
+        wait = partial(suite.wait_event, "engine_started", mark)
+        fake_nvml.add_process(0, int((await trio.to_thread.run_sync(wait))["engine_pid"]), 300)
+        with trio.fail_after(30):
+            while "reloading" in (health := await get(client, "/v1/pools/llama/health")):
+                await trio.sleep(0.05)
+        return dict(health)
+
+    async def text(model: Path) -> str:
+        task = await submit(client, **ask(model, seed=11, prompt="The quick brown fox"))
+        return text_of(await events_of(client, task["task_id"]))
+
+    before = await text(tiny_gguf)
+    health = await reloaded(bad)
+    assert (health["model_ref"], health["ready"]) == (f"file:{tiny_gguf}", True)
+    assert health["last_error"]["kind"] == "engine_start_failed"  # type: ignore[index]
+    assert await text(tiny_gguf) == before
+    begun = trio.current_time()
+    health = await reloaded(other)
+    assert trio.current_time() - begun < 10
+    assert (health["model_ref"], health["ready"]) == (f"file:{other}", True)
+    assert health["replicas"][0]["snapshot"]["gpu_proof"] == "verified"  # type: ignore[index]
+    assert await text(other) == before != ""  # it is a copy of the first
     client.close()

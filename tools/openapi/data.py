@@ -44,6 +44,7 @@ ROWS: Final = (
             Kind.UNSUPPORTED_MEDIA,
             Kind.QUEUE_FULL,
             Kind.QUEUE_FULL_DROP_LRU,
+            Kind.THROTTLED,
             Kind.POOL_UNREADY,
             Kind.POOL_UNAVAILABLE,
             Kind.PINNED_POOL_INFEASIBLE,
