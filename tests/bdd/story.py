@@ -123,8 +123,12 @@ class Story:
 
     def submit(self, agent: str, name: str, pool: str, changes: dict[str, Any]) -> Reply:
         """Submit a new task for the model of a pool."""
-        body = task_body(session_id=self.session(agent), model_ref=f"mock:{pool}")
-        return self.send(name, merged(body, changes))
+        return self.send(name, self.body(agent, pool, changes))
+
+    def body(self, agent: str, model: str, changes: dict[str, Any]) -> dict[str, Any]:
+        """Return the body of a new task."""
+        body = task_body(session_id=self.session(agent), model_ref=f"mock:{model}")
+        return merged(body, changes)
 
     def send(self, name: str, body: dict[str, Any]) -> Reply:
         """Send a body under a name."""

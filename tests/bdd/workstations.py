@@ -13,13 +13,15 @@ from tests.sockets.suite import SIMULATED
 TOKEN: Final = "the-token-of-the-guarded-workstation"
 
 
-def pool(name: str, *, model: str, replicas: str, more: str = "", engine: str = "") -> str:
-    """Return a pool of the mock engine: one slot a replica, unless `more` says otherwise."""
+def pool(
+    name: str, *, model: str = "", replicas: str = "[[0]]", engine: str = "", more: str = ""
+) -> str:
+    """Return a pool of the mock engine: one slot a replica, the model `mock:NAME` or another."""
     return f"""
 [[pools]]
 id = "{name}"
 engine = {{ id = "mock", tokens_per_s = 200{", " + engine if engine else ""} }}
-model = {{ ref = "mock:{model}" }}
+model = {{ ref = "mock:{model or name}" }}
 replicas = {replicas}
 ctx = 8192
 {more}
@@ -28,19 +30,30 @@ ctx = 8192
 
 ONE_EACH: Final = "queue = { interactive = 1, batch = 1 }"
 WORKSTATIONS: Final = {
-    # two unlike GPUs, a pool over both of them; three whose queues hold one task a class, one for
-    # each policy; one whose engine dies under every task
+    # Two unlike GPUs. A pool over both of them; three whose queues hold one task a class, one for
+    # each policy.
     "shared": SIMULATED
-    + pool("both", model="both", replicas="[[0], [1]]")
-    + pool("narrow", model="narrow", replicas="[[0]]", more=ONE_EACH)
-    + pool("lru", model="lru", replicas="[[0]]", more=f'{ONE_EACH}\nfull_policy = "drop-lru"')
-    + pool(
-        "shed",
-        model="shed",
-        replicas="[[1]]",
-        more=f'{ONE_EACH}\nfull_policy = "shed-low-priority"',
-    )
-    + pool("frail", model="frail", replicas="[[1]]", engine="faults = { die_after_tokens = 5 }"),
-    "guarded": f'auth_token = "{TOKEN}"\n{SIMULATED}'
-    + pool("both", model="both", replicas="[[0]]"),
+    + pool("both", replicas="[[0], [1]]")
+    + pool("narrow", more=ONE_EACH)
+    + pool("lru", more=f'{ONE_EACH}\nfull_policy = "drop-lru"')
+    + pool("shed", replicas="[[1]]", more=f'{ONE_EACH}\nfull_policy = "shed-low-priority"'),
+    # Two pools that serve one model; one over both GPUs; one to be drained and reloaded; one whose
+    # engine dies under every task, one whose engine falls silent.
+    "varied": SIMULATED
+    + pool("large", model="pair")
+    + pool("small", model="pair", replicas="[[1]]")
+    + pool("both", replicas="[[0], [1]]")
+    + pool("spare", engine='faults = { refuse_model = "mock:spoiled" }')
+    + pool("frail", replicas="[[1]]", engine="faults = { die_after_tokens = 5 }")
+    + pool("stuck", engine="faults = { hang_after_tokens = 3 }", more="watchdog.idle_ms = 1000"),
+    # a token, and sessions that are soon forgotten
+    "guarded": f'auth_token = "{TOKEN}"\nsessions.ttl_ms = 200\n{SIMULATED}' + pool("both"),
+    "metered": """
+[sessions]
+max_turns = 3
+budget = { tokens = 200, time_ms = 60_000, cost = 1.0 }
+"""
+    + SIMULATED
+    + pool("small", more="price = { tokens_in = 1.0, tokens_out = 5.0 }"),
+    "throttled": f"throttle = {{ requests_per_s = 0.1, burst = 2 }}\n{SIMULATED}" + pool("both"),
 }

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostile.ledger import VICTIM
 from tests.sockets.suite import SIMULATED, Suite, mock_pool
-
-VICTIM = "victim"
-"""The pool whose id stands in paths: what is done to it is done to no task of these tests."""
 
 
 @pytest.fixture(scope="package")

@@ -19,6 +19,9 @@ from tests.sockets.suite import Suite
 from tests.sockets.talk import get, post
 
 IDLE_S: Final = 20.0
+RELOAD_S: Final = 60.0
+VICTIM: Final = "victim"
+"""The pool whose id stands in paths: what is done to it is done to no task of these tests."""
 SLACK: Final = 4
 """Descriptors that a process may have more than before: connections that it keeps for itself."""
 
@@ -32,6 +35,7 @@ async def nothing_left(suite: Suite) -> AsyncIterator[None]:
         before, mark = descriptors(suite), len(suite.events)
         yield
         await idle(client)
+        await restore(client)
         assert await get(client, "/v1/capabilities") == capabilities
         await until("descriptors are closed", lambda: _as_few(descriptors(suite), before))
         wrong = [e for e in suite.events[mark:] if e.get("level") == "error" or "traceback" in e]
@@ -51,6 +55,22 @@ async def idle(client: Client) -> None:
         while left := await figures(client):
             assert left  # said when the deadline passes
             await trio.sleep(0.01)
+
+
+async def restore(client: Client) -> None:
+    """Give the pool that is there to be played with its model back, Ready and not draining."""
+    with trio.fail_after(RELOAD_S):
+        while not _serves(await get(client, f"/v1/pools/{VICTIM}/health")):
+            body = {"new_model_ref": f"mock:{VICTIM}"}  # a 409 while another reload goes on
+            answer = await post(client, f"/v1/pools/{VICTIM}/reload", body)
+            assert answer.status in {202, 409, 503}, answer
+            await trio.sleep(0.05)
+
+
+def _serves(health: dict[str, Any]) -> bool:
+    models = {(replica.get("snapshot") or {}).get("model_ref") for replica in health["replicas"]}
+    busy = health["draining"] or health.get("reloading")
+    return bool(health["ready"] and not busy and models == {f"mock:{VICTIM}"})
 
 
 async def figures(client: Client) -> dict[str, float]:
@@ -75,7 +95,9 @@ def descriptors(suite: Suite) -> dict[int, int]:
 
 
 def _as_few(now: dict[int, int], before: dict[int, int]) -> bool:
-    return now.keys() == before.keys() and all(now[pid] <= before[pid] + SLACK for pid in now)
+    """A reload gives a pool another engine: as many processes, and no more open in the others."""
+    kept = now.keys() & before.keys()
+    return len(now) == len(before) and all(now[pid] <= before[pid] + SLACK for pid in kept)
 
 
 async def until(what: str, fact: Callable[[], Any]) -> None:

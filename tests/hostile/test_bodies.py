@@ -9,8 +9,7 @@ import pytest
 
 from orchd.wire import codec
 from orchd.wire.shapes import TaskRequest
-from tests.hostile.conftest import VICTIM
-from tests.hostile.ledger import envelope_of, nothing_left
+from tests.hostile.ledger import VICTIM, envelope_of, nothing_left
 from tests.hostile.values import bad_bodies, bad_texts, base, places, with_bodies
 from tests.hostile.voices import WAYS, Voice, fair
 from tests.sockets.suite import Suite

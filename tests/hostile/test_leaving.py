@@ -15,8 +15,7 @@ import trio
 
 from tests.fakes.h2_peer import H2Peer
 from tests.fakes.tasks import task_body
-from tests.hostile.conftest import VICTIM
-from tests.hostile.ledger import idle, nothing_left
+from tests.hostile.ledger import VICTIM, idle, nothing_left
 from tests.hostile.test_targets import request
 from tests.sockets.suite import Suite
 from tests.sockets.talk import get, submit

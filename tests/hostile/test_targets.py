@@ -10,8 +10,7 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from tests.hostile.conftest import VICTIM
-from tests.hostile.ledger import nothing_left
+from tests.hostile.ledger import VICTIM, nothing_left
 from tests.hostile.values import base
 from tests.hostile.voices import JSON, WAYS, Voice, fair
 from tests.sockets.suite import Suite

@@ -4,7 +4,9 @@ from typing import Final
 
 WORDS: Final = (
     "tests.bdd.words.answers",
+    "tests.bdd.words.operators",
     "tests.bdd.words.places",
+    "tests.bdd.words.sessions",
     "tests.bdd.words.streams",
     "tests.bdd.words.tasks",
 )

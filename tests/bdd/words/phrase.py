@@ -88,6 +88,8 @@ def check(value: Any, table: list[list[str]], story: Story) -> None:
             continue
         found = at(value, path)
         sign, _, limit = wanted.partition(" ")
+        if sign in {">", "<", ">=", "<="} and isinstance(found, str):
+            found = float(found)  # a header
         if sign in {">", "<", ">=", "<="}:
             ok = {
                 ">": found > float(limit),

@@ -33,6 +33,27 @@ def submits(story: Story, agent: str, task: str, pool: str, datatable: Table | N
     story.submit(agent, task, pool, pairs(story, datatable))
 
 
+@given(phrase('{agent:Agent} has submitted "{task:Name}" for the model "{model:Name}"'))
+def has_submitted_for(
+    story: Story, agent: str, task: str, model: str, datatable: Table | None = None
+) -> None:
+    has_submitted(story, agent, task, model, datatable)
+
+
+@when(phrase('{agent:Agent} submits "{task:Name}" for the model "{model:Name}"'))
+def submits_for(
+    story: Story, agent: str, task: str, model: str, datatable: Table | None = None
+) -> None:
+    """Several pools may serve a model; a pool without a model of its own is named by neither."""
+    story.submit(agent, task, model, pairs(story, datatable))
+
+
+@when(phrase('{agent:Agent} asks what would become of "{task:Name}" for the model "{model:Name}"'))
+def explained(story: Story, agent: str, task: str, model: str) -> None:
+    story.bodies[task] = story.body(agent, model, {})
+    story.ask("POST", "/v1/placement/explain", story.bodies[task])
+
+
 @when(phrase('"{task:Name}" is sent again'))
 def sent_again(story: Story, task: str, datatable: Table | None = None) -> None:
     story.send(task, merged(story.bodies[task], pairs(story, datatable)))
