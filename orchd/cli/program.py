@@ -24,6 +24,8 @@ VERBS: Final = {
     "sessions": ("sessions", "Show what a session has used and has left, or end it."),
     "drain": ("drain", "Place nothing more on a pool, and let its tasks end."),
     "reload": ("reload", "Give a pool another model; the old one stays if that fails."),
+    "models": ("models", "Show and change the catalog of models."),
+    "artifacts": ("artifacts", "Show, store and delete what agents left behind."),
     "config": ("config", "Check the configuration, or print its JSON Schema."),
 }
 

@@ -259,6 +259,16 @@ class Sse:
 
 
 @frozen(kw_only=True)
+class ArtifactBounds:
+    """What agents may store with POST /v1/artifacts, in state_dir."""
+
+    max_mb: Positive = Positive(1024)
+    """MiB that all of them together may take; what does not fit is refused (507)."""
+    max_count: Positive = Positive(10_000)
+    """How many there may be; one more is refused (507). Each takes up to 8 KiB of memory."""
+
+
+@frozen(kw_only=True)
 class Throttle:
     """How fast one identity (the token, a user of the socket, loopback) may send tasks."""
 
@@ -320,6 +330,7 @@ class Common:
     """Cancel a task when its last reader leaves before the end."""
     devices: Devices = Devices()
     sse: Sse = Sse()
+    artifacts: ArtifactBounds = ArtifactBounds()
     sessions: Sessions = Sessions()
     tls: Tls | None = None
     """Without it the TCP address speaks plain HTTP/1.1 and HTTP/2."""
@@ -331,7 +342,7 @@ class File(Common):
     """orchd's configuration file (TOML)."""
 
     state_dir: Text | None = None
-    """Where state is kept; this version keeps none. Env: ORCHD_STATE_DIR."""
+    """Where the catalog and artifacts are kept. Env: ORCHD_STATE_DIR."""
     run_dir: Text | None = None
     """Where sockets are: orchd/orchd.sock and poolmgr/ below it. Env: ORCHD_RUN_DIR."""
     auth_token: Text | None = None
@@ -393,8 +404,13 @@ class Settings(Common):
             None if self.tls is None else (self._beside(self.tls.cert), self._beside(self.tls.key))
         )
 
+    @property
+    def base(self) -> Path:
+        """Return the folder where relative paths begin: the file's."""
+        return self.source.parent if self.source else Path.cwd()
+
     def _beside(self, name: str) -> Path:
-        return (self.source.parent if self.source else Path.cwd()) / name
+        return self.base / name
 
 
 def is_file_ref(pool: Pool) -> bool:

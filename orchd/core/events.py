@@ -12,6 +12,7 @@ from typing import Literal
 from attrs import frozen
 
 from orchd.core.budgets import Left
+from orchd.core.models import ModelCard
 from orchd.wire import link
 from orchd.wire.errors import OrchError
 from orchd.wire.ids import PoolId, ReplicaId, SessionId, TaskId
@@ -139,6 +140,13 @@ class Tick:
 
 
 @frozen
+class CatalogChanged:
+    """The catalog is as these cards say from now on; tasks that were admitted go on."""
+
+    cards: tuple[ModelCard, ...]
+
+
+@frozen
 class DrainAll:
     """The daemon stops: nothing new is admitted, what was admitted goes on."""
 
@@ -154,6 +162,7 @@ Event = (
     | JobFreed
     | EndSession
     | Tick
+    | CatalogChanged
     | DrainAll
     | DrainPool
     | ReloadPool

@@ -6,7 +6,7 @@ pools, so that each of them has its reason.
 
 from __future__ import annotations
 
-from orchd.core import admission, asking
+from orchd.core import admission, asking, models
 from orchd.core.world import World
 from orchd.wire.errors import Envelope, OrchError
 from orchd.wire.ids import Count
@@ -20,14 +20,15 @@ def explain(world: World, request: TaskRequest, now: float) -> PlacementExplaine
     is explained, with what its client would be told. Its prompt is not counted for this.
     """
     admission.check_request(world, request, None)
-    decision, _ = admission.settle(world, request, list(world.pools.values()), now)
     refusal: Envelope | None = None
     try:
+        request = models.resolved(world, request, now)
         if world.draining:
             raise admission.stopping(world)
         admission.admit(world, request, None, now)
     except OrchError as error:
         refusal = error.envelope()
+    decision, _ = admission.settle(world, request, list(world.pools.values()), now)
     pool = world.pools[decision.pool_id] if decision.pool_id is not None else None
     selected = decision.selected
     outcome = Outcome.REFUSED

@@ -15,6 +15,7 @@ from orchd.core import (
     admission,
     drain,
     explain,
+    models,
     notes,
     prompts,
     reload,
@@ -28,6 +29,7 @@ from orchd.core.events import (
     Accepted,
     Cancel,
     CancelJob,
+    CatalogChanged,
     DrainAll,
     DrainPool,
     Effect,
@@ -98,6 +100,8 @@ class Front:
                 effects += self._lost(event, now)
             case Progress() | JobEnded() | JobFailed() | JobFreed():
                 effects += self._job(event, now)
+            case CatalogChanged(cards):
+                self.world.models = models.Models(cards)
             case EndSession(session_id):
                 effects += turns.delete(self.world, session_id)
             case DrainAll():
@@ -122,6 +126,7 @@ class Front:
                 return [_repeat(known, event)]
             if world.draining:
                 raise admission.stopping(world)
+            request = models.resolved(world, request, now)
             asked = (event.identity, request, event.prompt_tokens, now)
             world.throttle.check(*asked)
             admitted = admission.admit(world, request, event.prompt_tokens, now)
@@ -132,6 +137,8 @@ class Front:
             world.tally.rejected(engine, error.kind, error.fields.policy_label)
             world.tally.undecided(request, error.kind)
             return [Refused(error), notes.rejected(request, event.correlation_id, error)]
+        if request is not event.request:
+            event = evolve(event, request=request)
         return self._enqueue(event, admitted, turn, now)
 
     def _enqueue(
@@ -403,6 +410,10 @@ class Front:
     def tokenized_by(self, model_ref: str, now: float) -> ReplicaId:
         """Return a replica that serves the model. Raises OrchError(UNKNOWN_ID, POOL_UNREADY)."""
         return prompts.tokenized_by(self.world, model_ref, now)
+
+    def engine_of(self, model_id: str) -> str | None:
+        """Return the engine that serves a model of the catalog; None: no pool does."""
+        return models.engine_of(self.world, model_id)
 
     def counters(self) -> dict[str, dict[tuple[str, ...], float]]:
         """Return metric name -> label values (in the contract's order) -> count."""

@@ -48,6 +48,10 @@ class PoolSpec:
     """Tasks that may wait."""
     queue_batch: int
     sampler_profile_version: str
+    model_names: tuple[str, ...] = ()
+    """All that the model's place is called: for the catalog, which may have it in another form."""
+    model_digest: str | None = None
+    """`sha256:<hex>` that the model's file must have, where that is configured."""
     price: Price = FREE
     full_policy: FullPolicy = FullPolicy.REJECT
     batch_after: int = 16

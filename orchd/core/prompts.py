@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.core import admission
+from orchd.core import admission, models
 from orchd.core.pool import Replica
 from orchd.core.world import World
 from orchd.wire.control import MAX_TEXT_BYTES
@@ -56,7 +56,7 @@ def counted_by(
         return None
     try:
         world.throttle.check(identity, request, None, now)
-        admitted = admission.admit(world, request, None, now)
+        admitted = admission.admit(world, models.resolved(world, request, now), None, now)
     except OrchError:
         return None  # Submit says it
     return _idlest(admitted.pool.servable(now))
@@ -64,6 +64,7 @@ def counted_by(
 
 def tokenized_by(world: World, model_ref: str, now: float) -> ReplicaId:
     """Return a replica that serves the model now. Raises OrchError(UNKNOWN_ID, POOL_UNREADY)."""
+    model_ref = models.reference(world, model_ref)
     pools = [pool for pool in world.pools.values() if pool.spec.model_ref == model_ref]
     if not pools:
         served = ", ".join(sorted({model for _, model in world.serving})) or "nothing"

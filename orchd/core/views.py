@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from orchd.core import reach, turns, wishes
+from orchd.core import models, reach, turns, wishes
 from orchd.core.admission import why_unready
 from orchd.core.forecast import Outlook
 from orchd.core.pool import Pool, Replica
@@ -153,7 +153,7 @@ def pool_health(world: World, pool: Pool, now: float) -> PoolHealth:
         engine=pool.spec.engine,
         model_ref=pool.spec.model_ref,
         live=bool(live),
-        ready=bool(pool.servable(now)) and not world.draining,
+        ready=_takes(world, pool, now) and not world.draining,
         draining=world.draining or (bool(live) and len(draining) == len(live)),
         metrics=_pool_metrics(pool, live, now),
         reloading=pool.reload.target if pool.reload else None,
@@ -204,11 +204,22 @@ def unready_reasons(world: World, now: float) -> tuple[str, ...]:
     """Return why no task could be served now; empty when a pool is ready."""
     if world.draining:
         return ("orchd is stopping",)
-    if any(pool.servable(now) for pool in world.pools.values()):
+    if any(_takes(world, pool, now) for pool in world.pools.values()):
         return ()
     return tuple(
-        f"pool {pool.spec.pool_id}: {why_unready(pool, now)}" for pool in world.pools.values()
+        f"pool {pool.spec.pool_id}: {_why_not(pool, now)}" for pool in world.pools.values()
     ) or ("no pools are configured",)
+
+
+def _takes(world: World, pool: Pool, now: float) -> bool:
+    """Whether a pool could take a task: one of its replicas is ready, its model not Retired."""
+    return bool(pool.servable(now)) and not world.models.closed(pool.spec, now)
+
+
+def _why_not(pool: Pool, now: float) -> str:
+    if pool.servable(now):
+        return f"its model {pool.spec.model_ref} is Retired"
+    return why_unready(pool, now)
 
 
 def capabilities(world: World, now: float) -> Capabilities:
@@ -216,6 +227,8 @@ def capabilities(world: World, now: float) -> Capabilities:
     alike: dict[tuple[str, ...], list[Pool]] = {}
     for pool in world.pools.values():
         spec = pool.spec
+        if world.models.closed(spec, now):
+            continue  # whoever asked for it would be refused
         key = (spec.engine, spec.model_ref, pool.engine_version, spec.sampler_profile_version)
         alike.setdefault(key, []).append(pool)
     return Capabilities(
@@ -257,7 +270,7 @@ def gauges(world: World, now: float) -> dict[str, Values]:
         spec = pool.spec
         for priority, fifo in pool.queue.classes.items():
             depth[spec.engine, pool.engine_version, spec.pool_id, priority] = len(fifo)
-        ready[spec.engine, pool.engine_version, spec.pool_id] = float(bool(pool.servable(now)))
+        ready[spec.engine, pool.engine_version, spec.pool_id] = float(_takes(world, pool, now))
         for replica in pool.replicas.values():
             labels = of_replica(pool, replica)
             leases[labels] = len(replica.leases)
@@ -277,6 +290,7 @@ def gauges(world: World, now: float) -> dict[str, Values]:
         "kv_cache_usage_ratio": kv_ratio,
         "gpu_utilization": utilization,
         "vram_used_bytes": vram,
+        "model_state": models.states(world.models, now),
         "sessions_active": {(): len(world.sessions.known)},
         "placement_candidates_considered": {(): world.tally.candidates_considered},
     }

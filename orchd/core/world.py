@@ -14,6 +14,7 @@ from attrs import frozen
 from orchd.core.affinity import Affinity
 from orchd.core.budgets import UNBOUNDED, Budget
 from orchd.core.decisions import Decisions
+from orchd.core.models import Models
 from orchd.core.pool import Pool, PoolSpec, Replica
 from orchd.core.sessions import Sessions
 from orchd.core.tally import Tally
@@ -100,6 +101,7 @@ class World:
         """Memory of the prompts of all waiting tasks."""
         self.timers: Timers[tuple[TimerKind, str]] = Timers()
         self.tally = Tally()
+        self.models = Models()
         self.sessions = Sessions(limits.session_ttl_s, limits.sessions_idle_max)
         self.draining = False
         self.admitted = 0

@@ -11,6 +11,7 @@ from typing import Final, assert_never
 
 import trio
 
+from orchd.catalog import locate
 from orchd.config.schema import Mode, Pool, Settings
 from orchd.core.events import (
     Accepted,
@@ -43,7 +44,10 @@ from orchd.core.front import Front
 from orchd.core.pool import PoolSpec
 from orchd.core.watchdog import Watchdog
 from orchd.edge import limits
+from orchd.edge.artifacts import Registry
+from orchd.edge.catalog import Catalog
 from orchd.edge.control import Control
+from orchd.edge.disk import Disk
 from orchd.edge.links import Link
 from orchd.edge.relay import Stream
 from orchd.edge.scrape import Tally
@@ -81,9 +85,20 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.front = Front([_spec(pool) for pool in settings.pools], limits.limits(settings))
+        self.front = Front(
+            [_spec(pool, str(settings.base)) for pool in settings.pools], limits.limits(settings)
+        )
         self.tally = Tally(self.front)
         self.tokenizers = Tokenizers(self.front, settings)
+        self.disk = Disk(settings.state_dir)
+        self.catalog = Catalog(
+            self.disk,
+            str(settings.base),
+            self.handle,
+            self.front.engine_of,
+            self.tally.verifications,
+        )
+        self.artifacts = Registry(self.disk, settings.artifacts)
         self._streams: dict[TaskId, Stream] = {}
         self._running: dict[TaskId, Stream] = {}
         self._open: set[TaskId] = set()
@@ -294,15 +309,20 @@ class App:
         """Keep the links up, wake core when it asked for it, and keep streams informed."""
         self._beat_at = trio.current_time()
         try:
+            await self.disk.open()
+            await self.catalog.open()
             async with trio.open_nursery() as nursery:
                 for link in self._links.values():
                     nursery.start_soon(link.run)
                 nursery.start_soon(self._control.run)
                 nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._pulse)
+                nursery.start_soon(self.catalog.run)
+                nursery.start_soon(self.artifacts.open)
                 task_status.started()
         finally:
             self.tokenizers.close()
+            self.disk.close()
 
     def alive(self) -> bool:
         """Return whether the pulse beats: what systemd's watchdog is to know."""
@@ -360,7 +380,8 @@ class App:
                 stream.silent_since = now
 
 
-def _spec(pool: Pool) -> PoolSpec:
+def _spec(pool: Pool, base: str) -> PoolSpec:
+    path = locate.path_of(pool.model.ref, base)
     return PoolSpec(
         pool_id=pool.id,
         engine=pool.engine.id,
@@ -381,6 +402,8 @@ def _spec(pool: Pool) -> PoolSpec:
         ),
         sampler_profile_version=pool.engine.sampler_profile_version,
         price=limits.price(pool.price),
+        model_names=(pool.model.ref,) if path is None else (pool.model.ref, f"file:{path}"),
+        model_digest=pool.model.digest,
     )
 
 

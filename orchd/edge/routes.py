@@ -14,7 +14,11 @@ import trio
 from attrs import frozen
 
 from orchd import __version__
+from orchd.edge import catalog_routes as shelves
 from orchd.edge.app import App
+from orchd.edge.asked import Answer, Asked
+from orchd.edge.asked import body as _body
+from orchd.edge.asked import with_etag as _with_etag
 from orchd.edge.auth import Guard
 from orchd.edge.limits import budget_headers
 from orchd.edge.relay import Reader
@@ -35,23 +39,10 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId, SessionId, TaskId
 from orchd.wire.shapes import TaskRequest, TaskState
 
-Answer = Response | Streaming
-
 STREAM_HEADERS: Final = (
     ("Cache-Control", "no-cache"),
     ("X-Accel-Buffering", "no"),  # nginx gathers a stream without it [ORCH-3401]
 )
-
-
-@frozen
-class Asked:
-    """One request, as its handler gets it."""
-
-    request: Request
-    identity: str
-    """Who asks (auth.py), for the log."""
-    named: str
-    """The id in the path; empty where the route has none."""
 
 
 @frozen
@@ -203,6 +194,16 @@ ROUTES: Final[tuple[tuple[str, str, _Served], ...]] = (
     ("POST", "/v1/pools/{pool_id}/drain", Routes._drain),
     ("POST", "/v1/pools/{pool_id}/reload", Routes._reload),
     ("POST", "/v1/workers/register", Routes._register),
+    ("POST", "/v1/catalog/models", shelves.register_model),
+    ("GET", "/v1/catalog/models", shelves.list_models),
+    ("GET", "/v1/catalog/models/{model_id}", shelves.get_model),
+    ("DELETE", "/v1/catalog/models/{model_id}", shelves.remove_model),
+    ("POST", "/v1/catalog/models/{model_id}/verify", shelves.verify_model),
+    ("POST", "/v1/catalog/models/{model_id}/state", shelves.change_model_state),
+    ("POST", "/v1/artifacts", shelves.store_artifact),
+    ("GET", "/v1/artifacts", shelves.list_artifacts),
+    ("GET", "/v1/artifacts/{artifact_id}", shelves.get_artifact),
+    ("DELETE", "/v1/artifacts/{artifact_id}", shelves.remove_artifact),
     ("GET", "/metrics", Routes._metrics),
     ("GET", "/health", Routes._live),
     ("GET", "/healthz", Routes._live),
@@ -239,13 +240,6 @@ def _look_up(path: str) -> tuple[dict[str, _Served], str]:
     return {}, ""
 
 
-def _body(cls: type[codec.T], request: Request) -> codec.T:
-    try:
-        return codec.loads(cls, request.body)
-    except codec.ShapeError as exc:
-        raise exc.as_error() from None
-
-
 def _task_id(text: str) -> TaskId:
     if not codec.UUID.fullmatch(text):
         raise OrchError(Kind.UNKNOWN_ID, "a task id is a UUID", path="task_id")
@@ -256,12 +250,3 @@ def _session_id(text: str) -> SessionId:
     if not codec.UUID.fullmatch(text):
         raise OrchError(Kind.UNKNOWN_ID, "a session id is a UUID", path="session_id")
     return SessionId(text.lower())
-
-
-def _with_etag(request: Request, response: Response) -> Response:
-    tag = f'"{hashlib.sha256(response.body).hexdigest()[:16]}"'
-    known = request.headers.get("if-none-match", "").split(",")
-    # compared weakly: a proxy that packs an answer marks its tag so (RFC 9110, 13.1.2)
-    if {part.strip().removeprefix("W/") for part in known} & {tag, "*"}:
-        return Response(304, headers=(("ETag", tag),))
-    return Response(200, response.body, headers=(("ETag", tag),))

@@ -31,12 +31,13 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Tally:
-    """What the edge itself counts: histograms of core's observations, and dropped frames."""
+    """What the edge itself counts: core's observations, dropped frames, verified models."""
 
     def __init__(self, front: Front) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.drops: Counter[tuple[str, ...]] = Counter()
+        self.verifications: Counter[tuple[str, ...]] = Counter()
         self._histograms = {
             metric.name: Histogram(
                 metric.name,
@@ -48,7 +49,7 @@ class Tally:
             for metric in METRICS
             if metric.type is MetricType.HISTOGRAM
         }
-        self.registry.register(_FromCore(front, self.drops))
+        self.registry.register(_FromCore(front, self.drops, self.verifications))
 
     def observe(self, effect: Observe) -> None:
         """Count one observation."""
@@ -63,13 +64,20 @@ class Tally:
 class _FromCore(Collector):
     """The families that core knows, read at the moment of the scrape."""
 
-    def __init__(self, front: Front, drops: Counter[tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        front: Front,
+        drops: Counter[tuple[str, ...]],
+        verifications: Counter[tuple[str, ...]],
+    ) -> None:
         self._front = front
         self._drops = drops
+        self._verifications = verifications
 
     def collect(self) -> Iterator[Family]:
         counters = self._front.counters()
         counters["sse_backpressure_drops_total"] = dict(self._drops)
+        counters["catalog_verifications_total"] = dict(self._verifications)
         gauges = self._front.gauges(trio.current_time())
         for metric in METRICS:
             if metric.type is MetricType.COUNTER:

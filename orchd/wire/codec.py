@@ -153,6 +153,10 @@ def _make(*, closed: bool) -> Converter:
     hook(ids.SessionId, _uuid)
     hook(ids.PoolId, _string(ids.POOL_ID, "a pool id (a-z, 0-9 and -, at most 63)"))
     hook(ids.ReplicaId, _string(MASK_ID, "POOL:MASK such as demo:0 or big:0_1"))
+    hook(ids.ModelId, _string(ids.MODEL_ID, "a model id (A-Z, a-z, 0-9, . _ and -, at most 128)"))
+    hook(ids.Digest, _string(ids.DIGEST, "sha256: and 64 hex digits"))
+    hook(ids.ArtifactId, _string(ids.ARTIFACT_ID, "an artifact id (32 hex digits)"))
+    hook(ids.Tag, _string(ids.TAG, "a word (A-Z, a-z, 0-9, . _ : / @ = + and -, at most 128)"))
     hook(ids.DeviceMask, _mask)
     converter.register_unstructure_hook(ids.DeviceMask, lambda mask: list(mask.indices))
     # by class: a hook by predicate would lose against the one of str, which a StrEnum is too
@@ -163,6 +167,10 @@ def _make(*, closed: bool) -> Converter:
     converter.register_structure_hook_factory(
         lambda cls: bool(get_origin(cls) is tuple and get_args(cls)[-1] is Ellipsis),  # type: ignore[comparison-overlap]
         lambda cls: _listed(converter, cls),
+    )
+    converter.register_structure_hook_factory(
+        lambda cls: bool(get_origin(cls) is dict),  # type: ignore[comparison-overlap]
+        lambda cls: _mapped(converter, cls),
     )
     converter.register_structure_hook_factory(
         attrs.has, lambda cls: _object(converter, cls, closed=closed)
@@ -192,6 +200,32 @@ def _listed(converter: Converter, cls: Any) -> Callable[[Any, Any], tuple[Any, .
         if wrong:
             raise IterableValidationError("in a list", wrong, cls)
         return tuple(done)
+
+    return hook
+
+
+def _mapped(converter: Converter, cls: Any) -> Callable[[Any, Any], dict[Any, Any]]:
+    """Return the hook of `dict[K, V]`: a JSON object, each fault with its key."""
+    key_type, item_type = get_args(cls)
+
+    def hook(value: Any, _cls: Any) -> dict[Any, Any]:
+        if type(value) is not dict:
+            raise WrongValueError(f"must be an object, not {_shown(value)}")
+        done: dict[Any, Any] = {}
+        wrong: list[Exception] = []
+        for key, item in value.items():
+            try:
+                done[converter.structure(key, key_type)] = converter.structure(item, item_type)
+            except (ValueError, BaseValidationError) as exc:
+                where = _cut(str(key))
+                exc.add_note(IterableValidationNote(f"at key {where}", where, item_type))
+                wrong.append(exc)
+                if len(wrong) == MAX_FAULTS:
+                    wrong.append(WrongValueError("has more faults"))
+                    break
+        if wrong:
+            raise IterableValidationError("in an object", wrong, cls)
+        return done
 
     return hook
 

@@ -30,6 +30,10 @@ class Kind(enum.StrEnum):
     UNSUPPORTED_MEDIA = "unsupported_media"
     TASK_ID_REUSED = "task_id_reused"
     PINS_DIFFER = "pins_differ"
+    MODEL_EXISTS = "model_exists"
+    MODEL_DEPRECATED = "model_deprecated"
+    UNTRUSTED_ARTIFACT = "untrusted_artifact"
+    STORE_FULL = "store_full"
     SESSION_OVER = "session_over"
     BUDGET_SHORT = "budget_short"
     DEADLINE_UNMET = "deadline_unmet"
@@ -123,6 +127,19 @@ TABLE: dict[Kind, Row] = {
     Kind.TASK_ID_REUSED: _bad(409, "Choose a new task_id for a task with another body."),
     Kind.PINS_DIFFER: _bad(
         409, "Give all replicas of the pool one engine, version and sampler profile."
+    ),
+    Kind.MODEL_EXISTS: _bad(409, "Choose another id, or delete the model that has it."),
+    Kind.MODEL_DEPRECATED: Row(
+        "MODEL_DEPRECATED", 400, _DATAERR, False, "client",
+        "Name an Active model; GET /v1/catalog/models and GET /v1/capabilities list them.",
+    ),
+    Kind.UNTRUSTED_ARTIFACT: Row(
+        "UNTRUSTED_ARTIFACT", 400, _DATAERR, False, "client",
+        "Bring what the trust policy asks for, or a file that has the digest; then verify it.",
+    ),
+    Kind.STORE_FULL: Row(
+        "REPLICA_EXHAUSTED", 507, _TEMPFAIL, False, "operator",
+        "Delete what is not needed any more, or raise the bound in the configuration.",
     ),
     Kind.SESSION_OVER: Row(
         "INVALID_PARAMS", 409, _TEMPFAIL, True, "client",

@@ -30,6 +30,19 @@ NonNegative = NewType("NonNegative", float)
 """A finite number >= 0 (JSON numbers with or without a point)."""
 Text = NewType("Text", str)
 """A string of 1 to 4096 characters."""
+ModelId = NewType("ModelId", str)
+"""The name of a model in the catalog; its file is called so, and it leads nowhere else."""
+Digest = NewType("Digest", str)
+"""`sha256:` and 64 hex digits in lower case."""
+ArtifactId = NewType("ArtifactId", str)
+"""32 hex digits, made from what was stored (wire/artifacts.py)."""
+Tag = NewType("Tag", str)
+"""A short word without spaces, for finding things again."""
+
+MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+ARTIFACT_ID = re.compile(r"[0-9a-f]{32}")
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@=+-]{0,127}")
 
 POOL_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """Lower case, digits and dashes: what a systemd instance name holds without escaping."""

@@ -99,7 +99,7 @@ async def open_front(
         full_policy=full_policy,
     )
     config = Settings(
-        state_dir=folder,
+        state_dir=settings.pop("state_dir", folder),
         run_dir=folder,
         pools=(pool,),
         auth_token=None if token is None else Secret(token),

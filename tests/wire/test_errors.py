@@ -9,8 +9,7 @@ import pytest
 from orchd.wire import codec, errors
 from orchd.wire.errors import TABLE, Envelope, Kind, OrchError
 
-# contract.md, Errors, and the statuses under POST /v1/tasks. Those that have no cause yet come with
-# the catalog and artifacts.
+# contract.md, Errors, and the statuses under POST /v1/tasks.
 STATUS_OF_CODE = {
     "INVALID_PARAMS": {400, 404, 405, 408, 409, 413, 415, 431},
     "DEADLINE_UNMET": {400},
@@ -21,12 +20,13 @@ STATUS_OF_CODE = {
     "QUEUE_FULL_DROP_LRU": {429},
     "POOL_UNREADY": {503},
     "POOL_UNAVAILABLE": {503},
-    "REPLICA_EXHAUSTED": {503},
+    "MODEL_DEPRECATED": {400},
+    "UNTRUSTED_ARTIFACT": {400},
+    "REPLICA_EXHAUSTED": {503, 507},
     "DECODE_TIMEOUT": {500},
     "WORKER_RESET": {500},
     "INTERNAL": {500},
 }
-LATER = {"MODEL_DEPRECATED", "UNTRUSTED_ARTIFACT"}
 CODES = {
     *("ADMISSION_REJECT", "QUEUE_FULL_DROP_LRU", "INVALID_PARAMS", "POOL_UNREADY"),
     *("POOL_UNAVAILABLE", "REPLICA_EXHAUSTED", "DECODE_TIMEOUT", "WORKER_RESET", "INTERNAL"),
@@ -44,7 +44,7 @@ def test_every_kind_has_a_row_and_every_code_is_the_contracts():
     assert set(TABLE) == set(Kind)
     used = {row.code for row in TABLE.values()}
     assert used == set(STATUS_OF_CODE)
-    assert used - {"MISSING_TOKEN", "BAD_TOKEN", "NON_LOOPBACK_WITHOUT_TOKEN"} == CODES - LATER
+    assert used - {"MISSING_TOKEN", "BAD_TOKEN", "NON_LOOPBACK_WITHOUT_TOKEN"} == CODES
 
 
 @pytest.mark.req("OC-CTRL-2030", "ORCH-3330")
@@ -101,7 +101,7 @@ def test_no_other_module_invents_an_envelope():
     """`OrchError` is made of a Kind; codes as strings stand in the table's file alone."""
     product = [*Path(errors.__file__).parents[1].rglob("*.py")]
     product += [*(Path(errors.__file__).parents[2] / "poolmgr").rglob("*.py")]
-    codes = set(STATUS_OF_CODE) | LATER
+    codes = set(STATUS_OF_CODE)
     found = [
         f"{path.name}:{node.lineno} {node.value!r}"
         for path in product

@@ -10,6 +10,7 @@ from typing import Final
 
 from orchd.wire import control
 from orchd.wire.errors import Kind
+from tools.openapi import catalog
 from tools.openapi.table import Operation, Parameter, Reply
 
 ROWS: Final = (
@@ -105,6 +106,7 @@ ROWS: Final = (
         replies={200: Reply("orchd links to it.", control.Registered)},
         kinds=(Kind.UNKNOWN_ID, Kind.PINS_DIFFER, Kind.UNSUPPORTED_MEDIA),
     ),
+    *catalog.ROWS,
     Operation(
         id="scrapeMetrics",
         plane="control",

@@ -38,6 +38,8 @@ ROWS: Final = (
         },
         kinds=(
             Kind.DEADLINE_UNMET,
+            Kind.MODEL_DEPRECATED,
+            Kind.UNTRUSTED_ARTIFACT,
             Kind.TASK_ID_REUSED,
             Kind.SESSION_OVER,
             Kind.BUDGET_SHORT,

@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from orchd.wire import shapes
 from orchd.wire.errors import Envelope, Kind
-from orchd.wire.ids import PoolId, SessionId, TaskId
+from orchd.wire.ids import ArtifactId, ModelId, PoolId, SessionId, TaskId
 
 Plane = Literal["data", "control"]
 JSON: Final = "application/json"
@@ -20,6 +20,10 @@ EVENTS: Final = "text/event-stream"
 
 Cursor = NewType("Cursor", str)
 """Where a page begins: opaque to clients."""
+ArtifactCursor = NewType("ArtifactCursor", str)
+"""Where a page of artifacts begins."""
+PageSize = NewType("PageSize", int)
+"""How many a page has."""
 EventId = NewType("EventId", str)
 """An id of a stream's frame, or empty: from the first one on."""
 
@@ -157,6 +161,8 @@ IDS: Final[Mapping[str, tuple[Any, str]]] = {
     ),
     "task_id": (TaskId, "The task's id, chosen by the client. What is no UUID is no task: 404."),
     "pool_id": (PoolId, "The pool's id in the configuration."),
+    "model_id": (ModelId, "The model's id in the catalog."),
+    "artifact_id": (ArtifactId, "The artifact's id, as its upload was answered."),
 }
 
 FRAMES: Final[Mapping[str, type]] = {

@@ -1,0 +1,126 @@
+"""`orchctl artifacts`: what agents left behind, with tags and lineage."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlencode
+
+import click
+
+from orchd.cli import reach, say
+from orchd.cli.models import JSON
+from orchd.wire import codec
+from orchd.wire.artifacts import Artifact, ArtifactKind, Artifacts, ArtifactStored
+from orchd.wire.ids import ARTIFACT_ID
+
+ARTIFACTS: Final = "/v1/artifacts"
+
+
+class _ArtifactId(click.ParamType[str]):
+    name = "id"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not ARTIFACT_ID.fullmatch(value):
+            self.fail("an artifact id is 32 hex digits", param, ctx)
+        return value
+
+
+ID: Final = click.argument("artifact", metavar="ID", type=_ArtifactId())
+
+
+@click.group(name="artifacts")
+def command() -> None:
+    """Show, store and delete artifacts: plans, summaries, diffs, traces."""
+
+
+@command.command(name="list")
+@click.option("--tag", help="Only those that have this tag.")
+@click.option("--cursor", help="Older ones: what the page before ended with.")
+@JSON
+@reach.options
+def list_artifacts(
+    tag: str | None, cursor: str | None, as_json: bool, url: str | None, token_file: Path | None
+) -> None:
+    """List artifacts, the newest first."""
+    query = {key: text for key, text in (("tag", tag), ("cursor", cursor)) if text is not None}
+    path = f"{ARTIFACTS}?{urlencode(query)}" if query else ARTIFACTS
+    found = reach.run(reach.find(url, token_file), reach.fetch, Artifacts, path)
+    if as_json:
+        say.json(found)
+        return
+    table = say.table("artifact", "kind", "stored", ">bytes", "tags", "parent")
+    for each in found.artifacts:
+        at = datetime.fromtimestamp(each.created_ms / 1000, UTC).astimezone()
+        table.add_row(
+            each.id,
+            each.kind.value,
+            f"{at:%Y-%m-%d %H:%M:%S}",
+            str(each.content_bytes),
+            say.cell(" ".join(each.tags)),
+            say.cell(each.parent),
+        )
+    say.show(table)
+    if found.next_cursor is not None:
+        say.note(f"Older ones: --cursor {found.next_cursor}", "")
+
+
+@command.command(name="show")
+@ID
+@JSON
+@reach.options
+def show_artifact(artifact: str, as_json: bool, url: str | None, token_file: Path | None) -> None:
+    """Write an artifact's content to stdout, as it is; with --json all that is known of it."""
+    found = reach.run(reach.find(url, token_file), reach.fetch, Artifact, f"{ARTIFACTS}/{artifact}")
+    if as_json:
+        say.json(found)
+    else:
+        text = say.plain(found.content) if sys.stdout.isatty() else found.content
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.flush()
+
+
+@command.command(name="add")
+@click.argument("kind", type=click.Choice([kind.value for kind in ArtifactKind]))
+@click.argument("file", type=click.File("rb"))
+@click.option("--tag", "tags", multiple=True, help="A word to find it by; may be repeated.")
+@click.option("--parent", help="The artifact that this one came from.")
+@JSON
+@reach.options
+def add_artifact(
+    kind: str,
+    file: click.File,
+    tags: tuple[str, ...],
+    parent: str | None,
+    as_json: bool,
+    url: str | None,
+    token_file: Path | None,
+) -> None:
+    """Store FILE (- is stdin) and print the artifact's id."""
+    try:
+        content = file.read().decode()  # type: ignore[attr-defined]
+    except UnicodeDecodeError:
+        raise click.BadParameter("is no UTF-8 text", param_hint="FILE") from None
+    said = {"kind": kind, "content": content, "tags": tags, "parent": parent}
+    body = codec.dumps({key: value for key, value in said.items() if value is not None})
+    answer = reach.run(reach.find(url, token_file), reach.ask, "POST", ARTIFACTS, body)
+    found = reach.understood(ArtifactStored, answer.body)
+    if as_json:
+        say.json(found)
+    else:
+        click.echo(found.id)
+
+
+@command.command(name="remove")
+@ID
+@JSON
+@reach.options
+def remove_artifact(artifact: str, as_json: bool, url: str | None, token_file: Path | None) -> None:
+    """Delete an artifact; those that came from it stay."""
+    reach.run(reach.find(url, token_file), reach.ask, "DELETE", f"{ARTIFACTS}/{artifact}")
+    if as_json:
+        say.json({"id": artifact, "removed": True})
+    else:
+        say.note(f"{artifact} is gone.", "")

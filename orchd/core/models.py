@@ -1,0 +1,167 @@
+"""What the catalog means for tasks: which pool serves a cataloged model, and which takes no more.
+
+A table of cards, replaced whole when the catalog changes (CatalogChanged). No IO: where records are
+kept is orchd/catalog's. A task that names a pool's own model_ref costs a few dictionary look-ups
+here, and nothing while the catalog is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from attrs import evolve, frozen
+
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import Text
+from orchd.wire.shapes import TaskRequest
+
+if TYPE_CHECKING:
+    from orchd.core.pool import Pool, PoolSpec
+    from orchd.core.world import World
+
+
+@frozen
+class ModelCard:
+    """One model of the catalog, as far as tasks are concerned."""
+
+    model_id: str
+    digest: str
+    source: str | None
+    """Where it is, in the form that PoolSpec.model_names has; None: nobody said."""
+    closes_at: float | None = None
+    """From this time on (the clock of `now`) it is Retired; None: Active."""
+    untrusted: str | None = None
+    """Why its file is not what the catalog says; None: nothing is known against it."""
+
+    def closed(self, now: float) -> bool:
+        """Whether it takes no new task."""
+        return self.closes_at is not None and self.closes_at <= now
+
+
+class Models:
+    """The cards, by all that they can be found by."""
+
+    def __init__(self, cards: Iterable[ModelCard] = ()) -> None:
+        self.cards = {card.model_id: card for card in cards}
+        self._by_digest: dict[str, list[ModelCard]] = {}
+        self._by_source: dict[str, list[ModelCard]] = {}
+        for card in self.cards.values():
+            self._by_digest.setdefault(card.digest, []).append(card)
+            for name in {card.model_id, card.source or card.model_id}:
+                self._by_source.setdefault(name, []).append(card)
+
+    def named(self, model_ref: str) -> list[ModelCard]:
+        """Return the cards of an id or a digest; none: it is a reference of another kind."""
+        if model_ref in self.cards:
+            return [self.cards[model_ref]]
+        return self._by_digest.get(model_ref, [])
+
+    def of(self, spec: PoolSpec) -> Iterator[ModelCard]:
+        """Yield the cards of what a pool serves: by its digest where one is configured."""
+        names, digest = _what(spec)
+        if digest is not None:
+            yield from self._by_digest.get(digest, ())
+        else:
+            for name in names:
+                yield from self._by_source.get(name, ())
+
+    def closed(self, spec: PoolSpec, now: float) -> bool:
+        """Whether a pool takes no new task because its model is Retired, under every id it has."""
+        if not self.cards:
+            return False
+        cards = list(self.of(spec))
+        return bool(cards) and all(card.closed(now) for card in cards)
+
+
+def resolved(world: World, request: TaskRequest, now: float) -> TaskRequest:
+    """Return the request with the model_ref of a pool in the place of a catalog id or a digest.
+
+    Raises OrchError: MODEL_DEPRECATED for a model that is Retired, UNTRUSTED_ARTIFACT for one whose
+    file has another digest than the catalog says. A name that no pool serves stays: admission
+    refuses it.
+    """
+    models, model_ref = world.models, request.model_ref
+    if not models.cards:
+        return request
+    cards = models.named(model_ref)
+    if not cards:
+        pools = world.serving.get((request.engine, model_ref), ())
+        if pools and all(models.closed(pool.spec, now) for pool in pools):
+            raise _deprecated(model_ref)
+        return request
+    # one digest may have several ids: any that is open and good will do
+    open_cards = [card for card in cards if not card.closed(now)]
+    if not open_cards:
+        raise _deprecated(model_ref)
+    good = [card for card in open_cards if card.untrusted is None]
+    if not good:
+        raise _untrusted(model_ref, open_cards[0].untrusted or "")
+    mine = [pool for pool in world.pools.values() if pool.spec.engine == request.engine]
+    served = _served(models, good[0], mine)
+    return request if served is None else evolve(request, model_ref=Text(served))
+
+
+def reference(world: World, model_ref: str) -> str:
+    """Return the model_ref of a pool that serves this catalog id or digest; else what was given."""
+    cards = world.models.named(model_ref)
+    served = _served(world.models, cards[0], world.pools.values()) if cards else None
+    return served or model_ref
+
+
+def engine_of(world: World, model_id: str) -> str | None:
+    """Return the engine of the first pool that serves this model; None: none does."""
+    card = world.models.cards.get(model_id)
+    for pool in world.pools.values():
+        if card is not None and card in world.models.of(pool.spec):
+            return pool.spec.engine
+    return None
+
+
+def _served(models: Models, card: ModelCard, pools: Iterable[Pool]) -> str | None:
+    """Return the reference under which one of these pools serves the model, the first by pool id.
+
+    Raises OrchError(UNTRUSTED_ARTIFACT) when the only pools that have its source were configured
+    with another digest.
+    """
+    contradicted: PoolSpec | None = None
+    for pool in pools:
+        spec = pool.spec
+        if any(each.digest == card.digest for each in models.of(spec)):
+            return spec.model_ref
+        names, digest = _what(spec)
+        if digest is not None and card.source in names:
+            contradicted = contradicted or spec
+    if contradicted is None:
+        return None
+    why = f"pool {contradicted.pool_id} has it with digest {contradicted.model_digest}"
+    raise _untrusted(card.model_id, f"{why}, and the catalog says {card.digest}")
+
+
+def _what(spec: PoolSpec) -> tuple[tuple[str, ...], str | None]:
+    """Return what a pool's model is called, and its digest where that is configured.
+
+    A pool that was reloaded with another model has that model's reference, and no digest.
+    """
+    if spec.model_ref in spec.model_names:
+        return spec.model_names, spec.model_digest
+    return (spec.model_ref,), None
+
+
+def _deprecated(model_ref: str) -> OrchError:
+    why = f"$.model_ref: {model_ref} is Retired: it takes no new tasks"
+    return OrchError(Kind.MODEL_DEPRECATED, why, path="$.model_ref")
+
+
+def _untrusted(model_ref: str, why: str) -> OrchError:
+    return OrchError(
+        Kind.UNTRUSTED_ARTIFACT, f"$.model_ref: {model_ref}: {why}", path="$.model_ref"
+    )
+
+
+def states(models: Models, now: float) -> dict[tuple[str, ...], float]:
+    """Return the gauge model_state: 1 for the state that each model is in."""
+    return {
+        (card.model_id, "Retired" if card.closed(now) else "Active"): 1.0
+        for card in models.cards.values()
+    }

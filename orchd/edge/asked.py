@@ -1,0 +1,44 @@
+"""What every handler of a route is given, and what handlers share: reading a body, an ETag.
+
+The table of routes is in routes.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from attrs import frozen
+
+from orchd.kit.http import Request, Response, Streaming
+from orchd.wire import codec
+
+Answer = Response | Streaming
+
+
+@frozen
+class Asked:
+    """One request, as its handler gets it."""
+
+    request: Request
+    identity: str
+    """Who asks (auth.py), for the log."""
+    named: str
+    """The id in the path; empty where the route has none."""
+
+
+def body(cls: type[codec.T], request: Request) -> codec.T:
+    """Return the body as a `cls`. Raises OrchError(INVALID_PARAMS)."""
+    try:
+        return codec.loads(cls, request.body)
+    except codec.ShapeError as exc:
+        raise exc.as_error() from None
+
+
+def with_etag(request: Request, response: Response) -> Response:
+    """Return a 200 with the ETag of its body, or 304 to a client that has it."""
+    tag = f'"{hashlib.sha256(response.body).hexdigest()[:16]}"'
+    known = request.headers.get("if-none-match", "").split(",")
+    # compared weakly: a proxy that packs an answer marks its tag so (RFC 9110, 13.1.2)
+    if {part.strip().removeprefix("W/") for part in known} & {tag, "*"}:
+        return Response(304, headers=(("ETag", tag),))
+    return Response(200, response.body, headers=(("ETag", tag),))

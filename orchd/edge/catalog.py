@@ -1,0 +1,253 @@
+"""The catalog of models, as routes ask it: the table in memory, its shelf on disk, core's cards.
+
+What may be registered is catalog/models.py's, what a state means for tasks core/models.py's. A
+change is on disk before it is answered, and before core hears of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import trio
+from attrs import evolve
+
+from orchd.catalog import locate, models
+from orchd.catalog.files import Folder
+from orchd.catalog.models import Models
+from orchd.catalog.shelf import Shelf
+from orchd.core.events import CatalogChanged
+from orchd.core.models import ModelCard
+from orchd.edge.disk import Disk, Turn, tell_spoiled
+from orchd.kit import log
+from orchd.wire.catalog import (
+    CatalogModel,
+    CatalogModels,
+    ModelRecord,
+    ModelRegistration,
+    ModelStateChange,
+    Verification,
+    VerifyReason,
+    VerifyResult,
+)
+from orchd.wire.errors import OrchError
+from orchd.wire.ids import Count
+
+NO_ENGINE: Final = "none"
+"""The engine of a verification of a model that no pool serves."""
+_RESULTS: Final = {
+    VerifyReason.MATCH: VerifyResult.OK,
+    VerifyReason.MISMATCH: VerifyResult.FAILED,
+}
+
+
+class Catalog:
+    """All models that are known, and the verifications that run."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        base: str,
+        changed: Callable[[CatalogChanged], object],
+        engine_of: Callable[[str], str | None],
+        verifications: Counter[tuple[str, ...]],
+    ) -> None:
+        """`base`: where relative paths of models begin; `changed` tells core; `engine_of` names the
+        engine of a pool that serves a model id; `verifications` counts by result, reason and
+        engine."""
+        self._disk = disk
+        self._base = base
+        self._changed = changed
+        self._engine_of = engine_of
+        self._shelf = Shelf(Folder(f"{disk.folder}/catalog/models"), ModelRecord, models.record_id)
+        self._models = Models()
+        self._turn = Turn()
+        self._waiting: dict[str, None] = {}
+        """Models to be verified, in the order of asking."""
+        self._verifying: str | None = None
+        self._wanted = trio.Event()
+        self._verifications = verifications
+
+    async def open(self) -> None:
+        """Load what is on disk, and tell core: before the first task is admitted."""
+        if not self._disk.usable:
+            return
+        try:
+            found, spoiled = await self._disk.read(self._shelf.load)
+        except OrchError:
+            return  # it is in the log; the catalog is empty
+        tell_spoiled(spoiled)
+        self._models.records = found
+        self._tell_core()
+
+    async def run(self) -> None:
+        """Verify models, one after another, as they are asked for."""
+        while True:
+            while self._waiting:
+                self._verifying = model_id = next(iter(self._waiting))
+                del self._waiting[model_id]
+                try:
+                    await self._verify(model_id)
+                except OrchError as exc:
+                    log.event(
+                        "model_verified",
+                        f"The verification of model {model_id} came to nothing: {exc}.",
+                        level="error",
+                        model_id=model_id,
+                    )
+                finally:
+                    self._verifying = None
+            self._wanted = trio.Event()
+            await self._wanted.wait()
+
+    # what routes ask
+
+    def get(self, model_id: str) -> CatalogModel:
+        """Raises OrchError(UNKNOWN_ID)."""
+        return self._told(self._models.get(model_id))
+
+    def page(self, cursor: str, limit: int) -> CatalogModels:
+        """Return models by id, behind `cursor`."""
+        found, following = self._models.page(cursor, limit)
+        return CatalogModels(
+            models=tuple(self._told(record) for record in found), next_cursor=following
+        )
+
+    async def register(self, model: ModelRegistration, *, strict: bool) -> CatalogModel:
+        """Keep a model, and verify its file where it is local. Raises OrchError."""
+        async with self._turn():
+            record = self._models.register(model, strict=strict, now_ms=_now_ms())
+            if model.id in self._models.records:
+                return self._told(record)
+            await self._disk.write(lambda: self._shelf.write(record))
+            self._took(record)
+        warnings = models.warnings(model)
+        log.event(
+            "model_registered",
+            f"The catalog has model {model.id}"
+            + (f": {'; '.join(warnings)}." if warnings else "."),
+            level="warning" if warnings else "info",
+            model_id=model.id,
+            model_digest=model.digest,
+        )
+        if self._path(model) is not None:
+            self.verify(model.id)
+        return self._told(record)
+
+    async def remove(self, model_id: str) -> None:
+        """Forget a model. Raises OrchError."""
+        async with self._turn():
+            self._models.get(model_id)
+            await self._disk.write(lambda: self._shelf.remove(model_id))
+            del self._models.records[model_id]
+            self._waiting.pop(model_id, None)
+            if self._verifying == model_id:
+                self._verifying = None  # its result is dropped; another of this id is hashed anew
+            self._tell_core()
+        log.event("model_removed", f"The catalog has no model {model_id} now.", model_id=model_id)
+
+    async def change_state(self, model_id: str, change: ModelStateChange) -> None:
+        """Retire a model, now or after a while, or take it back. Raises OrchError."""
+        async with self._turn():
+            now_ms = _now_ms()
+            record = models.in_state(
+                self._models.get(model_id), change.state, change.deadline_ms, now_ms
+            )
+            await self._disk.write(lambda: self._shelf.write(record))
+            self._took(record)
+        after = f" in {change.deadline_ms} ms" if change.deadline_ms is not None else ""
+        log.event(
+            "model_state",
+            f"Model {model_id} is {change.state}{after}.",
+            model_id=model_id,
+            state=change.state.value,
+        )
+
+    def verify(self, model_id: str) -> None:
+        """Have a model verified soon; one that waits for it already is verified once. Raises
+        OrchError(UNKNOWN_ID)."""
+        self._models.get(model_id)
+        if model_id != self._verifying:
+            self._waiting[model_id] = None
+            self._wanted.set()
+
+    # inside
+
+    async def _verify(self, model_id: str) -> None:
+        record = self._models.records.get(model_id)
+        if record is None:
+            return  # removed while it waited
+        model = record.model
+        reason, why = await self._hashed(model)
+        result = _RESULTS.get(reason, VerifyResult.UNKNOWN)
+        said = Verification(result=result, reason=reason, at_ms=Count(_now_ms()))
+        async with self._turn():
+            now = self._models.records.get(model_id)
+            if now is None or now.model != model:
+                return  # removed meanwhile
+            after = models.verified(now, said)
+            await self._disk.write(lambda: self._shelf.write(after))
+            self._took(after)
+        engine = self._engine_of(model_id) or NO_ENGINE
+        self._verifications[result.value, reason.value, engine] += 1
+        log.event(
+            "model_verified",
+            f"Model {model_id}: {why}.",
+            level="info" if result is VerifyResult.OK else "warning",
+            model_id=model_id,
+            result=result.value,
+            reason=reason.value,
+        )
+
+    async def _hashed(self, model: ModelRegistration) -> tuple[VerifyReason, str]:
+        path = self._path(model)
+        if path is None:
+            return VerifyReason.NOT_LOCAL, "it is no file of this machine, so nothing was hashed"
+        source = model.source_url or ""
+        there = await self._disk.read(lambda: locate.locate(source, self._base))
+        if there is None:
+            return VerifyReason.NOT_FOUND, "its file is not there, or orchd may not see it"
+        try:
+            digest = f"sha256:{await self._disk.sha256_of(there)}"
+        except OSError as exc:
+            return VerifyReason.UNREADABLE, f"its file cannot be read: {exc.strerror or exc}"
+        if digest == model.digest:
+            return VerifyReason.MATCH, "its file has the digest of the catalog"
+        return VerifyReason.MISMATCH, f"its file has digest {digest}, the catalog {model.digest}"
+
+    def _path(self, model: ModelRegistration) -> str | None:
+        return None if model.source_url is None else locate.path_of(model.source_url, self._base)
+
+    def _told(self, record: ModelRecord) -> CatalogModel:
+        model_id = record.model.id
+        verifying = model_id == self._verifying or model_id in self._waiting
+        return models.told(record, verifying=verifying, now_ms=_now_ms())
+
+    def _took(self, record: ModelRecord) -> None:
+        self._models.records[record.model.id] = record
+        self._tell_core()
+
+    def _tell_core(self) -> None:
+        now, now_ms = trio.current_time(), _now_ms()
+        cards = tuple(self._card(each, now, now_ms) for each in self._models.records.values())
+        self._changed(CatalogChanged(cards))
+
+    def _card(self, record: ModelRecord, now: float, now_ms: int) -> ModelCard:
+        model, verification = record.model, record.verification
+        path = self._path(model)
+        card = ModelCard(
+            model_id=model.id,
+            digest=model.digest,
+            source=model.source_url if path is None else f"file:{path}",
+        )
+        if record.retires_at_ms is not None:
+            card = evolve(card, closes_at=now + (record.retires_at_ms - now_ms) / 1000)
+        if verification is not None and verification.result is VerifyResult.FAILED:
+            card = evolve(card, untrusted="its file has another digest than the catalog says")
+        return card
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,137 @@
+"""`orchctl models` and `orchctl artifacts`: what they send, and what they show."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import orjson
+import pytest
+
+from orchd.kit.http import Response, json_response
+from orchd.wire.errors import Kind, OrchError
+
+MODELS = "/v1/catalog/models"
+ARTIFACT = "6a1f0c2d3e4b5a69786a1f0c2d3e4b5a"
+DIGEST = "sha256:" + "ab" * 32
+
+
+def model(model_id: str = "m", **more: Any) -> dict[str, Any]:
+    return {
+        "id": model_id, "digest": DIGEST, "source_url": "file:/m.gguf", "tags": ["a", "b"],
+        "manifests": [], "signatures": [], "state": "Active", "created_ms": 1,
+        "verifying": False, "warnings": ["it has no signature"], **more,
+    }  # fmt: skip
+
+
+def stored(**more: Any) -> dict[str, Any]:
+    return {
+        "id": ARTIFACT, "kind": "plan", "digest": DIGEST, "created_ms": 1, "tags": ["a"], **more,
+    }  # fmt: skip
+
+
+def test_models_lists_every_page(peer, orchctl):
+    verification = {"result": "failed", "reason": "mismatch", "at_ms": 5}
+    first = [model(), model("n", state="Retired", retires_at_ms=1, verification=verification)]
+    pages = [{"models": first, "next_cursor": "n"}, {"models": [model("o", verifying=True)]}]
+    peer.say("GET", MODELS, *(json_response(page) for page in pages))
+    ran = orchctl("models", "list", "--url", peer.url)
+    rows = [line.split() for line in ran.out.splitlines()[1:]]
+    assert rows[0][:4] == ["m", "Active", "not", "verified"]
+    assert rows[1][:3] == ["n", "Retired", "mismatch"]
+    assert rows[2][:5] == ["o", "Active", "is", "being", "hashed"]
+    assert peer.asked(MODELS)[1].query == {"cursor": "n"}
+    peer.say("GET", MODELS, json_response({"models": first}))
+    whole = orjson.loads(orchctl("models", "list", "--json", "--url", peer.url).out)
+    assert whole == {"models": first}
+    peer.say("GET", MODELS, json_response({"models": []}))
+    assert "The catalog is empty" in orchctl("models", "list", "--url", peer.url).err
+
+
+def test_models_shows_one_with_its_warnings(peer, orchctl):
+    peer.say("GET", f"{MODELS}/m", json_response(model(retires_at_ms=4_000_000_000_000)))
+    ran = orchctl("models", "show", "--url", peer.url, "m")
+    assert "m: Active until 2096-" in ran.out
+    assert DIGEST in ran.out
+    assert "Note: it has no signature." in ran.err
+
+
+def test_models_adds_a_file_by_its_hash_and_a_reference_by_its_digest(peer, orchctl, folder):
+    (folder / "m.gguf").write_bytes(b"model")
+    peer.say("POST", MODELS, json_response(model(), 201))
+    ran = orchctl("models", "add", "--url", peer.url, "m", str(folder / "m.gguf"))
+    assert ran.code == 0
+    sent = orjson.loads(peer.asked(MODELS)[0].body)
+    digest = f"sha256:{hashlib.sha256(b'model').hexdigest()}"
+    assert sent == {"id": "m", "digest": digest, "source_url": f"file:{folder}/m.gguf",
+                    "tags": [], "signatures": []}  # fmt: skip
+    ran = orchctl("models", "add", "--url", peer.url, "--digest", DIGEST, "--tag", "a", "--strict",
+                  "--signature", "s", "--sbom", "b", "--json", "m", "hf:o/r/m.gguf")  # fmt: skip
+    assert orjson.loads(ran.out)["id"] == "m"
+    sent = orjson.loads(peer.asked(MODELS)[1].body)
+    assert sent == {"id": "m", "digest": DIGEST, "source_url": "hf:o/r/m.gguf", "tags": ["a"],
+                    "signatures": ["s"], "sbom": "b",
+                    "trust_policy": {"mode": "strict"}}  # fmt: skip
+    ran = orchctl("models", "add", "--url", peer.url, "m", "hf:o/r/m.gguf")
+    assert (ran.code, "--digest is needed" in ran.err) == (2, True)
+    refusal = OrchError(Kind.UNTRUSTED_ARTIFACT, "$.signatures: model m has no signature")
+    peer.say("POST", MODELS, refusal)
+    ran = orchctl("models", "add", "--url", peer.url, "--digest", DIGEST, "m", "x")
+    assert (ran.code, "has no signature" in ran.err) == (65, True)
+
+
+@pytest.mark.req("ORCH-3031")
+@pytest.mark.parametrize(
+    ("arguments", "path", "body", "said"),
+    [
+        (("retire",), "state", {"state": "Retired"}, "m is Retired from now on."),
+        (("retire", "--after", "1.5"), "state", {"state": "Retired", "deadline_ms": 1500},
+         "for 1500 ms still"),
+        (("activate",), "state", {"state": "Active"}, "m is Active from now on."),
+        (("verify",), "verify", None, "orchctl models show m"),
+    ],
+)  # fmt: skip
+def test_models_changes_one(peer, orchctl, arguments, path, body, said):
+    status = "started" if path == "verify" else "accepted"
+    peer.say("POST", f"{MODELS}/m/{path}", json_response({"status": status}, 202))
+    ran = orchctl("models", *arguments, "--url", peer.url, "m")
+    assert (ran.code, said in ran.err) == (0, True)
+    (request,) = peer.asked(path)
+    assert (orjson.loads(request.body) if request.body else None) == body
+    ran = orchctl("models", *arguments, "--json", "--url", peer.url, "m")
+    assert orjson.loads(ran.out) == {"status": status}
+
+
+def test_models_and_artifacts_remove(peer, orchctl):
+    for words, path in (("models", f"{MODELS}/m"), ("artifacts", f"/v1/artifacts/{ARTIFACT}")):
+        name = path.rpartition("/")[2]
+        peer.say("DELETE", path, Response(204))
+        assert orchctl(words, "remove", "--url", peer.url, name).code == 0
+        ran = orchctl(words, "remove", "--json", "--url", peer.url, name)
+        assert orjson.loads(ran.out) == {"id": name, "removed": True}
+        for wrong in ("../x", "a/b"):
+            assert orchctl(words, "remove", "--url", peer.url, wrong).code == 2
+
+
+def test_artifacts_are_listed_added_and_shown_as_they_are(peer, orchctl, folder):
+    listed = {"artifacts": [stored(content_bytes=9)], "next_cursor": f"1.{ARTIFACT}"}
+    peer.say("GET", "/v1/artifacts", json_response(listed))
+    ran = orchctl("artifacts", "list", "--tag", "a b", "--url", peer.url)
+    assert ran.out.splitlines()[1].split()[:2] == [ARTIFACT, "plan"]
+    assert f"--cursor 1.{ARTIFACT}" in ran.err
+    assert peer.asked("/v1/artifacts")[0].query == {"tag": "a b"}
+    text = "1. R\u00e9ad.\r\n\x1b[2J"
+    (folder / "plan").write_bytes(text.encode())
+    peer.say("POST", "/v1/artifacts", json_response(stored(), 201))
+    ran = orchctl("artifacts", "add", "--tag", "a", "--parent", "0" * 32, "--url", peer.url,
+                  "plan", str(folder / "plan"))  # fmt: skip
+    assert ran.out == f"{ARTIFACT}\n"
+    sent = orjson.loads(peer.asked("/v1/artifacts")[1].body)
+    assert sent == {"kind": "plan", "content": text, "tags": ["a"], "parent": "0" * 32}
+    whole = stored(content_bytes=9, content=text)
+    peer.say("GET", f"/v1/artifacts/{ARTIFACT}", json_response(whole))
+    done = orchctl("artifacts", "show", "--json", "--url", peer.url, ARTIFACT)
+    assert orjson.loads(done.out) == whole
+    (folder / "binary").write_bytes(b"\xff")
+    ran = orchctl("artifacts", "add", "--url", peer.url, "plan", str(folder / "binary"))
+    assert (ran.code, "is no UTF-8 text" in ran.err) == (2, True)
