@@ -59,7 +59,11 @@ def test_what_can_change_does_and_the_rest_is_named(settings) -> None:
     assert "s3cret" not in repr(change)
     there = change.settings
     assert [pool.id for pool in there.pools] == ["a", "b", "c", "d"]
-    assert (there.pool(PoolId("b")).ctx, there.sse.heartbeat_ms, there.sse.microbatch_ms) == (9, 99, 0)
+    assert (there.pool(PoolId("b")).ctx, there.sse.heartbeat_ms, there.sse.microbatch_ms) == (
+        9,
+        99,
+        0,
+    )
     assert (there.bind_addr, there.cancel_on_disconnect) == (old.bind_addr, False)
 
 
