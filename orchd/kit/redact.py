@@ -19,7 +19,7 @@ _LOOKS: Final = re.compile(
     (?P<scheme>\b(?:bearer|basic)\s+)(?!(?:tokens?|auth)(?![\w~+/=-]|\.\w))[\w.~+/=-]{4,}
     | (?P<user>://[^/\s:@]*:)[^/\s@]+(?=@)                    # https://user:password@host
     | (?P<signed>[?&](?:[\w-]*-)?                              # what a signed URL carries
-        (?:signature|sig|credential|accesskey(?:id)?|key|policy|code)=)[^\s"'&\#]{4,}
+        (?:signature|sig|credential|(?:aws)?accesskey(?:id)?|key|policy|code)=)[^\s"'&\#]{4,}
     | (?P<option>--(?:[\w-]*-)?(?:token|secret|password|passwd|api-?key)\s+)[^\s"']{4,}
     | (?!token:[0-9a-f]{6}(?![\w~+/=-]))                      # a fingerprint [AUTH-1008]
       (?P<key>["']?(?:[\w-]*[_-])?(?:token|secret|password|passwd|api[_-]?key|authorization|cookie)
