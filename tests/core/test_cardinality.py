@@ -47,7 +47,7 @@ def test_an_engine_that_has_a_new_version_every_minute_takes_no_more_memory() ->
 
 
 def test_a_page_of_more_pools_than_the_budget_adds_up_counts_and_leaves_out_gauges() -> None:
-    many = {("mock", "1.0", f"p{n}"): 1.0 for n in range(300)}
+    many: dict[tuple[str, ...], float] = {("mock", "1.0", f"p{n}"): 1.0 for n in range(300)}
     assert len(left_out("pool_ready", many)) == BUDGETS["pool_id"] - 1
     drops = added_up(
         "sse_backpressure_drops_total", {(f"p{n}", "metrics"): 1.0 for n in range(300)}

@@ -111,8 +111,9 @@ def test_the_notes_carry_the_fields_and_never_the_prompt(house: House) -> None:
 
 
 # requirements.md, ORCH-3027, word for word
-LOGGED = """job_id, session_id, engine, engine_version, pool_id, replica_id, model_id, quant, ctx,
-kv_warmth, queue_position, predicted_start_ms, queue_time_ms, tokens_in, tokens_out, decode_time_ms"""
+LOGGED = """job_id, session_id, engine, engine_version, pool_id, replica_id, model_id, quant,
+ctx, kv_warmth, queue_position, predicted_start_ms, queue_time_ms, tokens_in, tokens_out,
+decode_time_ms"""
 
 
 @pytest.mark.req("ORCH-3027", "OC-CORE-1040", "OC-CTRL-2050")
