@@ -37,8 +37,8 @@ Three classes:
   (`Retry-After`, `X-Backoff-Ms`), else after a second, doubling, with jitter;
 * **reject now** (`retriable: false`, 4xx): do not send it again as it is; change the request as
   `message` and `hint` say;
-* **permanent** (`retriable: false`, 403 or 5xx): tell the operator; neither waiting nor changing the
-  request helps.
+* **permanent** (`retriable: false`, 403 or 5xx): tell the operator; neither waiting nor changing
+  the request helps.
 
 orchctl prints the same three things (what, when, what next) and exits with the number of the last
 column. The name in brackets is the `reason` of logs and of `tasks_rejected_total`.
@@ -55,8 +55,8 @@ Most of them need no broken machine. A wrong field, an unknown id, a token that 
 A full queue: `queue = { interactive = 1 }` and three tasks. What an engine does wrong, the mock
 engine does on purpose (`engine.faults`, [09](09-configuration.md)):
 
-* `refuse_load`, `refuse_model`: the pool is unready, with the cause in its health; tasks are answered
-  POOL_UNREADY. `load_ms`: so for a while.
+* `refuse_load`, `refuse_model`: the pool is unready, with the cause in its health; tasks are
+  answered POOL_UNREADY. `load_ms`: so for a while.
 * `die_after_tokens`: WORKER_RESET in the stream, unless the task had no token yet: then it starts
   anew.
 * `hang_after_tokens`: DECODE_TIMEOUT when the watchdog's `idle_ms` has passed.
