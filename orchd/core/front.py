@@ -39,6 +39,7 @@ from orchd.core.events import (
     JobEnded,
     JobFailed,
     JobFreed,
+    PoolsAdded,
     Progress,
     Refused,
     ReloadPool,
@@ -100,8 +101,8 @@ class Front:
                 effects += self._lost(event, now)
             case Progress() | JobEnded() | JobFailed() | JobFreed():
                 effects += self._job(event, now)
-            case CatalogChanged(cards):
-                self.world.models = models.Models(cards)
+            case CatalogChanged() | PoolsAdded():
+                self._learn(event)
             case EndSession(session_id):
                 effects += turns.delete(self.world, session_id)
             case DrainAll():
@@ -117,6 +118,12 @@ class Front:
         return effects + self._wake(now)
 
     # events
+
+    def _learn(self, event: CatalogChanged | PoolsAdded) -> None:
+        if isinstance(event, PoolsAdded):
+            self.world.add(event.specs)
+        else:
+            self.world.models = models.Models(event.cards)
 
     def _submit(self, event: Submit, now: float) -> list[Effect]:
         world, request = self.world, event.request
