@@ -34,7 +34,7 @@ NEEDS_A_GPU = (
 
 @pytest.fixture(autouse=True)
 def core_dumps_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon's main() in the test's own process turns them off for good: only root undoes that."""
+    """A daemon's main() turns them off in its process for good: only root could undo that."""
     monkeypatch.setattr(run, "_leave_no_core_dump", lambda: None)
 
 
