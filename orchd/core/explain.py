@@ -10,7 +10,7 @@ from orchd.core import admission, asking, models
 from orchd.core.world import World
 from orchd.wire.errors import Envelope, OrchError
 from orchd.wire.ids import Count
-from orchd.wire.shapes import Outcome, PlacementExplained, TaskRequest
+from orchd.wire.shapes import PlacementExplained, PlacementOutcome, TaskRequest
 
 
 def explain(world: World, request: TaskRequest, now: float) -> PlacementExplained:
@@ -31,9 +31,9 @@ def explain(world: World, request: TaskRequest, now: float) -> PlacementExplaine
     decision, _ = admission.settle(world, request, list(world.pools.values()), now)
     pool = world.pools[decision.pool_id] if decision.pool_id is not None else None
     selected = decision.selected
-    outcome = Outcome.REFUSED
+    outcome = PlacementOutcome.REFUSED
     if refusal is None:
-        outcome = Outcome.QUEUED if selected is None else Outcome.ASSIGNED
+        outcome = PlacementOutcome.QUEUED if selected is None else PlacementOutcome.ASSIGNED
     return PlacementExplained(
         outcome=outcome,
         pool_id=decision.pool_id,

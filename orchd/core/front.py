@@ -143,7 +143,8 @@ class Front:
             engine = request.engine if request.engine in world.engines else "other"
             world.tally.rejected(engine, error.kind, error.fields.policy_label)
             world.tally.undecided(request, error.kind)
-            return [Refused(error), notes.rejected(request, event.correlation_id, error)]
+            said = notes.rejected(request, event.correlation_id, event.identity, error)
+            return [Refused(error), said]
         if request is not event.request:
             event = evolve(event, request=request)
         return self._enqueue(event, admitted, turn, now)

@@ -12,6 +12,7 @@ from orchd.core.pool import Pool, Replica
 from orchd.core.sessions import Session
 from orchd.core.task import Task
 from orchd.wire.errors import OrchError
+from orchd.wire.quant import quant_of
 from orchd.wire.shapes import TaskRequest
 from orchd.wire.snapshot import Cause
 
@@ -22,6 +23,7 @@ def _of_request(request: TaskRequest) -> dict[str, object]:
         "session_id": request.session_id,
         "engine": request.engine,
         "model_id": request.model_ref,
+        "quant": quant_of(request.model_ref),
         "ctx": request.ctx,
         "priority": request.priority,
     }
@@ -67,11 +69,12 @@ def admitted(task: Task, position: int, start_ms: int, identity: str) -> Note:
     return _of_task(task, "task_admitted", human, more)
 
 
-def rejected(request: TaskRequest, correlation_id: str, error: OrchError) -> Note:
+def rejected(request: TaskRequest, correlation_id: str, identity: str, error: OrchError) -> Note:
     """A task was refused."""
     fields = {
         **_of_request(request),
         "correlation_id": correlation_id,
+        "identity": identity or None,
         "pool_id": error.fields.pool_id,
         "reason": error.kind,
         "policy_label": error.fields.policy_label,
@@ -239,6 +242,7 @@ def _of_replica(pool: Pool, replica: Replica, name: str, human: str, level: Leve
         "engine": pool.spec.engine,
         "engine_version": snapshot.engine_version if snapshot else None,
         "model_id": pool.spec.model_ref,
+        "quant": quant_of(pool.spec.model_ref),
         "reason": cause.kind if cause else None,
         "actor": "orchd",
         "action": name.removeprefix("replica_"),
