@@ -19,7 +19,7 @@ from orchd.core.predict import Prediction, predict
 from orchd.core.queue import NOTHING, Backlog
 from orchd.core.world import World
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import DeviceMask, PoolId, TaskId
+from orchd.wire.ids import DeviceMask, PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import DecisionLog, Determinism, Priority, TaskRequest, Workload
 
 BUSY: Final = 429
@@ -115,8 +115,10 @@ def _why_none(
     misfits = [_misfit(pool, request, now) for pool in asked]
     if None not in misfits:
         return next(error for error in misfits if error is not None)
-    if any(why == placement.KV_BYTES for _, why in said):
-        return _kv_short(world, request, asked, now)
+    short = [c.replica_id for c in log.considered if c.excluded == placement.KV_BYTES]
+    short = [one for one in short if world.home[one] in asked]
+    if short:
+        return _kv_short(world, request, short)
     return unready(world, asked[misfits.index(None)], now, wishes.mask_of(request))
 
 
@@ -228,10 +230,10 @@ def _unavailable(world: World, request: TaskRequest) -> OrchError:
     return OrchError(Kind.POOL_UNAVAILABLE, message, engine=request.engine)
 
 
-def _kv_short(world: World, request: TaskRequest, pools: list[Pool], now: float) -> OrchError:
+def _kv_short(world: World, request: TaskRequest, replicas: list[ReplicaId]) -> OrchError:
     """Return the error of replicas whose free VRAM does not hold the task's KV cache."""
-    seen = [(r.snapshot, p) for p in pools for r in p.servable(now) if r.snapshot]
-    most, pool = max(seen, key=lambda one: one[0].vram_free_bytes)
+    seen = [replica.snapshot for replica in map(world.replica, replicas)]
+    most = max((s for s in seen if s is not None), key=lambda s: s.vram_free_bytes)
     needs = (most.kv_bytes_per_token or 0) * request.ctx
     return OrchError(
         Kind.REPLICA_EXHAUSTED,
@@ -239,7 +241,7 @@ def _kv_short(world: World, request: TaskRequest, pools: list[Pool], now: float)
         f"{most.replica_id} has {most.vram_free_bytes >> 20} MiB of VRAM free",
         path="$.ctx",
         engine=request.engine,
-        pool_id=pool.spec.pool_id,
+        pool_id=most.pool_id,
         retry_after_ms=round(world.limits.unready_retry_s * 1000),
     )
 

@@ -133,6 +133,8 @@ class Front:
             turn = turns.let_in(world, request, admitted.pool, event.prompt_tokens, now)
             world.throttle.take(*asked)  # a task that is refused takes nothing
         except OrchError as error:
+            if error.kind is Kind.SESSION_OVER:
+                turns.end(world, request.session_id)
             engine = request.engine if request.engine in world.engines else "other"
             world.tally.rejected(engine, error.kind, error.fields.policy_label)
             world.tally.undecided(request, error.kind)
@@ -294,13 +296,14 @@ class Front:
         """Do what time brought, before the event: nothing starts past its deadline."""
         world = self.world
         effects: list[Effect] = []
+        moved: dict[PoolId, Pool] = {}
+        """Pools in which something may start now: when all that is late has left them."""
         while (key := world.timers.pop_due(now)) is not None:
             match key:
                 case ("deadline", task_id):
                     task = world.tasks[TaskId(task_id)]
                     effects += runs.expire(world, task, now)
-                    pool = world.pools[task.pool_id]
-                    effects += runs.fill(world, pool, now) + runs.tell(world, pool, now)
+                    moved[task.pool_id] = world.pools[task.pool_id]
                 case ("watch", task_id):
                     effects += runs.watch(world, world.tasks[TaskId(task_id)], now)
                 case ("fresh", replica_id):
@@ -314,6 +317,8 @@ class Front:
                     effects += runs.forget(world, now)
                 case ("session", _):
                     effects += turns.expire(world, now)
+        for pool in moved.values():
+            effects += runs.fill(world, pool, now) + runs.tell(world, pool, now)
         return effects
 
     def _wake(self, now: float) -> list[Effect]:
@@ -392,9 +397,9 @@ class Front:
         """Return what can be asked for: pools of one engine, model and version together."""
         return views.capabilities(self.world, now)
 
-    def explain(self, request: TaskRequest, now: float) -> PlacementExplained:
+    def explain(self, request: TaskRequest, now: float, identity: str = "") -> PlacementExplained:
         """Return where a task would go now, and why. Raises OrchError(INVALID_PARAMS)."""
-        return explain.explain(self.world, request, now)
+        return explain.explain(self.world, request, identity, now)
 
     def check_worker(self, worker: WorkerRegistration) -> None:
         """Raises OrchError: UNKNOWN_ID for none of ours, PINS_DIFFER for one unlike its set."""

@@ -85,16 +85,20 @@ def rejected(request: TaskRequest, correlation_id: str, error: OrchError) -> Not
 
 
 def placed(task: Task) -> Note:
-    """A replica was chosen; the decision's log goes with it [ORCH-3906]."""
+    """A replica was chosen; the decision's log goes with it [ORCH-3906].
+
+    Of the filters only those that left somebody out: all of them are in the task's status.
+    """
     log = task.decision
     assert log is not None
     out = [f"{c.replica_id}={c.excluded}" for c in log.considered if c.excluded]
+    hit = {c.excluded for c in log.considered}
     human = f"Task {_short(task.task_id)} placed on {task.replica_id}."
     more = {
         "selected": log.selected,
         "considered": [c.replica_id for c in log.considered],
         "excluded": out,
-        "filters_applied": list(log.filters_applied),
+        "filters_applied": [name for name in log.filters_applied if name in hit],
         "tie_breakers_applied": list(log.tie_breakers_applied),
         "pinned": log.pinned,
         "fallback_used": log.fallback_used,

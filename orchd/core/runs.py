@@ -196,7 +196,8 @@ def end(world: World, task: Task, said: link.End, now: float) -> list[Effect]:
     task.tokens_in, task.decode_ms = said.tokens_in, said.decode_ms
     task.finish_reason = said.finish_reason
     assert task.replica_id is not None
-    world.affinity.served(task.request.session_id, task.replica_id, now)
+    if world.sessions.keeps(task.turn.session):  # what was deleted meanwhile stays forgotten
+        world.affinity.served(task.request.session_id, task.replica_id, now)
     ended = Ended(
         tokens_out=said.tokens_out,
         decode_time_ms=said.decode_ms,

@@ -10,10 +10,12 @@ from orchd.core.budgets import Budget
 from orchd.core.events import (
     Accepted,
     Break,
+    CatalogChanged,
     Dispatch,
     EndSession,
     Refused,
 )
+from orchd.core.models import ModelCard
 from orchd.core.throttle import Rates
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, PoolId, ReplicaId
@@ -73,7 +75,7 @@ class TestExplain:
         house = House.of(session_turns=1)
         house.see()
         house.admit(1)
-        told = house.front.explain(request(2, session_id=session_id(1)), house.now)
+        told = house.front.explain(request(2, session_id=session_id(1)), house.now, "me")
         assert told.outcome is Outcome.REFUSED
         assert told.refusal is not None
         assert told.refusal.code == "INVALID_PARAMS"
@@ -84,10 +86,23 @@ class TestExplain:
     def test_a_budget_that_is_short_is_told(self) -> None:
         house = House.of(budget=Budget(tokens=50))
         house.see()
-        told = house.front.explain(request(1), house.now)
+        told = house.front.explain(request(1), house.now, "me")
         assert told.outcome is Outcome.REFUSED
         assert told.refusal is not None
         assert "has 50 tokens left" in told.refusal.message
+
+    @pytest.mark.req("ORCH-3906", "ORCH-3006")
+    def test_a_throttle_is_told_and_nothing_is_taken(self) -> None:
+        house = House.of(rates=Rates(requests_per_s=1.0, burst=1))
+        house.see()
+        for _ in range(3):
+            told = house.front.explain(request(1), house.now, "me")
+            assert told.outcome is Outcome.ASSIGNED
+        house.admit(1)
+        told = house.front.explain(request(2), house.now, "me")
+        assert told.refusal is not None
+        assert told.refusal.policy_label == "throttle"
+        assert house.front.explain(request(2), house.now, "you").refusal is None
 
     @pytest.mark.req("ORCH-3906")
     def test_a_position_counts_the_one_who_would_leave(self) -> None:
@@ -96,7 +111,7 @@ class TestExplain:
         house.admit(1)
         house.admit(2, **BATCH)
         house.admit(3)
-        told = house.front.explain(request(4, **BATCH), house.now)
+        told = house.front.explain(request(4, **BATCH), house.now, "me")
         assert told.queue_position == 1
         assert house.admit(4, **BATCH).accepted.queue_position == 1
 
@@ -149,7 +164,7 @@ REFUSALS: dict[str, dict[str, Any]] = {
 def test_a_refused_task_leaves_nothing_behind_and_may_be_sent_again(kind: str) -> None:
     house = House.of(pool(queue_interactive=1), **REFUSALS[kind])
     house.see()
-    same = {"session_id": session_id(1)}
+    same: dict[str, Any] = {"session_id": session_id(1)}
     more: dict[str, Any] = {}
     if kind != "pool_unready":
         house.admit(1)
@@ -191,7 +206,7 @@ def test_who_is_dropped_gives_its_session_its_budget_back() -> None:
     house.see()
     house.admit(1)
     house.admit(2, **BATCH)
-    house.admit(3, **BATCH, session_id=session_id(3)) if False else house.admit(3)
+    house.admit(3)
     dropped = house.submit(4, **BATCH)
     assert only(dropped, Break).task_id == uid(2)
     left = house.front.session(session_id(2), house.now).tokens_budget_remaining
@@ -204,7 +219,7 @@ def test_who_is_dropped_gives_its_session_its_budget_back() -> None:
 def test_a_session_does_not_follow_its_replica_into_a_pool_that_is_drained_or_avoided() -> None:
     house = House.of(pool("a"), pool("b"))
     house.see(snapshot("a:0"), snapshot("b:0"))
-    one = {"session_id": session_id(1)}
+    one: dict[str, Any] = {"session_id": session_id(1)}
     assert dispatched(house.submit(1, **one)) == [(uid(1), ReplicaId("a:0"))]
     house.finish(1)
     avoid = Placement(avoid_pools=(PoolId("a"),))
@@ -222,7 +237,7 @@ def test_a_session_does_not_follow_its_replica_into_a_pool_that_is_drained_or_av
 def test_who_comes_back_to_its_lane_is_first_there_and_batch_keeps_its_turn() -> None:
     house = House.of(pool("demo", 2, batch_after=1))
     house.see(snapshot("demo:0"), snapshot("demo:1"))
-    on = {"placement": Placement(require_device_mask=DeviceMask("1"))}
+    on: dict[str, Any] = {"placement": Placement(require_device_mask=DeviceMask((1,)))}
     house.admit(1, **on)
     house.admit(2)
     house.admit(3, **on)
@@ -233,3 +248,25 @@ def test_who_comes_back_to_its_lane_is_first_there_and_batch_keeps_its_turn() ->
     assert dispatched(house.finish(1)) == [(uid(4), ReplicaId("demo:1"))]
     assert dispatched(house.finish(4)) == [(uid(3), ReplicaId("demo:1"))]
     assert only(house.submit(1, **on), Accepted).fresh is False
+
+
+@pytest.mark.req("ORCH-3907", "ORCH-3980")
+def test_placement_is_not_asked_for_a_task_that_a_gate_keeps_out() -> None:
+    house = House.of(rates=Rates(requests_per_s=1.0, burst=1))
+    house.see()
+    house.admit(1)
+    house.see(unready())
+    pinned = Placement(mode=PlacementMode.PIN, pin_pool_id=PoolId("demo"))
+    assert house.refuse(2, placement=pinned).kind is Kind.THROTTLED
+    card = ModelCard("lorem", "sha256:" + "0" * 64, "mock:lorem", closes_at=0.0)
+    house.send(CatalogChanged((card,)))
+    assert house.refuse(3, placement=pinned).kind is Kind.MODEL_DEPRECATED
+    counted = house.front.counters()["placement_decisions_total"]
+    assert counted == {("assigned", "false", "false"): 1}
+    house.send(CatalogChanged(()))
+    house.now += 1
+    assert house.refuse(4, placement=pinned).kind is Kind.PINNED_POOL_INFEASIBLE
+    assert (
+        counted | {("no_capacity", "true", "false"): 1}
+        == (house.front.counters()["placement_decisions_total"])
+    )
