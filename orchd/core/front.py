@@ -129,7 +129,7 @@ class Front:
             request = models.resolved(world, request, now)
             asked = (event.identity, request, event.prompt_tokens, now)
             world.throttle.check(*asked)
-            admitted = admission.admit(world, request, event.prompt_tokens, now)
+            admitted = admission.admit(world, request, event.prompt_tokens, now, event.longest)
             turn = turns.let_in(world, request, admitted.pool, event.prompt_tokens, now)
             world.throttle.take(*asked)  # a task that is refused takes nothing
         except OrchError as error:
@@ -234,8 +234,8 @@ class Front:
         match event:
             case Progress(_, tokens_out):
                 return runs.progress(world, task, tokens_out, now)
-            case JobEnded(_, end):
-                effects = runs.end(world, task, end, now)
+            case JobEnded(_, end, result):
+                effects = runs.end(world, task, end, result, now)
             case JobFailed(_, fail):
                 effects = runs.fail(world, task, fail, now)
             case JobFreed(_, tokens_out):
@@ -406,7 +406,7 @@ class Front:
         workers.check(self.world, worker)
 
     def counted_by(self, request: TaskRequest, identity: str, now: float) -> ReplicaId | None:
-        """Return the replica that is to count the prompt before Submit; None: none need, or can."""
+        """Return the replica that is to count the texts before Submit; None: none need, or can."""
         tight = turns.tight(self.world, request, now)
         return prompts.counted_by(self.world, request, identity, now, tight=tight)
 

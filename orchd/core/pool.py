@@ -215,6 +215,7 @@ class Replica:
             max_tokens=pool.max_tokens,
             sampler_profile_version=pool.sampler_profile_version,
             workloads=snapshot.workloads if snapshot else (),
+            embedding_dim=snapshot.embedding_dim if snapshot else None,
             strict=snapshot is not None and snapshot.strict,
             slots_total=self.slots,
             leases=len(self.leases),

@@ -28,6 +28,7 @@ from orchd.core.world import World
 from orchd.wire import link
 from orchd.wire.errors import TABLE, Kind, OrchError
 from orchd.wire.ids import Count, DeviceMask, ReplicaId
+from orchd.wire.results import Ready
 from orchd.wire.shapes import DecisionLog, Ended, FinishReason
 
 TURNED_AWAY: Final = frozenset({Kind.REPLICA_EXHAUSTED, Kind.DRAINING, Kind.POOL_UNREADY})
@@ -181,7 +182,7 @@ def count(world: World, task: Task, tokens_out: int, now: float) -> None:
     task.progress_at = now
 
 
-def end(world: World, task: Task, said: link.End, now: float) -> list[Effect]:
+def end(world: World, task: Task, said: link.End, result: Ready | None, now: float) -> list[Effect]:
     """The job ran to its end; its slot is free."""
     if task.life in LEAVING:  # END and CANCEL crossed on the link: it stays canceled
         return freed(world, task, said.tokens_out, now)
@@ -195,6 +196,7 @@ def end(world: World, task: Task, said: link.End, now: float) -> list[Effect]:
     world.tally.tokens(task, tokens_in=said.tokens_in)
     task.tokens_in, task.decode_ms = said.tokens_in, said.decode_ms
     task.finish_reason = said.finish_reason
+    task.result_bytes = len(result.json) if result is not None else 0
     assert task.replica_id is not None
     if world.sessions.keeps(task.turn.session):  # what was deleted meanwhile stays forgotten
         world.affinity.served(task.request.session_id, task.replica_id, now)
@@ -204,7 +206,7 @@ def end(world: World, task: Task, said: link.End, now: float) -> list[Effect]:
         decode_ms=said.decode_ms,
         finish_reason=said.finish_reason,
         tokens_in=said.tokens_in,
-        result=said.result,
+        result=result,
     )
     effects += [
         Finish(task.task_id, ended),
@@ -314,7 +316,7 @@ def retire(world: World, task: Task, now: float) -> list[Effect]:
     task.drop_content()
     effects = turns.over(world, task, now)
     world.retained[task.task_id] = now + world.limits.retain_s
-    world.retained_tokens += task.tokens_out
+    world.retained_tokens += task.kept
     return effects + forget(world, now)
 
 
@@ -326,7 +328,7 @@ def forget(world: World, now: float) -> list[Effect]:
         if until > now and not _crowded(world):
             world.timers.set(("retain", ""), until)
             break
-        world.retained_tokens -= world.tasks[task_id].tokens_out
+        world.retained_tokens -= world.tasks[task_id].kept
         del world.retained[task_id], world.tasks[task_id]
         effects.append(Forget(task_id))
     return effects

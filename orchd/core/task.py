@@ -62,6 +62,7 @@ class Step(enum.StrEnum):
     """It gave its place in a full queue to another."""
 
 
+TOKEN_BYTES: Final = 60  # of the frame of a token, on the average
 FINAL: Final = frozenset({Life.ENDED, Life.FAILED, Life.CANCELED})
 RUNNING: Final = frozenset({Life.STARTING, Life.STREAMING})
 LEAVING: Final = frozenset({Life.RELEASING, Life.STOPPING})
@@ -181,6 +182,8 @@ class Task:
     ended_at: float | None = None
     tokens_in: int | None = None
     tokens_out: int = 0
+    result_bytes: int = 0
+    """Of the result that its stream keeps."""
     decode_ms: int | None = None
     finish_reason: FinishReason | None = None
     cancel_reason: CancelReason | None = None
@@ -202,6 +205,11 @@ class Task:
     def state(self) -> TaskState:
         """Its state as clients are told."""
         return _PUBLIC[self.life]
+
+    @property
+    def kept(self) -> int:
+        """What its stream holds for replay, in tokens: a result counts by its bytes."""
+        return self.tokens_out + self.result_bytes // TOKEN_BYTES
 
     @property
     def deadline_at(self) -> float:

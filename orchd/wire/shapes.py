@@ -200,7 +200,9 @@ class Ended:
     finish_reason: FinishReason
     tokens_in: Count | None = None
     result: Any = field(default=None, repr=False)
-    """Embedding and rerank results, as the engine gave them."""
+    """Of an embedding `{dimension, embeddings: [[number]]}`, one vector for each input in order. Of
+    a rerank `{ranking: [{index, score}]}`, the best first; `index` counts documents from 0, and
+    document 0 is `inputs[1]`."""
 
 
 @frozen(kw_only=True)

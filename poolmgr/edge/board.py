@@ -40,6 +40,8 @@ class Facts:
     proof: GpuProof = GpuProof.PENDING
     pid: int | None = None
     kv_ratio: float | None = None
+    embedding_dim: int | None = None
+    """Numbers of a vector, as the self-test saw it."""
 
 
 class Board:
@@ -104,7 +106,8 @@ class Board:
         """What else changes the output; nothing is known of an engine that others started."""
         if self.pool.provisioning.mode is Mode.EXTERNAL:
             return Tuning()
-        return self._adapter.tuning(self.pool.engine.args)
+        serving = self._adapter.serving(self.pool)
+        return self._adapter.tuning((*serving, *self.pool.engine.args))
 
     def configured(self, model_ref: str) -> None:
         """The model of the configuration, where `pool` has that of an earlier reload."""
@@ -135,7 +138,8 @@ class Board:
             reload=life.reload,
             instance=self._instance,
             gpu_proof=engine.proof,
-            workloads=self._adapter.workloads,
+            workloads=pool.workloads,
+            embedding_dim=engine.embedding_dim,  # type: ignore[arg-type]
             strict=slots.total == 1 or not self._adapter.strict_needs_single_slot,
             ctx_max=pool.ctx,
             slots_total=Positive(slots.total),
