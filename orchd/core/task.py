@@ -12,6 +12,7 @@ from typing import Final
 from attrs import define, evolve, field
 
 from orchd.core.events import Accepted, CancelReason
+from orchd.core.predict import Promise
 from orchd.core.sessions import Turn
 from orchd.wire.ids import PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import (
@@ -164,6 +165,7 @@ class Task:
     admitted_at: float
     life: Life = Life.QUEUED
     expected: int = field(init=False)
+    """Tokens as its queue counts them: the client's estimate, or what forecast.py makes of it."""
     content_bytes: int = field(init=False)
     """Memory of its prompt or inputs."""
     replica_id: ReplicaId | None = None
@@ -172,8 +174,8 @@ class Task:
     kv_warm: bool = False
     """Its replica was the session's last, and the job may read what is left of it there."""
     decision: DecisionLog | None = None
-    predicted_start_at: float | None = None
-    """What was promised at admission."""
+    promise: Promise | None = None
+    """What was said at admission of a start that was not at once; None once it has started."""
     attempts: int = 0
     dispatched_at: float | None = None
     first_token_at: float | None = None
