@@ -8,6 +8,7 @@ interactive work comes in (arrivals.py), and how wrong the predictions of predic
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
@@ -67,8 +68,8 @@ class Forecast:
     def __init__(self, *, deadline_ends: bool = False) -> None:
         self.deadline_ends = deadline_ends
         """Whether a job is stopped at its deadline."""
-        self._lengths: dict[tuple[Priority, bool, int], Lengths] = {}
-        self._scores: dict[tuple[Priority, int], Scores] = {}
+        self._lengths: defaultdict[tuple[Priority, bool, int], Lengths] = defaultdict(Lengths)
+        self._scores: defaultdict[tuple[Priority, int], Scores] = defaultdict(Scores)
         self._arrivals = Arrivals()
         self._measure = Measure()
 
@@ -110,7 +111,7 @@ class Forecast:
             whole += self.ends(request, whole, ATOMS)[0]
         ratio = whole / expected_tokens(request)
         for key in _keys(request):
-            self._lengths.setdefault(key, Lengths()).learn(ratio)
+            self._lengths[key].learn(ratio)
         self._measure.take(task.expected, task.tokens_out)
 
     # what will be
@@ -206,7 +207,7 @@ class Forecast:
         return [max(1.0, expected * (1 + SPREAD * z)) for z in spread]
 
     def _scores_of(self, priority: Priority, kind: int) -> Scores:
-        return self._scores.setdefault((priority, kind), Scores())
+        return self._scores[priority, kind]
 
     def _ways(self, now: float, overtaken_most: int) -> Ways:
         measure = self._measure

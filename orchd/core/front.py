@@ -90,6 +90,8 @@ class Front:
         """
         effects = self._due(now)
         match event:
+            case Progress() | JobEnded() | JobFailed() | JobFreed():
+                effects += self._job(event, now)
             case Submit():
                 effects += self._submit(event, now)
             case Cancel():
@@ -98,8 +100,6 @@ class Front:
                 effects += self._seen(event, now)
             case ReplicaLost():
                 effects += self._lost(event, now)
-            case Progress() | JobEnded() | JobFailed() | JobFreed():
-                effects += self._job(event, now)
             case CatalogChanged(cards):
                 self.world.models = models.Models(cards)
             case EndSession(session_id):
@@ -170,9 +170,13 @@ class Front:
         task.expected = pool.forecast.weigh(request)
         pool.forecast.admitted(task, now)
         world.tasks[task.task_id] = task
-        waiting.enter(world, task)
         world.tally.enqueued(task, pool.engine_version)
-        starts = runs.fill(world, pool, now)
+        if task.decision is not None and task.decision.selected is not None and not pool.queue:
+            # nobody is before it, and admission gave it this slot: fill() would do the same
+            starts = runs.start(world, pool, task, task.decision.selected, now)
+        else:
+            waiting.enter(world, task)
+            starts = runs.fill(world, pool, now)
         start_ms = round(said.start_s * 1000)
         accepted = TaskAccepted(
             task_id=task.task_id,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, field, frozen, setters
 
 from orchd.core import predict
 from orchd.core.budgets import FREE, Price
@@ -99,7 +99,7 @@ class Replica:
     pins_differ: bool = False
     last_error: Cause | None = None
     leases: dict[TaskId, Task] = field(factory=dict)
-    starts: int = 0
+    starts: int = field(default=0, on_setattr=setters.NO_OP)
     """Jobs that it was ever sent."""
     asked_instance: str | None = None
     """The life of its poolmgr that was asked to load the set's model."""

@@ -125,6 +125,9 @@ class Fifo:
     def __len__(self) -> int:
         return len(self._any.live) + len(self._mask_of)
 
+    def __bool__(self) -> bool:
+        return bool(self._any.live or self._mask_of)
+
     def __contains__(self, task_id: TaskId) -> bool:
         return task_id in self._any.live or task_id in self._mask_of
 
@@ -258,7 +261,10 @@ class PoolQueue:
         }
 
     def __len__(self) -> int:
-        return sum(map(len, self.classes.values()))
+        return len(self.classes[Priority.INTERACTIVE]) + len(self.classes[Priority.BATCH])
+
+    def __bool__(self) -> bool:
+        return bool(self.classes[Priority.INTERACTIVE] or self.classes[Priority.BATCH])
 
     def __iter__(self) -> Iterator[TaskId]:
         """All tasks, in the order in which they will go if no other comes."""

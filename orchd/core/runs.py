@@ -36,6 +36,7 @@ snapshot. Leases and snapshots make them rare: an OPEN that crosses a STATE, a p
 clears the jobs of an earlier orchd."""
 ENGINE_LOST: Final = frozenset({Kind.ENGINE_DIED, Kind.ENGINE_UNHEALTHY})
 
+_RETAIN: Final = ("retain", "")
 MOVED_MS: Final = 50  # a prediction that changed by less is not told again
 
 
@@ -49,7 +50,7 @@ def fill(world: World, pool: Pool, now: float) -> list[Effect]:
     no free replica holds back those behind it [OC-CORE-1004].
     """
     effects: list[Effect] = []
-    while len(pool.queue) and (free := pool.free_masks(now)):
+    while pool.queue and (free := pool.free_masks(now)):
         head = pool.queue.head(free)
         if head is None:
             break
@@ -58,7 +59,8 @@ def fill(world: World, pool: Pool, now: float) -> list[Effect]:
         if log.selected is None:
             break
         task.decision = log
-        effects += _start(world, pool, task, log.selected, now)
+        waiting.start(world, task)
+        effects += start(world, pool, task, log.selected, now)
     return effects
 
 
@@ -84,7 +86,7 @@ def tell(world: World, pool: Pool, now: float) -> list[Effect]:
     Bounded by Limits.moved_cap positions each Limits.moved_period_s: a pool that ends a thousand
     jobs a second does not write a frame to every waiting stream for each of them.
     """
-    if not len(pool.queue):
+    if not pool.queue:
         return []
     due_at = (pool.moved_at or 0.0) + world.limits.moved_period_s
     if pool.moved_at is not None and now < due_at:
@@ -129,19 +131,19 @@ def tell(world: World, pool: Pool, now: float) -> list[Effect]:
 # what happens to a task
 
 
-def _start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: float) -> list[Effect]:
+def start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: float) -> list[Effect]:
+    """Lease a slot to a task that does not wait any more, and send it there."""
     replica = pool.replicas[replica_id]
     assert replica.snapshot is not None
     task.kv_warm = asking.is_warm(world, task.request, replica_id, now)
     replica.lease(task)
     task.take(Step.DISPATCH)
-    waiting.start(world, task)
     task.replica_id = replica_id
     task.engine_version = replica.snapshot.engine_version
     task.attempts += 1
     task.dispatched_at = task.progress_at = now
     task.turn.starts = replica.starts
-    world.timers.set(("watch", task.task_id), watchdog.due_at(pool.spec.watchdog, task))
+    world.timers.set(("watch", task.task_id), watchdog.look_at(pool.spec.watchdog, task))
     world.tally.started(task)
     world.tally.decided(task.decision)
     effects: list[Effect] = [
@@ -164,11 +166,7 @@ def progress(world: World, task: Task, tokens_out: int, now: float) -> list[Effe
     first = task.life is Life.STARTING
     task.take(Step.TOKEN)
     count(world, task, tokens_out, now)
-    if not first:
-        return []
-    dog = world.pools[task.pool_id].spec.watchdog
-    world.timers.set(("watch", task.task_id), watchdog.due_at(dog, task))
-    return _first_token(task, now)
+    return _first_token(task, now) if first else []
 
 
 def _first_token(task: Task, at: float) -> list[Effect]:
@@ -336,7 +334,8 @@ def forget(world: World, now: float) -> list[Effect]:
     while world.retained:
         task_id, until = next(iter(world.retained.items()))
         if until > now and not _crowded(world):
-            world.timers.set(("retain", ""), until)
+            if _RETAIN not in world.timers:  # it may come early: then it is set anew
+                world.timers.set(_RETAIN, until)
             break
         world.retained_tokens -= world.tasks[task_id].tokens_out
         del world.retained[task_id], world.tasks[task_id]
