@@ -13,9 +13,9 @@ from typing import Final
 from attrs import frozen
 
 from orchd.core import asking, full, placement, wishes, workloads
+from orchd.core.forecast import Outlook
 from orchd.core.placement import PlacementDecision, decide
 from orchd.core.pool import Pool, Replica
-from orchd.core.predict import Prediction, predict
 from orchd.core.queue import NOTHING, Backlog
 from orchd.core.workloads import Longest
 from orchd.core.world import World
@@ -36,7 +36,7 @@ class Admission:
     """A task may go into this pool's queue, and will start then."""
 
     pool: Pool
-    prediction: Prediction
+    outlook: Outlook
     decision: PlacementDecision
     victim: TaskId | None = None
     """The waiting batch task that makes room for it."""
@@ -56,7 +56,7 @@ def admit(
     """
     check_request(world, request, prompt_tokens, longest)
     chosen = _choose(world, request, now)
-    start_ms = round(chosen.prediction.start_s * 1000)
+    start_ms = round(chosen.outlook.prediction.start_s * 1000)
     if start_ms > request.deadline_ms:
         raise OrchError(
             Kind.DEADLINE_UNMET,
@@ -67,7 +67,7 @@ def admit(
             retry_after_ms=start_ms - request.deadline_ms,
         )
     if chosen.decision.selected is None:
-        next_ms = _wait_ms(chosen.pool, NOTHING, now)
+        next_ms = _wait_ms(chosen.pool, NOTHING, request.priority, now)
         full.check_memory(world, chosen.pool, request, chosen.victim, next_ms)
     return chosen
 
@@ -79,9 +79,9 @@ def _choose(world: World, request: TaskRequest, now: float) -> Admission:
     if decision.pool_id is None:
         raise _refusal(world, request, pools, decision.log, now)
     option = options[decision.pool_id]
-    assert option.prediction is not None  # a replica that can be placed on has slots
+    assert option.outlook is not None  # a replica that can be placed on has slots
     pool = world.pools[decision.pool_id]
-    return Admission(pool, option.prediction, decision, option.victim)
+    return Admission(pool, option.outlook, decision, option.victim)
 
 
 def settle(
@@ -138,12 +138,12 @@ def _wanted(pool: Pool, request: TaskRequest) -> bool:
 
 def place_free_ms(pool: Pool, priority: Priority, now: float) -> int:
     """Return when a place in this class's queue will be free, in ms, at least 1."""
-    return _wait_ms(pool, pool.queue.until_place(priority), now)
+    return _wait_ms(pool, pool.queue.until_place(priority), priority, now)
 
 
-def _wait_ms(pool: Pool, before: Backlog, now: float) -> int:
-    prediction = predict(pool.outlook(now), before)
-    return max(1, math.ceil(prediction.start_s * 1000)) if prediction else 1
+def _wait_ms(pool: Pool, before: Backlog, priority: Priority, now: float) -> int:
+    outlook = pool.predict(pool.outlook(now), before, priority, now)
+    return max(1, math.ceil(outlook.prediction.start_s * 1000)) if outlook else 1
 
 
 def backoff_ms(pool: Pool, priority: Priority, now: float) -> int:

@@ -256,6 +256,8 @@ class Moved:
     """Tasks waiting in the pool, both classes."""
     on_time_probability: float
     """0 to 1: that it ends within its deadline."""
+    predicted_start_p90_ms: int
+    """Nine in ten tasks start before this."""
 
 
 @frozen

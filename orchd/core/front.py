@@ -90,6 +90,8 @@ class Front:
         """
         effects = self._due(now)
         match event:
+            case Progress() | JobEnded() | JobFailed() | JobFreed():
+                effects += self._job(event, now)
             case Submit():
                 effects += self._submit(event, now)
             case Cancel():
@@ -98,8 +100,6 @@ class Front:
                 effects += self._seen(event, now)
             case ReplicaLost():
                 effects += self._lost(event, now)
-            case Progress() | JobEnded() | JobFailed() | JobFreed():
-                effects += self._job(event, now)
             case CatalogChanged(cards):
                 self.world.models = models.Models(cards)
             case EndSession(session_id):
@@ -153,7 +153,7 @@ class Front:
             dropped = runs.drop(world, world.tasks[admitted.victim], now)
         at_once = admitted.decision.selected is not None
         position = 0 if at_once else pool.queue.until_tail(request.priority).jobs
-        start_s, p90_s = admitted.prediction.start_s, admitted.prediction.p90_s
+        said = admitted.outlook.prediction
         world.admitted += 1
         task = Task(
             number=world.admitted,
@@ -163,20 +163,26 @@ class Front:
             pool_id=pool.spec.pool_id,
             turn=turn,
             admitted_at=now,
-            predicted_start_at=now + start_s,
-            told=(position, now + start_s),
+            promise=admitted.outlook.promise(now),
+            told=(position, now + said.start_s),
             decision=admitted.decision.log,
         )
+        task.expected = pool.forecast.weigh(request)
+        pool.forecast.admitted(task, now)
         world.tasks[task.task_id] = task
-        waiting.enter(world, task)
         world.tally.enqueued(task, pool.engine_version)
-        starts = runs.fill(world, pool, now)
-        start_ms = round(start_s * 1000)
+        if task.decision is not None and task.decision.selected is not None and not pool.queue:
+            # nobody is before it, and admission gave it this slot: fill() would do the same
+            starts = runs.start(world, pool, task, task.decision.selected, now)
+        else:
+            waiting.enter(world, task)
+            starts = runs.fill(world, pool, now)
+        start_ms = round(said.start_s * 1000)
         accepted = TaskAccepted(
             task_id=task.task_id,
             queue_position=Count(position),
             predicted_start_ms=Count(start_ms),
-            predicted_start_p90_ms=Count(round(p90_s * 1000)),
+            predicted_start_p90_ms=Count(round(said.p90_s * 1000)),
             backoff_ms=Count(admission.backoff_ms(pool, request.priority, now)),
             pool_id=pool.spec.pool_id,
             stream_url=f"/v1/tasks/{task.task_id}/stream",

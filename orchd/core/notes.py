@@ -34,8 +34,8 @@ def _of_task(
     queue_time_ms = None
     if task.dispatched_at is not None:
         queue_time_ms = round((task.dispatched_at - task.admitted_at) * 1000)
-    fields = {
-        **_of_request(task.request),
+    fields = _of_request(task.request)
+    fields |= {
         "correlation_id": task.correlation_id,
         "pool_id": task.pool_id,
         "replica_id": task.replica_id,
@@ -45,8 +45,8 @@ def _of_task(
         "actor": "orchd",
         "action": name.removeprefix("task_"),
         "target": task.task_id,
-        **more,
     }
+    fields |= more
     return Note(name, human, level, fields)
 
 
@@ -92,13 +92,12 @@ def placed(task: Task) -> Note:
     log = task.decision
     assert log is not None
     out = [f"{c.replica_id}={c.excluded}" for c in log.considered if c.excluded]
-    hit = {c.excluded for c in log.considered}
     human = f"Task {_short(task.task_id)} placed on {task.replica_id}."
     more = {
         "selected": log.selected,
         "considered": [c.replica_id for c in log.considered],
         "excluded": out,
-        "filters_applied": [name for name in log.filters_applied if name in hit],
+        "filters_applied": sorted({c.excluded for c in log.considered if c.excluded}),
         "tie_breakers_applied": list(log.tie_breakers_applied),
         "pinned": log.pinned,
         "fallback_used": log.fallback_used,

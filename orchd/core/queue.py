@@ -125,6 +125,9 @@ class Fifo:
     def __len__(self) -> int:
         return len(self._any.live) + len(self._mask_of)
 
+    def __bool__(self) -> bool:
+        return bool(self._any.live or self._mask_of)
+
     def __contains__(self, task_id: TaskId) -> bool:
         return task_id in self._any.live or task_id in self._mask_of
 
@@ -258,7 +261,10 @@ class PoolQueue:
         }
 
     def __len__(self) -> int:
-        return sum(map(len, self.classes.values()))
+        return len(self.classes[Priority.INTERACTIVE]) + len(self.classes[Priority.BATCH])
+
+    def __bool__(self) -> bool:
+        return bool(self.classes[Priority.INTERACTIVE] or self.classes[Priority.BATCH])
 
     def __iter__(self) -> Iterator[TaskId]:
         """All tasks, in the order in which they will go if no other comes."""
@@ -343,6 +349,15 @@ class PoolQueue:
         """Return the work before a task that waits. Raises KeyError."""
         own = self.classes[priority].before(task_id)
         return self.others(priority, own.jobs).plus(own)
+
+    def to_overtake(self, jobs: int) -> int:
+        """Return how many interactive tasks may yet go before the batch task behind `jobs`. O(1).
+
+        It is the b-th of batch, from 0: it goes after at most (b + 1) * batch_after of them.
+        """
+        waiting = len(self.classes[Priority.INTERACTIVE])
+        turns = (jobs - waiting + 1) * self.batch_after - self.passed
+        return max(0, turns - waiting) if jobs >= waiting else 0
 
     def others(self, priority: Priority, position: int) -> Backlog:
         """Return the work of the other class before the task at `position` of this one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.core import asking, full, notes, predict, reach, turns, waiting, watchdog
+from orchd.core import asking, full, notes, reach, turns, waiting, watchdog
 from orchd.core.admission import place_free_ms
 from orchd.core.events import (
     Break,
@@ -37,6 +37,7 @@ snapshot. Leases and snapshots make them rare: an OPEN that crosses a STATE, a p
 clears the jobs of an earlier orchd."""
 ENGINE_LOST: Final = frozenset({Kind.ENGINE_DIED, Kind.ENGINE_UNHEALTHY})
 
+_RETAIN: Final = ("retain", "")
 MOVED_MS: Final = 50  # a prediction that changed by less is not told again
 
 
@@ -50,7 +51,7 @@ def fill(world: World, pool: Pool, now: float) -> list[Effect]:
     no free replica holds back those behind it [OC-CORE-1004].
     """
     effects: list[Effect] = []
-    while len(pool.queue) and (free := pool.free_masks(now)):
+    while pool.queue and (free := pool.free_masks(now)):
         head = pool.queue.head(free)
         if head is None:
             break
@@ -59,7 +60,8 @@ def fill(world: World, pool: Pool, now: float) -> list[Effect]:
         if log.selected is None:
             break
         task.decision = log
-        effects += _start(world, pool, task, log.selected, now)
+        waiting.start(world, task)
+        effects += start(world, pool, task, log.selected, now)
     return effects
 
 
@@ -85,14 +87,14 @@ def tell(world: World, pool: Pool, now: float) -> list[Effect]:
     Bounded by Limits.moved_cap positions each Limits.moved_period_s: a pool that ends a thousand
     jobs a second does not write a frame to every waiting stream for each of them.
     """
-    if not len(pool.queue):
+    if not pool.queue:
         return []
     due_at = (pool.moved_at or 0.0) + world.limits.moved_period_s
     if pool.moved_at is not None and now < due_at:
         world.timers.set(("moved", pool.spec.pool_id), due_at)
         return []
-    outlook = pool.outlook(now)
-    if not outlook:
+    every = pool.outlook(now)
+    if not every:
         return []  # nothing can be said of a pool that is not ready
     pool.moved_at = now
     effects: list[Effect] = []
@@ -100,57 +102,61 @@ def tell(world: World, pool: Pool, now: float) -> list[Effect]:
     laned = pool.queue.laned
     for position, task_id in enumerate(pool.queue.first(world.limits.moved_cap)):
         task = world.tasks[task_id]
-        slots, before = outlook, Backlog(position, tokens)
+        slots, before = every, Backlog(position, tokens)
         if laned:
             slots, before = reach.of_waiting(pool, task, now)
-        prediction = predict.predict(slots, before)
+        outlook = pool.predict(slots, before, task.request.priority, now)
         tokens += task.expected
-        if prediction is None:
+        if outlook is None:
             continue  # the one replica that it may use is not ready
-        start_at = now + prediction.start_s
+        said = outlook.prediction
+        start_at = now + said.start_s
         if task.told is not None:
             told_position, told_at = task.told
             if told_position == position and abs(told_at - start_at) * 1000 < MOVED_MS:
                 continue
         task.told = (position, start_at)
-        start_ms = round(prediction.start_s * 1000)
-        chance = on_time(task, slots, prediction.start_s, now)
-        effects.append(Moved(task_id, position, start_ms, depth, chance))
+        chance = pool.forecast.on_time(task.request, outlook, slots, task.deadline_at - now)
+        moved = Moved(
+            task_id=task_id,
+            queue_position=position,
+            predicted_start_ms=round(said.start_s * 1000),
+            predicted_start_p90_ms=round(said.p90_s * 1000),
+            queue_depth=depth,
+            on_time_probability=round(chance, 3),
+        )
+        effects.append(moved)
     return effects
-
-
-def on_time(task: Task, outlook: list[predict.Slot], start_s: float, now: float) -> float:
-    """Return the probability that a waiting task ends by its deadline, to three digits."""
-    length = sum(slot.job_s(task.expected) for slot in outlook) / len(outlook)
-    return round(predict.on_time(start_s + length, length, task.deadline_at - now), 3)
 
 
 # what happens to a task
 
 
-def _start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: float) -> list[Effect]:
+def start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: float) -> list[Effect]:
+    """Lease a slot to a task that does not wait any more, and send it there."""
     replica = pool.replicas[replica_id]
     assert replica.snapshot is not None
     task.kv_warm = asking.is_warm(world, task.request, replica_id, now)
     replica.lease(task)
     task.take(Step.DISPATCH)
-    waiting.start(world, task)
     task.replica_id = replica_id
     task.engine_version = replica.snapshot.engine_version
     task.attempts += 1
     task.dispatched_at = task.progress_at = now
     task.turn.starts = replica.starts
-    world.timers.set(("watch", task.task_id), watchdog.due_at(pool.spec.watchdog, task))
+    world.timers.set(("watch", task.task_id), watchdog.look_at(pool.spec.watchdog, task))
     world.tally.started(task)
     world.tally.decided(task.decision)
     effects: list[Effect] = [
         Dispatch(task.task_id, replica_id, task.request, task.correlation_id),
         notes.placed(task),
     ]
-    if task.predicted_start_at is not None:
-        error_ms = (now - task.predicted_start_at) * 1000
+    if (promise := task.promise) is not None:
+        error_ms = (now - promise.start_at) * 1000
         effects.append(_observe(task, "predicted_start_error_ms", error_ms))
-        task.predicted_start_at = None  # a second start is not what was promised
+        world.tally.waited(task, pool.engine_version, in_time=now <= promise.p90_at)
+        pool.forecast.started(task, promise, now)
+        task.promise = None  # a second start is not what was promised
     return effects
 
 
@@ -161,11 +167,7 @@ def progress(world: World, task: Task, tokens_out: int, now: float) -> list[Effe
     first = task.life is Life.STARTING
     task.take(Step.TOKEN)
     count(world, task, tokens_out, now)
-    if not first:
-        return []
-    dog = world.pools[task.pool_id].spec.watchdog
-    world.timers.set(("watch", task.task_id), watchdog.due_at(dog, task))
-    return _first_token(task, now)
+    return _first_token(task, now) if first else []
 
 
 def _first_token(task: Task, at: float) -> list[Effect]:
@@ -193,6 +195,7 @@ def end(world: World, task: Task, said: link.End, result: Ready | None, now: flo
     _release(world, task)
     task.take(Step.END)
     count(world, task, said.tokens_out, now)
+    world.pools[task.pool_id].forecast.over(task)
     world.tally.tokens(task, tokens_in=said.tokens_in)
     task.tokens_in, task.decode_ms = said.tokens_in, said.decode_ms
     task.finish_reason = said.finish_reason
@@ -222,8 +225,10 @@ def freed(world: World, task: Task, tokens_out: int, now: float) -> list[Effect]
         said = link.Fail(kind=Kind.WORKER_RESET, message="the pool let go of the job by itself")
         return fail(world, task, said, now)
     _release(world, task)
+    stopped = task.life is Life.STOPPING
     task.take(Step.FREE)
     count(world, task, tokens_out, now)
+    world.pools[task.pool_id].forecast.over(task, stopped=stopped)
     return retire(world, task, now)
 
 
@@ -274,6 +279,11 @@ def orphan(world: World, task: Task, now: float) -> list[Effect]:
 
 def expire(world: World, task: Task, now: float) -> list[Effect]:
     """A waiting task's deadline passed."""
+    pool, priority = world.pools[task.pool_id], task.request.priority
+    if task.promise is not None:
+        outlook = pool.predict(*reach.of_waiting(pool, task, now), priority, now)
+        if outlook is not None:  # what it will not live to see: else only short waits count
+            pool.forecast.started(task, task.promise, now + outlook.prediction.start_s)
     waiting.leave(world, task)
     return _break(world, task, Step.EXPIRE, _too_late(task), now)
 
@@ -326,7 +336,8 @@ def forget(world: World, now: float) -> list[Effect]:
     while world.retained:
         task_id, until = next(iter(world.retained.items()))
         if until > now and not _crowded(world):
-            world.timers.set(("retain", ""), until)
+            if _RETAIN not in world.timers:  # it may come early: then it is set anew
+                world.timers.set(_RETAIN, until)
             break
         world.retained_tokens -= world.tasks[task_id].kept
         del world.retained[task_id], world.tasks[task_id]

@@ -301,6 +301,7 @@ class App:
                 on_time_probability=effect.on_time_probability,
                 queue_position=Count(effect.queue_position),
                 predicted_start_ms=Count(effect.predicted_start_ms),
+                predicted_start_p90_ms=Count(effect.predicted_start_p90_ms),
             )
             self._hint(stream, self.front.with_budgets(effect.task_id, frame))
 

@@ -171,6 +171,8 @@ class MetricsFrame:
     kv_warmth: bool = False
     queue_position: Count | None = None
     predicted_start_ms: Count | None = None
+    predicted_start_p90_ms: Count | None = None
+    """Nine in ten tasks start before this."""
     replica_id: ReplicaId | None = None
     tokens_per_s: float | None = None
     tokens_budget_remaining: Count | None = None
@@ -287,6 +289,7 @@ class TaskStatus:
     model_ref: str
     queue_position: Count | None = None
     predicted_start_ms: Count | None = None
+    predicted_start_p90_ms: Count | None = None
     replica_id: ReplicaId | None = None
     kv_warmth: bool = False
     """Its replica served the session last, and the job reads what that left in the KV cache."""
