@@ -1,6 +1,6 @@
 """Whether a task is let in, and into which pool: every reason to refuse it before it is queued.
 
-Pure questions to the state; front.py enqueues. Each refusal is an OrchError with the field at fault
+Pure questions to the state; incoming.py enqueues. Each refusal is an OrchError with the field at fault
 or with the time after which asking again is worth it.
 """
 
@@ -13,10 +13,11 @@ from typing import Final
 from attrs import frozen
 
 from orchd.core import asking, full, placement, wishes, workloads
+from orchd.core.fifo import NOTHING, Backlog
 from orchd.core.forecast import Outlook
 from orchd.core.placement import PlacementDecision, decide
-from orchd.core.pool import Pool, Replica
-from orchd.core.queue import NOTHING, Backlog
+from orchd.core.pool import Pool
+from orchd.core.replica import Replica
 from orchd.core.workloads import Longest
 from orchd.core.world import World
 from orchd.wire.errors import Kind, OrchError

@@ -15,9 +15,9 @@ from typing import Final
 from attrs import frozen
 
 from orchd.core.arrivals import Arrivals
+from orchd.core.fifo import Backlog
 from orchd.core.lengths import Lengths, Measure, remaining_tokens
 from orchd.core.predict import AT_ONCE, PLAIN, SPREAD, Prediction, Promise, Slot, Ways, predict
-from orchd.core.queue import Backlog
 from orchd.core.scores import Scores
 from orchd.core.task import Task, expected_tokens
 from orchd.wire.shapes import Priority, TaskRequest, Workload

@@ -1,6 +1,6 @@
 """The sentences of the log: what happened to a task or a replica, with the fields of ORCH-3027.
 
-Never a prompt, never output. When they are said is decided in front.py and runs.py.
+Never a prompt, never output. When they are said is decided by those who call.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchd.core.events import Level, Note
-from orchd.core.pool import Pool, Replica
+from orchd.core.pool import Pool
+from orchd.core.replica import Replica
 from orchd.core.sessions import Session
 from orchd.core.task import Task
 from orchd.wire.errors import OrchError

@@ -260,11 +260,11 @@ def test_placement_is_not_asked_for_a_task_that_a_gate_keeps_out() -> None:
     assert house.refuse(2, placement=pinned).kind is Kind.THROTTLED
     card = ModelCard("lorem", "sha256:" + "0" * 64, "mock:lorem", closes_at=0.0)
     house.send(CatalogChanged((card,)))
+    house.now += 1
     assert house.refuse(3, placement=pinned).kind is Kind.MODEL_DEPRECATED
     counted = house.front.counters()["placement_decisions_total"]
     assert counted == {("assigned", "false", "false"): 1}
     house.send(CatalogChanged(()))
-    house.now += 1
     assert house.refuse(4, placement=pinned).kind is Kind.PINNED_POOL_INFEASIBLE
     assert (
         counted | {("no_capacity", "true", "false"): 1}
