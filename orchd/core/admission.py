@@ -1,7 +1,7 @@
 """Whether a task is let in, and into which pool: every reason to refuse it before it is queued.
 
-Pure questions to the state; incoming.py enqueues. Each refusal is an OrchError with the field at fault
-or with the time after which asking again is worth it.
+Pure questions to the state; incoming.py enqueues. Each refusal is an OrchError with the field at
+fault, or with the time after which asking again is worth it.
 """
 
 from __future__ import annotations

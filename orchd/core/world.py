@@ -1,6 +1,7 @@
 """All state of the core in one place: pools, tasks, timers, counts.
 
-Nothing here decides: front.py and whom it calls change it, the views read it, the invariants check it.
+Nothing here decides: front.py and whom it calls change it, the views read it, the invariants check
+it.
 """
 
 from __future__ import annotations
