@@ -1,7 +1,7 @@
 """A task as a turn of its session: whether it is let in, what it reserves, what it is charged.
 
 The table of sessions is sessions.py's, the arithmetic of an account budgets.py's. Called at a
-task's admission, start and end (incoming.py, runs.py, endings.py); nothing here is called per token.
+task's admission, start and end (incoming.py, runs.py, endings.py), never per token.
 """
 
 from __future__ import annotations
