@@ -10,7 +10,7 @@ from orchd.core import admission, asking, models, turns
 from orchd.core.world import World
 from orchd.wire.errors import Envelope, OrchError
 from orchd.wire.ids import Count
-from orchd.wire.shapes import Outcome, PlacementExplained, TaskRequest
+from orchd.wire.shapes import PlacementExplained, PlacementOutcome, TaskRequest
 
 
 def explain(world: World, request: TaskRequest, identity: str, now: float) -> PlacementExplained:
@@ -29,9 +29,9 @@ def explain(world: World, request: TaskRequest, identity: str, now: float) -> Pl
         refusal = error.envelope()
     decision, options = admission.settle(world, request, list(world.pools.values()), now)
     selected, pool_id = decision.selected, decision.pool_id
-    outcome = Outcome.REFUSED
+    outcome = PlacementOutcome.REFUSED
     if refusal is None:
-        outcome = Outcome.QUEUED if selected is None else Outcome.ASSIGNED
+        outcome = PlacementOutcome.QUEUED if selected is None else PlacementOutcome.ASSIGNED
     position = None
     if pool_id is not None:
         queue, leaves = world.pools[pool_id].queue, options[pool_id].victim

@@ -13,6 +13,7 @@ from orchd.core.replica import Replica
 from orchd.core.sessions import Session
 from orchd.core.task import Task
 from orchd.wire.errors import OrchError
+from orchd.wire.quant import quant_of
 from orchd.wire.shapes import TaskRequest
 from orchd.wire.snapshot import Cause
 
@@ -23,6 +24,7 @@ def _of_request(request: TaskRequest) -> dict[str, object]:
         "session_id": request.session_id,
         "engine": request.engine,
         "model_id": request.model_ref,
+        "quant": quant_of(request.model_ref),
         "ctx": request.ctx,
         "priority": request.priority,
     }
@@ -243,6 +245,7 @@ def _of_replica(pool: Pool, replica: Replica, name: str, human: str, level: Leve
         "engine": pool.spec.engine,
         "engine_version": snapshot.engine_version if snapshot else None,
         "model_id": pool.spec.model_ref,
+        "quant": quant_of(pool.spec.model_ref),
         "reason": cause.kind if cause else None,
         "actor": "orchd",
         "action": name.removeprefix("replica_"),

@@ -112,6 +112,25 @@ def test_the_notes_carry_the_fields_and_never_the_prompt(house: House) -> None:
     assert "secret" not in repr(found)
 
 
+# requirements.md, ORCH-3027, word for word
+LOGGED = """job_id, session_id, engine, engine_version, pool_id, replica_id, model_id, quant,
+ctx, kv_warmth, queue_position, predicted_start_ms, queue_time_ms, tokens_in, tokens_out,
+decode_time_ms"""
+
+
+@pytest.mark.req("ORCH-3027", "OC-CORE-1040", "OC-CTRL-2050")
+def test_the_notes_of_a_task_have_every_field_between_them() -> None:
+    ref = "file:/models/tiny-Q4_K_M.gguf"
+    house = House.of(pool(model_ref=ref))
+    house.see(snapshot(model_ref=ref))
+    found = of(house.submit(1, model_ref=ref) + house.finish(1), Note)
+    known = {name: value for note in found for name, value in note.fields.items()}
+    assert {name.strip() for name in LOGGED.split(",")} <= {
+        name for name, value in known.items() if value is not None
+    }
+    assert all(note.fields["quant"] == "Q4_K_M" for note in found)
+
+
 @pytest.mark.req("OC-CORE-1003", "OC-CORE-1004")
 def test_interactive_first_and_each_class_in_order(house: House) -> None:
     house.admit(1)

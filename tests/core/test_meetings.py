@@ -20,7 +20,7 @@ from orchd.core.throttle import Rates
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, PoolId, ReplicaId
 from orchd.wire.policy import FullPolicy
-from orchd.wire.shapes import Outcome, Placement, PlacementMode, Priority
+from orchd.wire.shapes import Placement, PlacementMode, PlacementOutcome, Priority
 from tests.core.making import (
     House,
     dispatched,
@@ -76,7 +76,7 @@ class TestExplain:
         house.see()
         house.admit(1)
         told = house.front.explain(request(2, session_id=session_id(1)), house.now, "me")
-        assert told.outcome is Outcome.REFUSED
+        assert told.outcome is PlacementOutcome.REFUSED
         assert told.refusal is not None
         assert told.refusal.code == "INVALID_PARAMS"
         assert "had its 1 turns" in told.refusal.message
@@ -87,7 +87,7 @@ class TestExplain:
         house = House.of(budget=Budget(tokens=50))
         house.see()
         told = house.front.explain(request(1), house.now, "me")
-        assert told.outcome is Outcome.REFUSED
+        assert told.outcome is PlacementOutcome.REFUSED
         assert told.refusal is not None
         assert "has 50 tokens left" in told.refusal.message
 
@@ -97,7 +97,7 @@ class TestExplain:
         house.see()
         for _ in range(3):
             told = house.front.explain(request(1), house.now, "me")
-            assert told.outcome is Outcome.ASSIGNED
+            assert told.outcome is PlacementOutcome.ASSIGNED
         house.admit(1)
         told = house.front.explain(request(2), house.now, "me")
         assert told.refusal is not None
