@@ -19,7 +19,7 @@ from pact import Verifier
 from orchd.kit.client import Client, Target
 from tests.fakes.tasks import task_body
 from tests.sockets.talk import events_of, get, post
-from tools.pactfile import asks, control_runs
+from tools.pactfile import asks, control_runs, vector_runs
 from tools.pactfile.record import FILE
 
 MODELS, ARTIFACTS = "/v1/catalog/models", "/v1/artifacts"
@@ -55,6 +55,8 @@ class Provider:
             match state:
                 case asks.READY:
                     pass
+                case asks.EMBEDDED | asks.RERANKED:
+                    await self._vectors(client, state, task_id)
                 case asks.SESSION:
                     await self._turn(client, about["session_id"])
                 case asks.MODEL | asks.NO_MODEL:
@@ -96,6 +98,15 @@ class Provider:
     async def _turn(self, client: Client, session_id: str) -> None:
         await client.request("DELETE", f"/v1/sessions/{session_id}")
         body = task_body(session_id=session_id, max_tokens=2)
+        assert (await post(client, "/v1/tasks", body)).status == 202
+        await events_of(client, body["task_id"])
+
+    async def _vectors(self, client: Client, state: str, task_id: str | None) -> None:
+        workload = "embedding" if state == asks.EMBEDDED else "rerank"
+        body = task_body(
+            task_id=task_id, workload=workload, prompt=None, inputs=list(vector_runs.TEXTS),
+            determinism="best_effort",
+        )  # fmt: skip
         assert (await post(client, "/v1/tasks", body)).status == 202
         await events_of(client, body["task_id"])
 

@@ -30,6 +30,8 @@ from tools.pactfile.runs import RUNS
 
 ROOT = Path(__file__).parents[2]
 VERIFY_S = 60.0
+KEYS = """queue = { interactive = 1, batch = 1 }
+workloads = ["completion", "embedding", "rerank"]"""
 INTERACTIONS = json.loads(FILE.read_text())["interactions"]
 
 
@@ -113,11 +115,12 @@ def verified(suite: Suite, states: str, file: Path = FILE) -> tuple[bool, str]:
 @pytest.mark.slow
 @pytest.mark.req("CDC-PACT")
 def test_a_ready_daemon_keeps_the_pact(tmp_path: Path) -> None:
-    pool = mock_pool(engine="tokens_per_s = 50", queue="queue = { interactive = 1, batch = 1 }")
+    pool = mock_pool(engine="tokens_per_s = 50", queue=KEYS)
     # one that drains and reloads may have
     pool += mock_pool().replace('"demo"', '"spare"').replace("mock:lorem", "mock:spare")
     states = [
         *(asks.READY, asks.QUEUED, asks.ENDED, asks.FULL, asks.SESSION),
+        *(asks.EMBEDDED, asks.RERANKED),
         *(asks.MODEL, asks.NO_MODEL, asks.ARTIFACT, asks.NO_ARTIFACT),
     ]
     with daemon(tmp_path, pool) as suite:

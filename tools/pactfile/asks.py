@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
+from tools.pactfile.matchers import STREAM_RULE
+
 TOKEN: Final = "the-token-of-the-pact"  # noqa: S105 - of a test
 WRONG_TOKEN: Final = "another-token"  # noqa: S105
 READ, SHOWN, LISTED, CANCELED = (f"0b7e2f3a-6c1d-4e59-8a90-1f2e3d4c5b6{n}" for n in "abcd")
@@ -20,6 +22,8 @@ UNREADY: Final = "no pool is ready"
 QUEUED: Final = "a task is queued"
 ENDED: Final = "a task has ended after 2 tokens"
 FULL: Final = "the queues are full"
+EMBEDDED: Final = "two texts were embedded"
+RERANKED: Final = "a document was ranked"
 SESSION: Final = "a session has had a turn"
 MODEL: Final = "a model is in the catalog"
 NO_MODEL: Final = "the catalog is empty"
@@ -47,6 +51,8 @@ class Ask:
     status: int = 200
     answer: Any = None
     """The body as matchers, or the text of a stream."""
+    rule: str = STREAM_RULE
+    """What a stream has to be like, as a regular expression."""
     headers: tuple[tuple[str, Any], ...] = ()
 
 

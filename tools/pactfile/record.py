@@ -20,7 +20,6 @@ from typing import Final
 from pact import Pact, match
 
 from tools.pactfile.asks import Ask, Run
-from tools.pactfile.matchers import STREAM_RULE
 from tools.pactfile.runs import RUNS
 
 FILE: Final = Path(__file__).resolve().parents[2] / "contracts" / "pact" / "orchctl-orchd.json"
@@ -58,7 +57,7 @@ def _expect(pact: Pact, ask: Ask) -> None:
     for name, value in (("X-Correlation-Id", correlation), *ask.headers):
         interaction.with_header(name, value)
     if isinstance(ask.answer, str):
-        rule = {"matchers": [{"match": "regex", "regex": STREAM_RULE}]}
+        rule = {"matchers": [{"match": "regex", "regex": ask.rule}]}
         interaction.with_body(ask.answer, "text/event-stream")
         interaction.with_matching_rules({"body": {"$": rule}}, part="Response")
     elif ask.answer is not None:

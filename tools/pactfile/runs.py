@@ -1,6 +1,7 @@
 """Runs of orchctl about tasks and pools: what it sends, what it needs, how it ends.
 
-Those about sessions, control of pools, the catalog and artifacts are in control_runs.py.
+Those for vectors are in vector_runs.py; those about sessions, control of pools, the catalog and
+artifacts in control_runs.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pact import match
 
 from orchd.wire import control, shapes
 from orchd.wire.errors import TABLE, Kind
-from tools.pactfile import control_runs
+from tools.pactfile import control_runs, vector_runs
 from tools.pactfile.asks import (
     CANCELED,
     ENDED,
@@ -328,5 +329,6 @@ RUNS: Final = (
         exit_code=TABLE[Kind.BAD_TOKEN].exit_code,
         token=WRONG_TOKEN,
     ),
+    *vector_runs.RUNS,
     *control_runs.RUNS,
 )
