@@ -36,6 +36,7 @@ from orchd.core.events import (
     JobEnded,
     JobFailed,
     JobFreed,
+    PoolsAdded,
     Progress,
     Refused,
     ReloadPool,
@@ -92,8 +93,8 @@ class Front:
                 effects += hearing.seen(self.world, event, now)
             case ReplicaLost():
                 effects += hearing.lost(self.world, event, now)
-            case CatalogChanged(cards):
-                self.world.models = models.Models(cards)
+            case CatalogChanged() | PoolsAdded():
+                self._learn(event)
             case EndSession(session_id):
                 effects += turns.delete(self.world, session_id)
             case DrainAll():
@@ -109,6 +110,12 @@ class Front:
         return effects + self._wake(now)
 
     # events
+
+    def _learn(self, event: CatalogChanged | PoolsAdded) -> None:
+        if isinstance(event, PoolsAdded):
+            self.world.add(event.specs)
+        else:
+            self.world.models = models.Models(event.cards)
 
     def _job(self, event: Progress | JobEnded | JobFailed | JobFreed, now: float) -> list[Effect]:
         world = self.world
