@@ -39,7 +39,8 @@ def submit(world: World, event: Submit, now: float) -> list[Effect]:
         engine = request.engine if request.engine in world.engines else "other"
         world.tally.rejected(engine, error.kind, error.fields.policy_label)
         world.tally.undecided(request, error.kind)
-        return [Refused(error), notes.rejected(request, event.correlation_id, error)]
+        note = notes.rejected(request, event.correlation_id, event.identity, error)
+        return [Refused(error), note]
     if request is not event.request:
         event = evolve(event, request=request)
     return _enqueue(world, event, admitted, turn, now)

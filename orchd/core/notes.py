@@ -70,11 +70,12 @@ def admitted(task: Task, position: int, start_ms: int, identity: str) -> Note:
     return _of_task(task, "task_admitted", human, more)
 
 
-def rejected(request: TaskRequest, correlation_id: str, error: OrchError) -> Note:
+def rejected(request: TaskRequest, correlation_id: str, identity: str, error: OrchError) -> Note:
     """A task was refused."""
     fields = {
         **_of_request(request),
         "correlation_id": correlation_id,
+        "identity": identity or None,
         "pool_id": error.fields.pool_id,
         "reason": error.kind,
         "policy_label": error.fields.policy_label,

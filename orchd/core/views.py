@@ -31,7 +31,10 @@ from orchd.wire.shapes import (
     Workload,
 )
 
-FEATURES = ("cancel", "idempotent_tasks", "resume", "tokenize")
+FEATURES = (
+    *("artifacts", "cancel", "catalog", "explain", "idempotent_tasks", "placement", "resume"),
+    *("sessions", "tokenize"),
+)
 STRICT = "strict_determinism"
 
 Values = dict[tuple[str, ...], float]

@@ -12,16 +12,18 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
+import orjson
 import pytest
 import trio
 
-from orchd.edge.auth import OPEN_PATHS, Guard
+from orchd.edge.auth import OPEN_PATHS, Guard, fingerprint
 from orchd.edge.routes import ROUTES, Routes
-from orchd.kit import fds, http
+from orchd.kit import fds, http, log
 from orchd.kit.client import Answer, Client, Target
 from orchd.kit.http import Peer, Request
 from orchd.wire.errors import Kind, OrchError
 from tests.edge.conftest import Front, Opener, read_json
+from tests.fakes.tasks import task_body
 
 TOKEN: Final = "the-token-of-every-route"
 WORKERS: Final = "/v1/workers/register"
@@ -154,3 +156,25 @@ async def test_every_answer_has_a_correlation_id(front: Opener) -> None:
         )
         assert (unchanged.status, unchanged.headers["x-correlation-id"]) == (304, given)
         assert statuses >= {200, 204, 400, 404, 405}
+
+
+@pytest.mark.req("AUTH-1008", "ORCH-3810", "ORCH-3811")
+async def test_the_log_names_who_asked_for_each_change(front: Opener) -> None:
+    """Every route that changes something, and none that reads; the token itself never."""
+    reads = {"/v1/placement/explain", "/v1/tokenize"}
+    async with front(token=TOKEN) as it:
+        for method, path in TABLE:
+            with log.capture() as events:
+                body = task_body() if path == "/v1/tasks" else {}
+                headers = {"content-type": "application/json"}
+                data = orjson.dumps(body) if method == "POST" else b""
+                await it.client.request(method, path, data, headers=headers, deadline_s=5)
+            named = {event["identity"] for event in events if "identity" in event}
+            changes = method != "GET" and path not in reads | {WORKERS}
+            assert named == ({f"token:{fingerprint(TOKEN)}"} if changes else set()), (method, path)
+            assert TOKEN not in repr(events)
+        with log.capture() as events:
+            refused = task_body(deadline_ms=60_000, model_ref="mock:none")
+            assert (await it.post("/v1/tasks", refused)).status == 503
+        (said,) = [event for event in events if event["event"] == "task_rejected"]
+        assert said["identity"] == f"token:{fingerprint(TOKEN)}"
