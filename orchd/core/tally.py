@@ -9,7 +9,8 @@ from typing import Final
 
 from orchd.core import wishes
 from orchd.core.cardinality import Cardinality
-from orchd.core.pool import Pool, Replica
+from orchd.core.pool import Pool
+from orchd.core.replica import Replica
 from orchd.core.task import Task
 from orchd.wire.errors import Kind
 from orchd.wire.metrics import BY_NAME

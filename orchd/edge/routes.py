@@ -119,7 +119,8 @@ class Routes:
 
     async def _explain(self, asked: Asked) -> Answer:
         require_json(asked.request)
-        return json_response(self.app.explain(_body(TaskRequest, asked.request)))
+        wanted = _body(TaskRequest, asked.request)
+        return json_response(self.app.explain(wanted, asked.identity))
 
     async def _cancel(self, asked: Asked) -> Answer:
         await self.app.cancel(_task_id(asked.named))

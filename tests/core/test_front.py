@@ -48,11 +48,13 @@ def test_a_placement_is_logged_with_its_decision_and_counted() -> None:
     house.see(unready("demo:0"), snapshot("demo:1"), snapshot("demo:2", vram_free_bytes=2000))
     note = of(house.submit(1), Note)[1]
     said = {key: note.fields[key] for key in (
-        "selected", "considered", "excluded", "tie_breakers_applied", "pinned", "fallback_used",
+        "selected", "considered", "excluded", "filters_applied", "tie_breakers_applied", "pinned",
+        "fallback_used",
     )}  # fmt: skip
     assert (note.name, said) == ("task_placed", {
         "selected": "demo:2", "considered": ["demo:0", "demo:1", "demo:2"],
-        "excluded": ["demo:0=not_ready"], "tie_breakers_applied": ["vram_free_bytes_desc"],
+        "excluded": ["demo:0=not_ready"], "filters_applied": ["not_ready"],
+        "tie_breakers_applied": ["vram_free_bytes_desc"],
         "pinned": False, "fallback_used": False,
     })  # fmt: skip
     counts = house.front.counters()["placement_decisions_total"]
