@@ -1,6 +1,7 @@
 """All state of the core in one place: pools, tasks, timers, counts.
 
-Nothing here decides: front.py changes it, the views read it, the invariants check it.
+Nothing here decides: front.py and whom it calls change it, the views read it, the invariants check
+it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from orchd.core.affinity import Affinity
 from orchd.core.budgets import UNBOUNDED, Budget
 from orchd.core.decisions import Decisions
 from orchd.core.models import Models
-from orchd.core.pool import Pool, PoolSpec, Replica
+from orchd.core.pool import Pool, PoolSpec
+from orchd.core.replica import Replica
 from orchd.core.sessions import Sessions
 from orchd.core.tally import Tally
 from orchd.core.task import Task

@@ -135,9 +135,9 @@ class App:
         assert answer is not None, "core answers every Submit"
         return answer
 
-    def explain(self, request: TaskRequest) -> PlacementExplained:
+    def explain(self, request: TaskRequest, identity: str) -> PlacementExplained:
         """Return where a task would go. Raises OrchError when it contradicts itself."""
-        return self.front.explain(request, trio.current_time())
+        return self.front.explain(request, trio.current_time(), identity)
 
     async def cancel(self, task_id: TaskId) -> None:
         """Cancel a task. When this returns, no token frame of it leaves any more [ORCH-3026]."""
