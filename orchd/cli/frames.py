@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
+import orjson
+
 from orchd.cli import say
 from orchd.wire.errors import OrchError
 from orchd.wire.shapes import TaskAccepted
@@ -121,7 +123,7 @@ class Lines:
 
     def accepted(self, task: TaskAccepted, headers: Mapping[str, str]) -> None:
         """Write the 202 and the budgets that came with it."""
-        told = {field: headers[name] for name, field, _ in _BUDGETS if name in headers}
+        told = {field: _number(headers[name]) for name, field, _ in _BUDGETS if name in headers}
         say.json({"event": "accepted", "data": task, **({"budgets": told} if told else {})})
 
     def frame(self, event: Event, data: dict[str, object]) -> None:
@@ -141,6 +143,15 @@ class Lines:
     def canceled(self, task_id: str, confirmed: bool) -> None:
         """Write that Ctrl-C has canceled the task."""
         say.json({"event": "canceled", "data": {"task_id": task_id, "confirmed": confirmed}})
+
+
+def _number(text: str) -> int | float | str:
+    """Return what a header says as the number it is in frames; what is none as it came."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    return value if isinstance(value, int | float) else text
 
 
 def _budgets(told: Mapping[str, object]) -> str:

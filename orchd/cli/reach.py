@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar, TypeVarTuple
@@ -151,9 +152,23 @@ class ToldError(OrchError):
 
 def unreachable(error: PeerError) -> OrchError:
     """Return a PeerError as what the operator is told."""
-    return OrchError(
-        Kind.DAEMON_UNREACHABLE, f"orchd cannot be reached at {error.target}: {error.why}"
-    )
+    message = f"orchd cannot be reached at {error.target}: {error.why}"
+    return ToldError(Kind.DAEMON_UNREACHABLE, message, _way_in(error))
+
+
+def _way_in(error: PeerError) -> str | None:
+    """Return what helps where orchd runs but lets nobody in; None: the advice of the table."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, PermissionError):
+            return (
+                "Join the group orchd (sudo usermod -aG orchd $USER, then log in anew), or ask "
+                "over TCP: --url http://127.0.0.1:8484."
+            )
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return "Name the PEM file of its CA, or its own certificate: --ca-file FILE."
+        cause = cause.__cause__
+    return None
 
 
 async def ask(

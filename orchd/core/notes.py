@@ -15,7 +15,10 @@ from orchd.core.task import Task
 from orchd.wire.errors import OrchError
 from orchd.wire.quant import quant_of
 from orchd.wire.shapes import TaskRequest
-from orchd.wire.snapshot import Cause
+from orchd.wire.snapshot import Cause, Phase
+
+# What an operator asked for is no reason to worry.
+_ASKED = frozenset({Phase.EMPTYING, Phase.DRAINED, Phase.REPLACING})
 
 
 def _of_request(request: TaskRequest) -> dict[str, object]:
@@ -159,9 +162,14 @@ def ready(pool: Pool, replica: Replica) -> Note:
 
 
 def unready(pool: Pool, replica: Replica, why: str) -> Note:
-    """A replica is not placed on any more."""
-    human = f"{replica.replica_id} is not placed on: {why}"
-    return _of_replica(pool, replica, "replica_unready", human, "warning")
+    """A replica is not placed on any more; `why` may begin with its id."""
+    who = replica.replica_id
+    human = f"{who} is not placed on: {why.removeprefix(f'{who}: ')}"
+    asked = (
+        replica.snapshot is not None and replica.snapshot.phase in _ASKED and why.startswith(who)
+    )
+    level: Level = "info" if asked else "warning"
+    return _of_replica(pool, replica, "replica_unready", human, level)
 
 
 def session_over(session: Session, reason: str) -> Note:

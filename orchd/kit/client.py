@@ -118,7 +118,7 @@ class Client:
     ) -> tuple[Pipe, bytes]:
         """Ask to speak `protocol`; return the pipe, now the caller's, and what came behind the 101.
 
-        Raises PeerError, also (phase receive) for any answer but 101.
+        Raises PeerError, also for any answer but 101 (phase receive) and for none (unanswered).
         """
         asked = {**headers, "Upgrade": protocol, "Connection": "Upgrade"}
         with self._deadline(deadline_s):
@@ -131,7 +131,7 @@ class Client:
                 raise PeerError(self.target, "receive", why)
             except _DeadConnectionError:
                 pipe.close()
-                raise PeerError(self.target, "receive", "closed without an answer") from None
+                raise PeerError(self.target, "unanswered", "closed without an answer") from None
             except BaseException:
                 pipe.close()
                 raise

@@ -14,7 +14,7 @@ from orchd.kit.chunks import BadChunk, ChunkDecoder
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.kit.target import Target
 
-Phase = Literal["connect", "send", "receive", "deadline"]
+Phase = Literal["connect", "send", "unanswered", "receive", "deadline"]
 
 
 class PeerError(Exception):

@@ -379,12 +379,13 @@ async def _wait_for_credit(running: Running) -> None:
 def _broken(exc: PeerError, running: Running) -> OrchError:
     """Return a break of the connection to the engine as the job's error.
 
-    A job without a token may run again: orchd is told so by ENGINE_DIED.
+    A job without a token may run again: orchd is told so by ENGINE_DIED. A client reads this, so it
+    does not say where the engine listens.
     """
     if exc.phase == "deadline":
-        return OrchError(Kind.DECODE_TIMEOUT, f"the engine did not answer in time: {exc}")
+        return OrchError(Kind.DECODE_TIMEOUT, f"the engine did not answer in time: {exc.why}")
     kind = Kind.WORKER_RESET if running.index else Kind.ENGINE_DIED
-    return OrchError(kind, f"the connection to the engine broke: {exc}")
+    return OrchError(kind, f"the connection to the engine broke: {exc.why}")
 
 
 def _told(error: OrchError) -> OrchError:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
+
 import orjson
 import pytest
 
 from orchd.cli import reach
 from orchd.cli.main import main
+from orchd.kit.client import PeerError, Target
 from orchd.kit.http import Response
 from orchd.wire.errors import TABLE, Kind, OrchError
 
@@ -87,6 +90,24 @@ def test_nobody_there(orchctl, folder):
     assert ran.code == 69
     assert f"orchd cannot be reached at unix:{folder}/none.sock: cannot connect" in ran.err
     assert "Next: Start it: systemctl start orchd.socket, or orchctl up" in ran.err
+
+
+@pytest.mark.req("ORCH-3330")
+@pytest.mark.parametrize(
+    ("cause", "advice"),
+    [
+        (PermissionError(13, "Permission denied"), "Join the group orchd"),
+        (ssl.SSLCertVerificationError("self-signed certificate"), "--ca-file"),
+        (ConnectionRefusedError(111, "Connection refused"), "Start it: "),
+    ],
+)
+def test_who_is_kept_out_is_told_the_way_in_and_not_to_start_it(cause, advice):
+    error = PeerError(Target.parse("http://127.0.0.1:1"), "connect", "cannot connect")
+    error.__cause__ = OSError("no session")
+    error.__cause__.__cause__ = cause
+    told = reach.unreachable(error)
+    assert advice in (getattr(told, "advice", None) or told.row.advice)
+    assert told.kind is Kind.DAEMON_UNREACHABLE
 
 
 def test_somebody_else_there(peer, orchctl):

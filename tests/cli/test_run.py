@@ -172,6 +172,20 @@ def test_a_refusal_says_what_whose_fault_and_what_next(peer, orchctl, kind, code
     assert not peer.asked("/stream")
 
 
+@pytest.mark.req("HME-020")
+def test_budgets_are_numbers_in_json_as_they_are_in_frames(peer, orchctl):
+    def accepted(request):
+        answer = peer.accept(request)
+        told = (("X-Budget-Tokens-Remaining", "500"), ("X-Budget-Cost-Remaining", "2.25"))
+        return Response(202, answer.body, headers=told)
+
+    peer.say("POST", "/v1/tasks", accepted)
+    peer.say("GET", "stream", stream(STARTED, end(2)))
+    ran = orchctl("run", "--json", "--url", peer.url, "p")
+    first = orjson.loads(ran.out.splitlines()[0])
+    assert first["budgets"] == {"tokens_budget_remaining": 500, "cost_budget_remaining": 2.25}
+
+
 def test_json_is_one_object_for_each_frame(peer, orchctl):
     peer.say("GET", "stream", stream(STARTED, metrics(1, 0, 0), tokens(2, "é\n"), end(3)))
     ran = orchctl("run", "--json", "--url", peer.url, "p")

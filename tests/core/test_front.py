@@ -444,6 +444,16 @@ def test_a_new_life_is_a_restart_whatever_its_first_snapshot_is() -> None:
     assert house.front.counters()["restarts_total"] == {where: 1}
 
 
+@pytest.mark.req("ORCH-3027")
+def test_a_drain_on_request_is_no_warning_and_names_the_replica_once(house: House) -> None:
+    emptying = {"seq": 2, "phase": Phase.EMPTYING, "ready": False, "draining": True}
+    (note,) = of(house.see(snapshot(status="Draining", **emptying)), Note)
+    assert (note.level, note.human) == ("info", "demo:0 is not placed on: Draining")
+    house.see(snapshot(seq=3))
+    (lost,) = of(house.see(snapshot(seq=4, phase=Phase.FAILED, ready=False)), Note)
+    assert lost.level == "warning"
+
+
 @pytest.mark.req("OC-POOL-3030")
 def test_reloads_are_preloads_and_drains_on_request_are_drains() -> None:
     house = House.of()

@@ -95,6 +95,28 @@ async def test_a_peer_that_is_no_pool_of_ours_is_refused(folder: Path, answer: s
     listener.close()
 
 
+@pytest.mark.req("ORCH-3330")
+async def test_a_poolmgr_that_dies_before_it_answers_speaks_no_wrong_protocol(folder: Path) -> None:
+    """So it is for a moment whenever one was killed: systemd's socket takes the connection."""
+    desk = Desk()
+    listener = fds.bind_unix(folder / "p.sock")
+
+    async def die() -> None:
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            listener.accept()[0].close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(die)
+        nursery.start_soon(Link(REPLICA, folder / "p.sock", desk.report).run)
+        cause = (await lost(desk)).cause
+        assert (cause.kind, cause.message) == (
+            Kind.POOL_UNREADY, "its poolmgr closed without an answer"
+        )  # fmt: skip
+        nursery.cancel_scope.cancel()
+    listener.close()
+
+
 @pytest.mark.req("ORCH-3971")
 async def test_a_pool_that_falls_silent_is_lost(
     folder: Path, autojump_clock: trio.testing.MockClock

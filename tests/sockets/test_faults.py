@@ -32,6 +32,7 @@ async def test_an_engine_that_dies_breaks_the_stream_and_nobody_who_waits(
     assert names(broken).count("token") == 10
     assert last(broken)["code"] == "WORKER_RESET"
     assert last(broken)["retriable"] is True
+    assert "/" not in last(broken)["message"]  # where the engine listens is nothing for a client
     ends: list[str] = []
 
     async def read(task: str) -> None:
