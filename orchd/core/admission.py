@@ -230,7 +230,12 @@ def _unavailable(world: World, request: TaskRequest) -> OrchError:
 
 def _kv_short(world: World, request: TaskRequest, pools: list[Pool], now: float) -> OrchError:
     """Return the error of replicas whose free VRAM does not hold the task's KV cache."""
-    seen = [(r.snapshot, p) for p in pools for r in p.servable(now) if r.snapshot]
+    seen = [
+        (r.snapshot, p)
+        for p in pools
+        for r in p.servable(now)
+        if r.snapshot and not r.snapshot.kv_reserved
+    ]
     most, pool = max(seen, key=lambda one: one[0].vram_free_bytes)
     needs = (most.kv_bytes_per_token or 0) * request.ctx
     return OrchError(
