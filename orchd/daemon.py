@@ -20,6 +20,7 @@ from orchd.config.load import load
 from orchd.config.schema import Settings
 from orchd.edge.app import App
 from orchd.edge.auth import Guard
+from orchd.edge.cors import allowing
 from orchd.edge.routes import Routes
 from orchd.kit import fds, http, log, run
 from orchd.kit.notify import Notifier
@@ -55,8 +56,10 @@ async def serve(settings: Settings, stop: trio.Event) -> None:
         Guard(
             settings.auth_token.reveal() if settings.auth_token is not None else None,
             settings.auth_optional,
+            settings.trust_proxy_auth,
         ),
     )
+    handler = allowing(settings.cors_origins, routes)
     hang_up = trio.Event()
     async with trio.open_nursery() as services:
         await services.start(app.run)
@@ -66,7 +69,7 @@ async def serve(settings: Settings, stop: trio.Event) -> None:
                 partial(
                     http.serve,
                     listeners,
-                    routes,
+                    handler,
                     limits=LIMITS,
                     stop=hang_up,
                     drain_s=HANG_UP_S,

@@ -29,8 +29,18 @@ THIRD_PARTIES = {
 }
 # The standard library of pure rooms: no clock, no chance, no IO, no logging.
 PURE = {
-    *("__future__", "abc", "array", "bisect", "collections", "contextlib", "dataclasses"),
-    *("decimal", "enum", "fractions", "functools", "heapq", "itertools", "json", "math"),
+    *("__future__", "abc", "array", "binascii", "bisect", "collections", "contextlib"),
+    *(
+        "dataclasses",
+        "decimal",
+        "enum",
+        "fractions",
+        "functools",
+        "heapq",
+        "itertools",
+        "json",
+        "math",
+    ),
     *("operator", "re", "statistics", "string", "struct", "types", "typing"),
 }
 PURE_ROOMS = {

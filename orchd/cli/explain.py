@@ -67,7 +67,9 @@ def command(
         prompt="?",
         placement=placement,
     )
-    wanted = Wanted(engine=engine, model=model, ctx=ctx, max_tokens=max_tokens)
+    wanted = Wanted(
+        workload=Workload.COMPLETION, engine=engine, model=model, ctx=ctx, max_tokens=max_tokens
+    )
     found = reach.run(reach.find(url, token_file), _ask, draft, wanted)
     say.json(found) if as_json else _show(found)
 

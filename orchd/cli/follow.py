@@ -12,6 +12,7 @@ from orchd.kit.client import Client, PeerError
 from orchd.wire import sse
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import TaskId
+from orchd.wire.results import MAX_RESULT_BYTES
 
 MAX_BREAKS: Final = 5
 """Breaks in a row without a frame in between before we give up: 6 s with the delays below."""
@@ -82,7 +83,7 @@ async def _read(
 ) -> tuple[str | None, dict[str, object] | None]:
     """Read one connection to its end: the last id seen, and the data of `end` if that came."""
     headers = {"Last-Event-ID": last_id} if last_id is not None else {}
-    decoder = sse.Decoder()
+    decoder = sse.Decoder(limit=sse.MAX_EVENT_BYTES + MAX_RESULT_BYTES)
     try:
         async with client.open(
             "GET", f"/v1/tasks/{task_id}/stream", headers=headers, idle_s=IDLE_S

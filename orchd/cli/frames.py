@@ -106,7 +106,10 @@ class Text:
         self._line_end()
         took = data.get("decode_time_ms")
         time = f" in {say.seconds(took)}" if isinstance(took, int) else ""
-        say.note(f"{data.get('tokens_out')} tokens{time} ({data.get('finish_reason')})")
+        if "result" in data:
+            say.note(f"{data.get('tokens_in')} tokens read{time} ({data.get('finish_reason')})")
+        else:
+            say.note(f"{data.get('tokens_out')} tokens{time} ({data.get('finish_reason')})")
 
 
 class Lines:

@@ -17,6 +17,8 @@ CANCELED: Final = TABLE[Kind.CANCELED].exit_code
 VERBS: Final = {
     "up": ("up", "Run the whole suite in this terminal until Ctrl-C."),
     "run": ("run", "Send a prompt and print the answer as it comes."),
+    "embed": ("vectors:embed", "Print the vectors of texts."),
+    "rerank": ("vectors:rerank", "Print documents by their scores for a query."),
     "explain": ("explain", "Show where a task would run now, and why not elsewhere."),
     "status": ("status", "Show the daemon and its tasks, or one task."),
     "cancel": ("cancel", "Cancel a task, queued or running."),
@@ -39,7 +41,8 @@ class _Verbs(click.Group):
     def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
-        command = importlib.import_module(f"orchd.cli.{VERBS[name][0]}").command
+        module, _, command_name = VERBS[name][0].partition(":")
+        command = getattr(importlib.import_module(f"orchd.cli.{module}"), command_name or "command")
         assert isinstance(command, click.Command)
         return command
 

@@ -27,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 SYSTEM_SOCKET: Final = Path("/run/orchd/orchd.sock")
 ANSWER_S: Final = 10.0
 MAX_TOKEN_BYTES: Final = 4096
+CA_FILE: Final = "orchd.ca_file"  # in the context of a verb: each of them may need it
 
 
 @frozen
@@ -51,7 +52,7 @@ def run(where: Where, function: Callable[[Client, *Ts], Awaitable[T]], *args: *T
 
 
 def options(command: F) -> F:
-    """Add --url and --token-file to a verb."""
+    """Add --url, --ca-file and --token-file to a verb."""
     for option in (
         click.option(
             "--token-file",
@@ -62,7 +63,16 @@ def options(command: F) -> F:
         click.option(
             "--url",
             metavar="URL",
-            help="unix:/path.sock or http://HOST:PORT of orchd. Else ORCHD_URL, else found.",
+            help="unix:/path.sock or http[s]://HOST:PORT of orchd. Else ORCHD_URL, else found.",
+        ),
+        click.option(
+            "--ca-file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            envvar="ORCHD_CA_FILE",
+            help="PEM file to verify an https URL with. Else ORCHD_CA_FILE, else the system.",
+            expose_value=False,
+            callback=_keep_ca,
         ),
     ):
         command = option(command)
@@ -81,7 +91,7 @@ def find(
     token = _token(token_file, environ)
     if named:
         try:
-            return Where(Target.parse(named), token)
+            return Where(Target.parse(named, _ca()), token)
         except ValueError as exc:
             raise OrchError(Kind.INVALID_PARAMS, f"--url: {exc}") from None
     if token is None and settings is not None and settings.auth_token is not None:
@@ -91,7 +101,18 @@ def find(
         if path.exists():
             return Where(Target.unix(path), token)
     bind = settings.bind_addr if settings is not None else DEFAULT_BIND
-    return Where(Target.parse(f"http://{_reachable(bind)}"), token)
+    scheme = "https" if settings is not None and settings.tls is not None else "http"
+    return Where(Target.parse(f"{scheme}://{_reachable(bind)}", _ca()), token)
+
+
+def _keep_ca(context: click.Context, _option: click.Parameter, ca: Path | None) -> None:
+    context.meta[CA_FILE] = ca
+
+
+def _ca() -> Path | None:
+    context = click.get_current_context(silent=True)
+    ca = context.meta.get(CA_FILE) if context is not None else None
+    return ca if isinstance(ca, Path) else None
 
 
 def _reachable(bind: str) -> str:

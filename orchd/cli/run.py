@@ -7,7 +7,7 @@ import signal
 import sys
 import uuid
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 import trio
@@ -29,6 +29,11 @@ MAX_TOKENS: Final = 256
 CTX: Final = 4096
 """Asked for when nothing tells what the pool has: the daemon refuses what is too much."""
 DEADLINE_MS: Final = 3_600_000
+_WHAT: Final = {
+    Workload.COMPLETION: "completions",
+    Workload.EMBEDDING: "embeddings",
+    Workload.RERANK: "reranking",
+}
 COUNT: Final = click.IntRange(min=1)
 
 
@@ -36,10 +41,19 @@ COUNT: Final = click.IntRange(min=1)
 class Wanted:
     """What the command line asked for; None: to be found out."""
 
+    workload: Workload
     engine: str | None
     model: str | None
     ctx: int | None
     max_tokens: int | None
+
+
+@frozen(kw_only=True)
+class End:
+    """How a task came to its end here: the exit code, and the data of its `end` frame."""
+
+    code: int
+    data: dict[str, Any]
 
 
 @click.command(name="run")
@@ -92,10 +106,7 @@ def command(
         prompt = _stdin()
     if not prompt:
         raise click.BadParameter("the prompt is empty", param_hint="PROMPT")
-    try:
-        prompt.encode()  # bytes that are no UTF-8 come from argv and stdin as lone surrogates
-    except UnicodeEncodeError:
-        raise click.BadParameter("the prompt is not UTF-8", param_hint="PROMPT") from None
+    utf8(prompt, "PROMPT")
     draft = TaskRequest(
         task_id=ids.TaskId(str(uuid.uuid4())),
         session_id=ids.SessionId(str(session or uuid.uuid4())),
@@ -110,9 +121,22 @@ def command(
         prompt=prompt,
         placement=placement,
     )
-    wanted = Wanted(engine=engine, model=model, ctx=ctx, max_tokens=max_tokens)
+    wanted = Wanted(
+        workload=Workload.COMPLETION, engine=engine, model=model, ctx=ctx, max_tokens=max_tokens
+    )
     where = reach.find(url, token_file)
-    return reach.run(where, _main, draft, wanted, Lines() if as_json else Text())
+    return reach.run(where, drive, draft, wanted, Lines() if as_json else Text()).code
+
+
+def utf8(text: str, hint: str) -> None:
+    """Refuse bytes that are no UTF-8: argv and stdin bring them as lone surrogates.
+
+    Raises click.BadParameter.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("it is not UTF-8", param_hint=hint) from None
 
 
 def _stdin() -> str:
@@ -122,8 +146,8 @@ def _stdin() -> str:
         raise click.BadParameter("stdin is not UTF-8", param_hint="PROMPT") from None
 
 
-async def _main(client: Client, draft: TaskRequest, wanted: Wanted, out: Text | Lines) -> int:
-    """Run the task; cancel it on a signal or when our reader leaves. Returns the exit code."""
+async def drive(client: Client, draft: TaskRequest, wanted: Wanted, out: Text | Lines) -> End:
+    """Run the task; cancel it on a signal or when our reader leaves. Raises OrchError."""
     failure: BaseException | None = None
     end: dict[str, object] | None = None
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -148,8 +172,8 @@ async def _main(client: Client, draft: TaskRequest, wanted: Wanted, out: Text | 
             with contextlib.suppress(BrokenPipeError):
                 out.canceled(draft.task_id, await _cancel(client, draft.task_id))
     if end is None or end.get("finish_reason") == "canceled":
-        return CANCELED
-    return 0
+        return End(code=CANCELED, data=end or {})
+    return End(code=0, data=end)
 
 
 async def completed(client: Client, draft: TaskRequest, wanted: Wanted) -> TaskRequest:
@@ -178,7 +202,7 @@ def _fits(one: Capability, wanted: Wanted) -> bool:
     return (
         wanted.engine in (None, one.engine)
         and wanted.model in (None, one.model_ref)
-        and Workload.COMPLETION in one.supported_workloads
+        and wanted.workload in one.supported_workloads
     )
 
 
@@ -198,7 +222,7 @@ def _undecided(found: Capabilities, fitting: list[Capability], wanted: Wanted) -
         )
         return reach.ToldError(
             Kind.POOL_UNAVAILABLE,
-            f"nothing that is ready serves {asked or 'completions'}",
+            f"nothing that is ready serves {asked or _WHAT[wanted.workload]}",
             f"Use one of: {served}",
         )
     return reach.ToldError(

@@ -29,10 +29,17 @@ from orchd.config.schema import (
 from orchd.wire import ids
 from orchd.wire.codec import Fault
 from orchd.wire.errors import TABLE, Kind
+from orchd.wire.results import MAX_NUMBERS
 
-_MOCK_ONLY: Final = ("tokens_per_s", "first_token_ms", "vram_mb", "kv_bytes_per_token", "faults")
-_FIXED: Final = ("channel_cap", "microbatch_ms", "narration_period_ms")
+_MOCK_ONLY: Final = (
+    *("tokens_per_s", "first_token_ms", "embedding_dim", "vram_mb", "kv_bytes_per_token", "faults"),
+)
+_FIXED: Final = ("channel_cap",)
 """Keys of the contract that have one value yet: what has no effect is not accepted."""
+MAX_MICROBATCH_MS: Final = 50  # 20 writes a second: slower is seen as stutter
+MIN_NARRATION_MS: Final = 250  # how often streams are looked at (edge/app.py, PULSE_S)
+MAX_NARRATION_MS: Final = 3_600_000
+_ORIGIN: Final = re.compile(r"https?://(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::[1-9]\d{0,4})?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HTTP = re.compile(r"http://(127\.\d{1,3}\.\d{1,3}\.\d{1,3}|localhost|\[::1\]):(\d{1,5})/?")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -49,6 +56,8 @@ def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
         if getattr(file.sse, name) != getattr(Sse(), name):
             must = f"must be {getattr(Sse(), name)}: others come with a later version"
             yield Fault(f"$.sse.{name}", must)
+    yield from _sse(file.sse)
+    yield from _origins(file.cors_origins)
     yield from _budgets(file)
     yield from _devices(file)
     first: dict[str, int] = {}
@@ -60,6 +69,7 @@ def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
         yield from _engine(pool.engine, f"{path}.engine")
         yield from _replicas(file, pool, path)
         yield from _limits(pool, path)
+        yield from _workloads(pool, path)
         yield from _provisioning(pool, f"{path}.provisioning")
         yield from _model(pool, f"{path}.model")
         yield from _sockets(pool, path, run_dir)
@@ -85,6 +95,28 @@ def _bind(text: str, has_token: bool) -> Iterator[Fault]:
             f"{row.code} ({row.auth_code}): {text} is reachable from other machines and there is "
             f"no token. {row.advice}",
         )
+
+
+def _sse(sse: Sse) -> Iterator[Fault]:
+    if sse.microbatch_ms > MAX_MICROBATCH_MS:
+        must = (
+            f"must be at most {MAX_MICROBATCH_MS}, not {sse.microbatch_ms}: a reader would see it"
+        )
+        yield Fault("$.sse.microbatch_ms", must)
+    period = sse.narration_period_ms
+    if period and not MIN_NARRATION_MS <= period <= MAX_NARRATION_MS:
+        must = f"must be 0 or from {MIN_NARRATION_MS} to {MAX_NARRATION_MS}, not {period}"
+        yield Fault("$.sse.narration_period_ms", must)
+
+
+def _origins(origins: tuple[str, ...]) -> Iterator[Fault]:
+    for index, origin in enumerate(origins):
+        if not _ORIGIN.fullmatch(origin):
+            yield Fault(
+                f"$.cors_origins[{index}]",
+                "must be an origin of this machine as browsers write it, such as "
+                f"http://localhost:5173 (no path, no *), not {origin!r}",
+            )
 
 
 def _budgets(file: File) -> Iterator[Fault]:
@@ -175,6 +207,20 @@ def _limits(pool: Pool, path: str) -> Iterator[Fault]:
         yield Fault(
             f"{path}.max_tokens_out", f"must be at most ctx ({pool.ctx}), not {pool.max_tokens_out}"
         )
+
+
+def _workloads(pool: Pool, path: str) -> Iterator[Fault]:
+    named = pool.workloads
+    if not named or len(set(named)) < len(named):
+        yield Fault(f"{path}.workloads", "must name each workload once, and at least one")
+    elif pool.engine.id == LLAMACPP and len(named) > 1:
+        yield Fault(
+            f"{path}.workloads",
+            f"must be one workload for llamacpp, not {', '.join(named)}: llama-server is started "
+            "for completions, for embeddings or for reranking; make a pool for each",
+        )
+    if pool.engine.id == MOCK and pool.engine.embedding_dim > MAX_NUMBERS:
+        yield Fault(f"{path}.engine.embedding_dim", f"must be at most {MAX_NUMBERS}")
 
 
 def _provisioning(pool: Pool, path: str) -> Iterator[Fault]:

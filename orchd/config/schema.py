@@ -26,6 +26,7 @@ from orchd.wire.ids import (
     Text,
 )
 from orchd.wire.policy import FullPolicy
+from orchd.wire.shapes import Workload
 
 DEFAULT_BIND: Final = "127.0.0.1:8484"
 MOCK: Final = EngineId("mock")
@@ -141,6 +142,8 @@ class Engine:
     """mock: pace of one slot; 0 is as fast as possible."""
     first_token_ms: NonNegative = NonNegative(0.0)
     """mock: milliseconds before the first token."""
+    embedding_dim: Positive = Positive(64)
+    """mock: numbers of the vector of a text."""
     vram_mb: Count = Count(1024)
     """mock: MiB of VRAM that the model is said to need."""
     kv_bytes_per_token: Count | None = None
@@ -224,6 +227,9 @@ class Pool:
     """One device mask each: [[0], [1]] is two replicas, [[0, 1]] one over two GPUs."""
     devices: DeviceMask | None = None
     """Short for one replica: devices = [0] is replicas = [[0]]. None once loaded."""
+    workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
+    """What tasks may ask of it: completion, embedding, rerank. llamacpp: one of them, for which the
+    engine is started."""
     ctx: Positive
     """Tokens of context that one slot has."""
     slots: Positive = Positive(1)
@@ -267,11 +273,13 @@ class Sse:
     channel_cap: Positive = Positive(32)
     """Only 32 in this version: a slow reader is caught up from its task's log, by no channel."""
     microbatch_ms: Count = Count(0)
-    """Only 0 (off) in this version: no token waits for the next."""
+    """Milliseconds that a token may wait for the next, 0 to 50, so that both leave in one write; 0:
+    none does. The first of a stream never waits."""
     heartbeat_ms: Positive = Positive(15_000)
     """Milliseconds of silence after which a comment keeps a stream alive."""
     narration_period_ms: Count = Count(0)
-    """Only 0 in this version: narration comes at start, cancel and end, not every so often."""
+    """Milliseconds between sentences on how a running task stands, in steps of 250 up to an hour;
+    0: narration comes at start, cancel and end only."""
     metrics_period_ms: Positive = Positive(1000)
     """Milliseconds between metrics frames of a running task, in steps of 250; a waiting one is told
     when its place or its time has changed."""
@@ -345,6 +353,12 @@ class Common:
     throttle: Throttle = Throttle()
     queued_prompts_mb: Positive = Positive(256)
     """MiB of memory for the prompts of all waiting tasks; a task over it is answered 429."""
+    trust_proxy_auth: bool = False
+    """Believe a reverse proxy on this machine that names, in X-Forwarded-User, a user whom it let
+    in. Any program of this machine can say so too: the proxy must be the only one that reaches
+    orchd, and must remove the header from what clients send."""
+    cors_origins: tuple[Text, ...] = ()
+    """Web pages of this machine that may ask from a browser, such as "http://localhost:5173"."""
     cancel_on_disconnect: bool = True
     """Cancel a task when its last reader leaves before the end."""
     devices: Devices = Devices()

@@ -12,11 +12,12 @@ from typing import Final
 
 from attrs import frozen
 
-from orchd.core import asking, full, placement, wishes
+from orchd.core import asking, full, placement, wishes, workloads
+from orchd.core.forecast import Outlook
 from orchd.core.placement import PlacementDecision, decide
 from orchd.core.pool import Pool, Replica
-from orchd.core.predict import Prediction, predict
 from orchd.core.queue import NOTHING, Backlog
+from orchd.core.workloads import Longest
 from orchd.core.world import World
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, PoolId, TaskId
@@ -35,21 +36,27 @@ class Admission:
     """A task may go into this pool's queue, and will start then."""
 
     pool: Pool
-    prediction: Prediction
+    outlook: Outlook
     decision: PlacementDecision
     victim: TaskId | None = None
     """The waiting batch task that makes room for it."""
 
 
-def admit(world: World, request: TaskRequest, prompt_tokens: int | None, now: float) -> Admission:
+def admit(
+    world: World,
+    request: TaskRequest,
+    prompt_tokens: int | None,
+    now: float,
+    longest: Longest | None = None,
+) -> Admission:
     """Return the pool that takes the task. Raises OrchError when none does.
 
     The checks go from what the client can mend (400), over what is not there (503), to what is full
     now (429) and what comes too late (DEADLINE_UNMET).
     """
-    check_request(world, request, prompt_tokens)
+    check_request(world, request, prompt_tokens, longest)
     chosen = _choose(world, request, now)
-    start_ms = round(chosen.prediction.start_s * 1000)
+    start_ms = round(chosen.outlook.prediction.start_s * 1000)
     if start_ms > request.deadline_ms:
         raise OrchError(
             Kind.DEADLINE_UNMET,
@@ -60,7 +67,7 @@ def admit(world: World, request: TaskRequest, prompt_tokens: int | None, now: fl
             retry_after_ms=start_ms - request.deadline_ms,
         )
     if chosen.decision.selected is None:
-        next_ms = _wait_ms(chosen.pool, NOTHING, now)
+        next_ms = _wait_ms(chosen.pool, NOTHING, request.priority, now)
         full.check_memory(world, chosen.pool, request, chosen.victim, next_ms)
     return chosen
 
@@ -72,9 +79,9 @@ def _choose(world: World, request: TaskRequest, now: float) -> Admission:
     if decision.pool_id is None:
         raise _refusal(world, request, pools, decision.log, now)
     option = options[decision.pool_id]
-    assert option.prediction is not None  # a replica that can be placed on has slots
+    assert option.outlook is not None  # a replica that can be placed on has slots
     pool = world.pools[decision.pool_id]
-    return Admission(pool, option.prediction, decision, option.victim)
+    return Admission(pool, option.outlook, decision, option.victim)
 
 
 def settle(
@@ -129,12 +136,12 @@ def _wanted(pool: Pool, request: TaskRequest) -> bool:
 
 def place_free_ms(pool: Pool, priority: Priority, now: float) -> int:
     """Return when a place in this class's queue will be free, in ms, at least 1."""
-    return _wait_ms(pool, pool.queue.until_place(priority), now)
+    return _wait_ms(pool, pool.queue.until_place(priority), priority, now)
 
 
-def _wait_ms(pool: Pool, before: Backlog, now: float) -> int:
-    prediction = predict(pool.outlook(now), before)
-    return max(1, math.ceil(prediction.start_s * 1000)) if prediction else 1
+def _wait_ms(pool: Pool, before: Backlog, priority: Priority, now: float) -> int:
+    outlook = pool.predict(pool.outlook(now), before, priority, now)
+    return max(1, math.ceil(outlook.prediction.start_s * 1000)) if outlook else 1
 
 
 def backoff_ms(pool: Pool, priority: Priority, now: float) -> int:
@@ -148,51 +155,35 @@ def _full(request: TaskRequest, pools: list[Pool], now: float) -> OrchError:
     return full.refusal(pool, request.priority, waits[pool.spec.pool_id])
 
 
-def check_request(world: World, request: TaskRequest, prompt_tokens: int | None) -> None:
+def check_request(
+    world: World, request: TaskRequest, prompt_tokens: int | None, longest: Longest | None = None
+) -> None:
     """Refuse what no pool could serve. Nothing is ever cut to fit [ORCH-3016]."""
-    if request.workload is Workload.COMPLETION:
-        if request.prompt is None:
-            raise _invalid("$.prompt", "is required for a completion")
-        if request.inputs is not None:
-            raise _invalid("$.inputs", "is for embedding and rerank; a completion takes prompt")
-    else:
-        if not request.inputs:
-            raise _invalid(
-                "$.inputs", f"must name at least one text for workload {request.workload}"
-            )
-        if request.prompt is not None:
-            raise _invalid("$.prompt", f"is for completions; {request.workload} takes inputs")
+    wrong = workloads.wrong_shape(request) or workloads.too_long(request, prompt_tokens, longest)
+    if wrong is not None:
+        raise _invalid(*wrong)
     if request.placement is not None:
         wishes.check(request.placement, world.pools, ", ".join(world.pools) or "none")
-    if request.max_tokens > request.ctx:
-        raise _invalid(
-            "$.max_tokens", f"{request.max_tokens} do not fit into a context of {request.ctx}"
-        )
-    if prompt_tokens is not None and prompt_tokens + request.max_tokens > request.ctx:
-        raise _invalid(
-            "$.ctx",
-            f"a prompt of {prompt_tokens} tokens and max_tokens {request.max_tokens} do not fit "
-            f"into {request.ctx}",
-        )
 
 
 def _misfit(pool: Pool, request: TaskRequest, now: float) -> OrchError | None:
     """Return why this pool could not serve the task even when idle, or None."""
     spec, ctx = pool.spec, pool.ctx(now)
     ready = pool.servable(now)
-    workloads = {w for r in ready if r.snapshot for w in r.snapshot.workloads}
+    served = {w for r in ready if r.snapshot for w in r.snapshot.workloads}
+    dims = [r.snapshot.embedding_dim for r in ready if r.snapshot]
     wrong: tuple[str, str] | None = None
     if request.ctx > ctx:
         wrong = "$.ctx", f"pool {spec.pool_id} gives at most {ctx} tokens of context"
-    elif request.max_tokens > spec.max_tokens:
+    elif request.workload is Workload.COMPLETION and request.max_tokens > spec.max_tokens:
         wrong = "$.max_tokens", f"pool {spec.pool_id} puts out at most {spec.max_tokens} tokens"
     elif request.sampler_profile_version not in (None, spec.sampler_profile_version):
         wrong = (
             "$.sampler_profile_version",
             f"pool {spec.pool_id} is pinned to {spec.sampler_profile_version!r}",
         )
-    elif ready and request.workload not in workloads:
-        serves = ", ".join(sorted(workloads)) or "nothing"
+    elif ready and request.workload not in served:
+        serves = ", ".join(sorted(served)) or "nothing"
         wrong = "$.workload", f"pool {spec.pool_id} serves {serves}"
     elif request.determinism is Determinism.STRICT and any(
         not r.snapshot.strict for r in ready if r.snapshot
@@ -202,6 +193,7 @@ def _misfit(pool: Pool, request: TaskRequest, now: float) -> OrchError | None:
             f"pool {spec.pool_id} runs {spec.slots} jobs side by side, which changes their output; "
             "send best_effort, or let its operator configure slots = 1",
         )
+    wrong = wrong or workloads.too_many(request, next(filter(None, dims), None))
     if wrong is None:
         return None
     return _invalid(*wrong).where(engine=spec.engine, pool_id=spec.pool_id)

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from attrs import frozen
 
 from orchd.core import full, reach, wishes
+from orchd.core.forecast import NOW, Outlook
 from orchd.core.placement import PlacementInput, Question, ReplicaFacts
 from orchd.core.pool import Pool
-from orchd.core.predict import Prediction, predict
+from orchd.core.queue import NOTHING
 from orchd.core.task import expected_tokens
 from orchd.core.world import World
 from orchd.wire.ids import PoolId, ReplicaId, TaskId
@@ -27,7 +28,8 @@ def question(world: World, request: TaskRequest, now: float, *, may_wait: bool) 
         model_ref=request.model_ref,
         workload=request.workload,
         ctx=request.ctx,
-        max_tokens=request.max_tokens,
+        max_tokens=request.max_tokens if request.workload is Workload.COMPLETION else 1,
+        vectors=len(request.inputs or ()) if request.workload is Workload.EMBEDDING else 0,
         expected_tokens=expected_tokens(request),
         strict=request.determinism is Determinism.STRICT,
         sampler_profile_version=request.sampler_profile_version,
@@ -60,7 +62,7 @@ def is_warm(world: World, request: TaskRequest, replica_id: ReplicaId, now: floa
 class Option:
     """How a pool would take a task."""
 
-    prediction: Prediction | None
+    outlook: Outlook | None
     """None: no replica of it can be placed on."""
     victim: TaskId | None
     """The waiting batch task that would make room."""
@@ -78,10 +80,12 @@ def at_admission(
     for pool in pools:
         room = pool.queue.room(request.priority)
         victim = full.victim(pool, request.priority) if dropping and not room else None
-        slots, before = reach.at_tail(pool, request, now, victim)
-        prediction = predict(slots, before)
-        options[pool.spec.pool_id] = Option(prediction, victim)
-        start_ms = max(1, round(prediction.start_s * 1000)) if prediction is not None else 1
+        before, outlook = NOTHING, NOW if reach.at_once(pool, request, now) else None
+        if outlook is None:
+            slots, before = reach.at_tail(pool, request, now, victim)
+            outlook = pool.predict(slots, before, request.priority, now)
+        options[pool.spec.pool_id] = Option(outlook, victim)
+        start_ms = 1 if outlook is None else max(1, round(outlook.prediction.start_s * 1000))
         for replica in pool.replicas.values():
             at_once = not before.jobs and replica.free_slots and not replica.refusing
             facts.append(

@@ -13,9 +13,11 @@ from attrs import frozen
 
 from orchd.core.budgets import Left
 from orchd.core.models import ModelCard
+from orchd.core.workloads import Longest
 from orchd.wire import link
 from orchd.wire.errors import OrchError
 from orchd.wire.ids import PoolId, ReplicaId, SessionId, TaskId
+from orchd.wire.results import Ready
 from orchd.wire.shapes import Ended, Started, TaskAccepted, TaskRequest
 from orchd.wire.snapshot import Cause, Snapshot
 
@@ -39,6 +41,8 @@ class Submit:
     """Who asked, for the log. Never a secret."""
     prompt_tokens: int | None = None
     """The exact length of the prompt, where it is known before admission."""
+    longest: Longest | None = None
+    """The same of the longest of several inputs."""
 
 
 @frozen
@@ -84,6 +88,8 @@ class JobEnded:
 
     task_id: TaskId
     end: link.End
+    result: Ready | None = None
+    """What came in RESULT before it."""
 
 
 @frozen
@@ -250,6 +256,8 @@ class Moved:
     """Tasks waiting in the pool, both classes."""
     on_time_probability: float
     """0 to 1: that it ends within its deadline."""
+    predicted_start_p90_ms: int
+    """Nine in ten tasks start before this."""
 
 
 @frozen

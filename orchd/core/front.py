@@ -129,7 +129,7 @@ class Front:
             request = models.resolved(world, request, now)
             asked = (event.identity, request, event.prompt_tokens, now)
             world.throttle.check(*asked)
-            admitted = admission.admit(world, request, event.prompt_tokens, now)
+            admitted = admission.admit(world, request, event.prompt_tokens, now, event.longest)
             turn = turns.let_in(world, request, admitted.pool, event.prompt_tokens, now)
             world.throttle.take(*asked)  # a task that is refused takes nothing
         except OrchError as error:
@@ -151,7 +151,7 @@ class Front:
             dropped = runs.drop(world, world.tasks[admitted.victim], now)
         at_once = admitted.decision.selected is not None
         position = 0 if at_once else pool.queue.until_tail(request.priority).jobs
-        start_s, p90_s = admitted.prediction.start_s, admitted.prediction.p90_s
+        said = admitted.outlook.prediction
         world.admitted += 1
         task = Task(
             number=world.admitted,
@@ -161,20 +161,22 @@ class Front:
             pool_id=pool.spec.pool_id,
             turn=turn,
             admitted_at=now,
-            predicted_start_at=now + start_s,
-            told=(position, now + start_s),
+            promise=admitted.outlook.promise(now),
+            told=(position, now + said.start_s),
             decision=admitted.decision.log,
         )
+        task.expected = pool.forecast.weigh(request)
+        pool.forecast.admitted(task, now)
         world.tasks[task.task_id] = task
         waiting.enter(world, task)
         world.tally.enqueued(task, pool.engine_version)
         starts = runs.fill(world, pool, now)
-        start_ms = round(start_s * 1000)
+        start_ms = round(said.start_s * 1000)
         accepted = TaskAccepted(
             task_id=task.task_id,
             queue_position=Count(position),
             predicted_start_ms=Count(start_ms),
-            predicted_start_p90_ms=Count(round(p90_s * 1000)),
+            predicted_start_p90_ms=Count(round(said.p90_s * 1000)),
             backoff_ms=Count(admission.backoff_ms(pool, request.priority, now)),
             pool_id=pool.spec.pool_id,
             stream_url=f"/v1/tasks/{task.task_id}/stream",
@@ -232,8 +234,8 @@ class Front:
         match event:
             case Progress(_, tokens_out):
                 return runs.progress(world, task, tokens_out, now)
-            case JobEnded(_, end):
-                effects = runs.end(world, task, end, now)
+            case JobEnded(_, end, result):
+                effects = runs.end(world, task, end, result, now)
             case JobFailed(_, fail):
                 effects = runs.fail(world, task, fail, now)
             case JobFreed(_, tokens_out):
@@ -401,7 +403,7 @@ class Front:
         workers.check(self.world, worker)
 
     def counted_by(self, request: TaskRequest, identity: str, now: float) -> ReplicaId | None:
-        """Return the replica that is to count the prompt before Submit; None: none need, or can."""
+        """Return the replica that is to count the texts before Submit; None: none need, or can."""
         tight = turns.tight(self.world, request, now)
         return prompts.counted_by(self.world, request, identity, now, tight=tight)
 

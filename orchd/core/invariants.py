@@ -106,7 +106,7 @@ def _check_places(world: World) -> None:
     """Each task is in exactly one place: a queue, a lease, or the retained."""
     assert len(world.retained) <= world.limits.retain_max, "ended tasks are bounded"
     assert not world.retained.keys() - world.tasks.keys(), "a forgotten task is forgotten"
-    kept = sum(world.tasks[task_id].tokens_out for task_id in world.retained)
+    kept = sum(world.tasks[task_id].kept for task_id in world.retained)
     assert world.retained_tokens == kept, "the tokens that are kept are those of ended tasks"
     for task_id, task in world.tasks.items():
         pool = world.pools[task.pool_id]

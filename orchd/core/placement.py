@@ -16,6 +16,7 @@ from typing import Final
 from attrs import field, frozen
 
 from orchd.wire.ids import Count, DeviceMask, EngineId, PoolId, ReplicaId
+from orchd.wire.results import MAX_NUMBERS
 from orchd.wire.shapes import Candidate, DecisionLog, Placement, PlacementMode, Workload
 
 MUCH_WORSE: Final = 1.25
@@ -57,6 +58,8 @@ class ReplicaFacts:
     max_tokens: int
     sampler_profile_version: str
     workloads: tuple[Workload, ...]
+    embedding_dim: int | None = None
+    """Numbers of one vector; None: it serves none."""
     strict: bool
     slots_total: int
     leases: int
@@ -90,6 +93,8 @@ class Question:
     wishes: Placement
     warm_on: ReplicaId | None
     """The session's last good replica (affinity.py)."""
+    vectors: int = 0
+    """Vectors that an embedding gives back."""
     may_wait: bool
     """True at admission: a task may wait for a slot. False: it gets one now."""
 
@@ -143,6 +148,7 @@ FILTERS: Final[tuple[tuple[str, Check], ...]] = (
         lambda r, q: q.sampler_profile_version not in (None, r.sampler_profile_version),
     ),
     ("workload", lambda r, q: q.workload not in r.workloads),
+    ("vectors", lambda r, q: q.vectors * (r.embedding_dim or 0) > MAX_NUMBERS),
     ("not_strict", lambda r, q: q.strict and not r.strict),
     (KV_BYTES, _kv_short),
     (QUEUE_FULL, lambda r, q: r.full and q.may_wait),

@@ -7,14 +7,16 @@ the past. Queues are in queue.py, the choice among replicas in placement.py.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from attrs import Factory, define, field, frozen
 
 from orchd.core import predict
 from orchd.core.budgets import FREE, Price
+from orchd.core.forecast import Forecast, Outlook
 from orchd.core.placement import ReplicaFacts
-from orchd.core.queue import PoolQueue
+from orchd.core.queue import Backlog, PoolQueue
 from orchd.core.task import LEAVING, Life, Task
 from orchd.core.version import Version, bump
 from orchd.core.watchdog import Watchdog
@@ -22,6 +24,7 @@ from orchd.wire.control import WorkerRegistration
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, ReplicaId, TaskId, parse_replica_id
 from orchd.wire.policy import FullPolicy
+from orchd.wire.shapes import Priority
 from orchd.wire.snapshot import FRESH_S, Cause, Snapshot
 
 if TYPE_CHECKING:
@@ -157,13 +160,13 @@ class Replica:
         del self.leases[task_id]
         self.version.bump()
 
-    def slots_outlook(self, now: float) -> list[predict.Slot]:
-        """Return each of its slots with the time at which it will be free."""
+    def slots_outlook(self, forecast: Forecast, now: float) -> list[predict.Slot]:
+        """Return each of its slots with the times at which it may be free."""
         rate, first = self.rate(), self.first_token_s()
-        outlook = [
-            predict.Slot(self.free_in_s(task, now), 1 / rate, first)
-            for task in self.leases.values()
-        ]
+        outlook = []
+        for task in self.leases.values():
+            ends = self.ends_in_s(task, forecast, now)
+            outlook.append(predict.Slot(sum(ends) / len(ends), 1 / rate, first, ends))
         return outlook + [predict.Slot(0.0, 1 / rate, first)] * self.free_slots
 
     def rate(self) -> float:
@@ -176,18 +179,31 @@ class Replica:
             return predict.PRIOR_FIRST_TOKEN_S
         return self.snapshot.first_token_ms / 1000
 
-    def free_in_s(self, task: Task, now: float) -> float:
-        """Return seconds until the slot of a running task is free. Above 0."""
+    def ends_in_s(self, task: Task, forecast: Forecast, now: float) -> tuple[float, ...]:
+        """Return equally likely times, in seconds and ascending, until a task's slot is free."""
         if task.life in LEAVING:
-            return predict.RELEASE_S
+            return (predict.RELEASE_S,)
+        first, out = self.so_far(task, now)
         rate = self.rate()
+        tokens = forecast.ends(task.request, out, self.slots)
+        # where a job is stopped at its deadline, its slot is free then
+        most = task.deadline_at - now if forecast.deadline_ends else math.inf
+        most = max(0.0, most) + predict.RELEASE_S
+        return tuple([min(most, first + left / rate) for left in tokens])
+
+    def so_far(self, task: Task, now: float) -> tuple[float, float]:
+        """Return the seconds until a running task's first token, and the tokens that are out."""
         if task.life is Life.STARTING:
             waited = now - task.progress_at  # set at dispatch
-            return max(0.0, self.first_token_s() - waited) + task.expected / rate
+            return max(0.0, self.first_token_s() - waited), 0.0
         # it ran on since it was last heard of
-        out = task.tokens_out + (now - task.progress_at) * rate
-        limit = task.request.max_tokens
-        return predict.remaining_tokens(task.expected, limit, out) / rate
+        return 0.0, task.tokens_out + (now - task.progress_at) * self.rate()
+
+    def on_time(self, task: Task, forecast: Forecast, now: float) -> float:
+        """Return the probability, 0 to 1, that a running task ends by its deadline."""
+        first, out = self.so_far(task, now)
+        left_s = task.deadline_at - now - first
+        return forecast.ends_within(task.request, out, left_s * self.rate())
 
     def facts(
         self,
@@ -215,6 +231,7 @@ class Replica:
             max_tokens=pool.max_tokens,
             sampler_profile_version=pool.sampler_profile_version,
             workloads=snapshot.workloads if snapshot else (),
+            embedding_dim=snapshot.embedding_dim if snapshot else None,
             strict=snapshot is not None and snapshot.strict,
             slots_total=self.slots,
             leases=len(self.leases),
@@ -240,6 +257,7 @@ class Pool:
     replicas: dict[ReplicaId, Replica] = field(init=False)
     engine_version: str = ""
     """The version that the set is pinned to: of the first replica that was ready."""
+    forecast: Forecast = field(init=False)
     pins: Pins | None = None
     """What the output of the set depends on beside its model: those of the same replica."""
     reload: SetReload | None = None
@@ -259,6 +277,7 @@ class Pool:
             shared=self.spec.full_policy is not FullPolicy.REJECT,
             batch_after=self.spec.batch_after,
         )
+        self.forecast = Forecast(deadline_ends=self.spec.watchdog.enforce_deadline)
         ids = sorted(self.spec.replica_ids)
         self.replicas = {
             replica_id: Replica(replica_id=replica_id, version=self.version) for replica_id in ids
@@ -275,7 +294,17 @@ class Pool:
     def outlook(self, now: float, mask: DeviceMask | None = None) -> list[predict.Slot]:
         """Return the slots of all replicas that can be placed on, or of the one on `mask`."""
         able = [r for r in self.servable(now) if mask is None or r.mask == mask]
-        return [slot for replica in able for slot in replica.slots_outlook(now)]
+        return [slot for replica in able for slot in replica.slots_outlook(self.forecast, now)]
+
+    def predict(
+        self, slots: list[predict.Slot], before: Backlog, priority: Priority, now: float
+    ) -> Outlook | None:
+        """Return when a task of this class starts that may use these slots behind `before`.
+
+        None when there are no slots: nothing serves it now.
+        """
+        most = self.queue.to_overtake(before.jobs) if priority is Priority.BATCH else 0
+        return self.forecast.outlook(slots, before, priority, now, most)
 
     def ctx(self, now: float) -> int:
         """Return the context that a task can really get: the spec's, or less if engines say so."""

@@ -1,14 +1,12 @@
-"""Which prompts must be counted before they are admitted, and which replica is asked for that.
+"""Which replica counts the texts of a task before it is admitted, or a client's text.
 
 Pure questions to the state; the edge asks the replica (edge/tokens.py), and admission.py refuses a
-prompt that is too long.
+text that is too long. Which texts are counted is workloads.py's.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
-from orchd.core import admission, models
+from orchd.core import admission, models, workloads
 from orchd.core.pool import Replica
 from orchd.core.world import World
 from orchd.wire.control import MAX_TEXT_BYTES
@@ -16,43 +14,30 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import ReplicaId
 from orchd.wire.shapes import TaskRequest, Workload
 
-ADDED_TOKENS: Final = 3
-"""What a tokenizer adds to a text: a token of the beginning, one of the end, and the space that
-SentencePiece puts before the first word."""
-
-
-def may_overflow(request: TaskRequest) -> bool:
-    """Return whether the prompt could be too long for `max_tokens` to fit into `ctx` behind it.
-
-    Each token of a text stands for at least one of its bytes: byte-level BPE and SentencePiece have
-    256 tokens for single bytes as their smallest. A special token that is written in the text
-    (`<s>`) is one token for several bytes. A normaliser that makes a text longer could break this;
-    the engine refuses what is too long even so, in the stream.
-    """
-    if request.workload is not Workload.COMPLETION or request.prompt is None:
-        return False
-    most = len(request.prompt.encode()) + ADDED_TOKENS
-    return most + request.max_tokens > request.ctx
-
 
 def most_tokens(request: TaskRequest) -> int:
-    """Return how many tokens prompt or inputs have at most."""
+    """Return how many tokens prompt or inputs have at most; a query is read with each document."""
     texts = request.inputs or () if request.prompt is None else (request.prompt,)
-    return sum(len(text.encode()) + ADDED_TOKENS for text in texts)
+    sizes = [len(text.encode()) + workloads.ADDED_TOKENS for text in texts]
+    again = max(0, len(sizes) - 2) * sizes[0] if request.workload is Workload.RERANK else 0
+    return sum(sizes) + again
 
 
 def counted_by(
     world: World, request: TaskRequest, identity: str, now: float, *, tight: bool = False
 ) -> ReplicaId | None:
-    """Return the replica that is to count the prompt; None: it need not, or cannot, be counted.
+    """Return the replica that is to count the texts; None: they need not, or cannot, be counted.
 
     `tight`: its session's budget hangs on it (turns.tight).
     Nothing is asked for a task that is known already or would be refused anyhow.
     """
-    needed = tight or may_overflow(request)
-    if not needed or request.task_id in world.tasks or world.draining:
+    texts = workloads.to_count(request)
+    if not (texts or (tight and request.prompt is not None)):
         return None
-    if request.prompt is None or len(request.prompt.encode()) > MAX_TEXT_BYTES:
+    if request.task_id in world.tasks or world.draining:
+        return None
+    parts = [part for text in texts for part in text.parts] or [request.prompt or ""]
+    if any(len(part.encode()) > MAX_TEXT_BYTES for part in parts):
         return None
     try:
         world.throttle.check(identity, request, None, now)

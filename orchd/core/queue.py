@@ -344,6 +344,15 @@ class PoolQueue:
         own = self.classes[priority].before(task_id)
         return self.others(priority, own.jobs).plus(own)
 
+    def to_overtake(self, jobs: int) -> int:
+        """Return how many interactive tasks may yet go before the batch task behind `jobs`. O(1).
+
+        It is the b-th of batch, from 0: it goes after at most (b + 1) * batch_after of them.
+        """
+        waiting = len(self.classes[Priority.INTERACTIVE])
+        turns = (jobs - waiting + 1) * self.batch_after - self.passed
+        return max(0, turns - waiting) if jobs >= waiting else 0
+
     def others(self, priority: Priority, position: int) -> Backlog:
         """Return the work of the other class before the task at `position` of this one."""
         if priority is Priority.BATCH:

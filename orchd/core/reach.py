@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import math
 
-from attrs import evolve
-
 from orchd.core import wishes
 from orchd.core.pool import Pool
 from orchd.core.predict import Slot
@@ -26,6 +24,14 @@ from orchd.wire.shapes import Priority, TaskRequest
 
 Reach = tuple[list[Slot], Backlog]
 """Slots, and the work before the task on them."""
+
+
+def at_once(pool: Pool, request: TaskRequest, now: float) -> bool:
+    """Return whether a slot is free for it and nobody waits: then there is nothing to predict."""
+    if len(pool.queue):
+        return False
+    mask, free = wishes.mask_of(request), pool.free_masks(now)
+    return mask in free if mask is not None else bool(free)
 
 
 def at_tail(pool: Pool, request: TaskRequest, now: float, without: TaskId | None = None) -> Reach:
@@ -71,10 +77,10 @@ def _reach(pool: Pool, mask: DeviceMask | None, parts: _Parts, now: float) -> Re
     slots: list[Slot] = []
     every = 0
     for replica in pool.servable(now):
-        own = replica.slots_outlook(now)
+        own = replica.slots_outlook(pool.forecast, now)
         every += len(own)
         if mask is None:
-            slots += _behind(own, work.get(replica.mask, NOTHING))
+            slots += _behind(own, work.get(replica.mask, NOTHING), pool.forecast.scale)
         elif replica.mask == mask:
             slots += own
     if mask is None:
@@ -84,10 +90,10 @@ def _reach(pool: Pool, mask: DeviceMask | None, parts: _Parts, now: float) -> Re
     return slots, work.get(mask, NOTHING).plus(shared)
 
 
-def _behind(slots: list[Slot], before: Backlog) -> list[Slot]:
+def _behind(slots: list[Slot], before: Backlog, scale: float) -> list[Slot]:
     """Return the slots as they are free after `before`, which is spread evenly over them."""
     if not before.jobs or not slots:
         return slots
-    mean = before.tokens / before.jobs
+    mean = scale * before.tokens / before.jobs
     rounds = before.jobs / len(slots)
-    return [evolve(s, free_in_s=s.free_in_s + rounds * s.job_s(mean)) for s in slots]
+    return [s.later(rounds * s.job_s(mean)) for s in slots]

@@ -108,10 +108,10 @@ def seen(world: World, pool: Pool, replica: Replica, now: float) -> list[Effect]
         return _failed(world, pool, replica, cause, now)
     del reload.asked[replica.replica_id]
     world.affinity.cooled(replica.replica_id)  # another engine: its KV cache is empty
-    if asked.model_ref == reload.target:
-        reload.changed.add(replica.replica_id)
-    else:
+    if asked.model_ref == reload.back_to:  # also of the same model anew: nothing to go back to
         reload.changed.discard(replica.replica_id)
+    else:
+        reload.changed.add(replica.replica_id)
     return _go_on(world, pool, reload, now)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.core import asking, full, notes, predict, reach, turns, waiting, watchdog
+from orchd.core import asking, full, notes, reach, turns, waiting, watchdog
 from orchd.core.admission import place_free_ms
 from orchd.core.events import (
     Break,
@@ -28,6 +28,7 @@ from orchd.core.world import World
 from orchd.wire import link
 from orchd.wire.errors import TABLE, Kind, OrchError
 from orchd.wire.ids import Count, DeviceMask, ReplicaId
+from orchd.wire.results import Ready
 from orchd.wire.shapes import DecisionLog, Ended, FinishReason
 
 TURNED_AWAY: Final = frozenset({Kind.REPLICA_EXHAUSTED, Kind.DRAINING, Kind.POOL_UNREADY})
@@ -90,8 +91,8 @@ def tell(world: World, pool: Pool, now: float) -> list[Effect]:
     if pool.moved_at is not None and now < due_at:
         world.timers.set(("moved", pool.spec.pool_id), due_at)
         return []
-    outlook = pool.outlook(now)
-    if not outlook:
+    every = pool.outlook(now)
+    if not every:
         return []  # nothing can be said of a pool that is not ready
     pool.moved_at = now
     effects: list[Effect] = []
@@ -99,29 +100,31 @@ def tell(world: World, pool: Pool, now: float) -> list[Effect]:
     laned = pool.queue.laned
     for position, task_id in enumerate(pool.queue.first(world.limits.moved_cap)):
         task = world.tasks[task_id]
-        slots, before = outlook, Backlog(position, tokens)
+        slots, before = every, Backlog(position, tokens)
         if laned:
             slots, before = reach.of_waiting(pool, task, now)
-        prediction = predict.predict(slots, before)
+        outlook = pool.predict(slots, before, task.request.priority, now)
         tokens += task.expected
-        if prediction is None:
+        if outlook is None:
             continue  # the one replica that it may use is not ready
-        start_at = now + prediction.start_s
+        said = outlook.prediction
+        start_at = now + said.start_s
         if task.told is not None:
             told_position, told_at = task.told
             if told_position == position and abs(told_at - start_at) * 1000 < MOVED_MS:
                 continue
         task.told = (position, start_at)
-        start_ms = round(prediction.start_s * 1000)
-        chance = on_time(task, slots, prediction.start_s, now)
-        effects.append(Moved(task_id, position, start_ms, depth, chance))
+        chance = pool.forecast.on_time(task.request, outlook, slots, task.deadline_at - now)
+        moved = Moved(
+            task_id=task_id,
+            queue_position=position,
+            predicted_start_ms=round(said.start_s * 1000),
+            predicted_start_p90_ms=round(said.p90_s * 1000),
+            queue_depth=depth,
+            on_time_probability=round(chance, 3),
+        )
+        effects.append(moved)
     return effects
-
-
-def on_time(task: Task, outlook: list[predict.Slot], start_s: float, now: float) -> float:
-    """Return the probability that a waiting task ends by its deadline, to three digits."""
-    length = sum(slot.job_s(task.expected) for slot in outlook) / len(outlook)
-    return round(predict.on_time(start_s + length, length, task.deadline_at - now), 3)
 
 
 # what happens to a task
@@ -146,10 +149,12 @@ def _start(world: World, pool: Pool, task: Task, replica_id: ReplicaId, now: flo
         Dispatch(task.task_id, replica_id, task.request, task.correlation_id),
         notes.placed(task),
     ]
-    if task.predicted_start_at is not None:
-        error_ms = (now - task.predicted_start_at) * 1000
+    if (promise := task.promise) is not None:
+        error_ms = (now - promise.start_at) * 1000
         effects.append(_observe(task, "predicted_start_error_ms", error_ms))
-        task.predicted_start_at = None  # a second start is not what was promised
+        world.tally.waited(task, pool.engine_version, in_time=now <= promise.p90_at)
+        pool.forecast.started(task, promise, now)
+        task.promise = None  # a second start is not what was promised
     return effects
 
 
@@ -181,7 +186,7 @@ def count(world: World, task: Task, tokens_out: int, now: float) -> None:
     task.progress_at = now
 
 
-def end(world: World, task: Task, said: link.End, now: float) -> list[Effect]:
+def end(world: World, task: Task, said: link.End, result: Ready | None, now: float) -> list[Effect]:
     """The job ran to its end; its slot is free."""
     if task.life in LEAVING:  # END and CANCEL crossed on the link: it stays canceled
         return freed(world, task, said.tokens_out, now)
@@ -192,9 +197,11 @@ def end(world: World, task: Task, said: link.End, now: float) -> list[Effect]:
     _release(world, task)
     task.take(Step.END)
     count(world, task, said.tokens_out, now)
+    world.pools[task.pool_id].forecast.over(task)
     world.tally.tokens(task, tokens_in=said.tokens_in)
     task.tokens_in, task.decode_ms = said.tokens_in, said.decode_ms
     task.finish_reason = said.finish_reason
+    task.result_bytes = len(result.json) if result is not None else 0
     assert task.replica_id is not None
     world.affinity.served(task.request.session_id, task.replica_id, now)
     ended = Ended(
@@ -203,7 +210,7 @@ def end(world: World, task: Task, said: link.End, now: float) -> list[Effect]:
         decode_ms=said.decode_ms,
         finish_reason=said.finish_reason,
         tokens_in=said.tokens_in,
-        result=said.result,
+        result=result,
     )
     effects += [
         Finish(task.task_id, ended),
@@ -219,8 +226,10 @@ def freed(world: World, task: Task, tokens_out: int, now: float) -> list[Effect]
         said = link.Fail(kind=Kind.WORKER_RESET, message="the pool let go of the job by itself")
         return fail(world, task, said, now)
     _release(world, task)
+    stopped = task.life is Life.STOPPING
     task.take(Step.FREE)
     count(world, task, tokens_out, now)
+    world.pools[task.pool_id].forecast.over(task, stopped=stopped)
     return retire(world, task, now)
 
 
@@ -271,6 +280,11 @@ def orphan(world: World, task: Task, now: float) -> list[Effect]:
 
 def expire(world: World, task: Task, now: float) -> list[Effect]:
     """A waiting task's deadline passed."""
+    pool, priority = world.pools[task.pool_id], task.request.priority
+    if task.promise is not None:
+        outlook = pool.predict(*reach.of_waiting(pool, task, now), priority, now)
+        if outlook is not None:  # what it will not live to see: else only short waits count
+            pool.forecast.started(task, task.promise, now + outlook.prediction.start_s)
     waiting.leave(world, task)
     return _break(world, task, Step.EXPIRE, _too_late(task), now)
 
@@ -313,7 +327,7 @@ def retire(world: World, task: Task, now: float) -> list[Effect]:
     task.drop_content()
     effects = turns.over(world, task, now)
     world.retained[task.task_id] = now + world.limits.retain_s
-    world.retained_tokens += task.tokens_out
+    world.retained_tokens += task.kept
     return effects + forget(world, now)
 
 
@@ -325,7 +339,7 @@ def forget(world: World, now: float) -> list[Effect]:
         if until > now and not _crowded(world):
             world.timers.set(("retain", ""), until)
             break
-        world.retained_tokens -= world.tasks[task_id].tokens_out
+        world.retained_tokens -= world.tasks[task_id].kept
         del world.retained[task_id], world.tasks[task_id]
         effects.append(Forget(task_id))
     return effects

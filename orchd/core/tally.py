@@ -51,6 +51,11 @@ class Tally:
         """A job was sent to a replica."""
         self.add("tasks_started_total", *_of_task(task), task.request.priority)
 
+    def waited(self, task: Task, engine_version: str, *, in_time: bool) -> None:
+        """A task that had to wait was started: before the p90 that it was told, or after."""
+        where = task.request.engine, engine_version, task.pool_id, task.request.priority
+        self.add("predicted_start_p90_total", *where, "before" if in_time else "after")
+
     def canceled(self, task: Task) -> None:
         """A task was canceled, waiting or running."""
         self.add("tasks_canceled_total", *_of_task(task), task.cancel_reason or "")

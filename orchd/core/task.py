@@ -12,6 +12,7 @@ from typing import Final
 from attrs import define, evolve, field
 
 from orchd.core.events import Accepted, CancelReason
+from orchd.core.predict import Promise
 from orchd.core.sessions import Turn
 from orchd.wire.ids import PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import (
@@ -62,6 +63,7 @@ class Step(enum.StrEnum):
     """It gave its place in a full queue to another."""
 
 
+TOKEN_BYTES: Final = 60  # of the frame of a token, on the average
 FINAL: Final = frozenset({Life.ENDED, Life.FAILED, Life.CANCELED})
 RUNNING: Final = frozenset({Life.STARTING, Life.STREAMING})
 LEAVING: Final = frozenset({Life.RELEASING, Life.STOPPING})
@@ -164,6 +166,7 @@ class Task:
     admitted_at: float
     life: Life = Life.QUEUED
     expected: int = field(init=False)
+    """Tokens as its queue counts them: the client's estimate, or what forecast.py makes of it."""
     content_bytes: int = field(init=False)
     """Memory of its prompt or inputs."""
     replica_id: ReplicaId | None = None
@@ -172,8 +175,8 @@ class Task:
     kv_warm: bool = False
     """Its replica was the session's last, and the job may read what is left of it there."""
     decision: DecisionLog | None = None
-    predicted_start_at: float | None = None
-    """What was promised at admission."""
+    promise: Promise | None = None
+    """What was said at admission of a start that was not at once; None once it has started."""
     attempts: int = 0
     dispatched_at: float | None = None
     first_token_at: float | None = None
@@ -181,6 +184,8 @@ class Task:
     ended_at: float | None = None
     tokens_in: int | None = None
     tokens_out: int = 0
+    result_bytes: int = 0
+    """Of the result that its stream keeps."""
     decode_ms: int | None = None
     finish_reason: FinishReason | None = None
     cancel_reason: CancelReason | None = None
@@ -202,6 +207,11 @@ class Task:
     def state(self) -> TaskState:
         """Its state as clients are told."""
         return _PUBLIC[self.life]
+
+    @property
+    def kept(self) -> int:
+        """What its stream holds for replay, in tokens: a result counts by its bytes."""
+        return self.tokens_out + self.result_bytes // TOKEN_BYTES
 
     @property
     def deadline_at(self) -> float:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import islice
 
-from orchd.core import models, predict, reach, runs, turns, wishes
+from orchd.core import models, reach, turns, wishes
 from orchd.core.admission import why_unready
+from orchd.core.forecast import Outlook
 from orchd.core.pool import Pool, Replica
-from orchd.core.queue import Backlog
 from orchd.core.tally import of_replica
 from orchd.core.task import Life, Task
 from orchd.core.world import World
@@ -40,7 +40,7 @@ def task_status(world: World, task_id: TaskId, now: float) -> TaskStatus:
     """Return what `GET /v1/tasks/{id}` says: never prompt or output. Raises OrchError."""
     task = world.task(task_id)
     request = task.request
-    position, start_ms = _outlook(world, task, now)
+    position, said = _outlook(world, task, now)
     return TaskStatus(
         task_id=task.task_id,
         session_id=request.session_id,
@@ -50,7 +50,8 @@ def task_status(world: World, task_id: TaskId, now: float) -> TaskStatus:
         engine=request.engine,
         model_ref=request.model_ref,
         queue_position=position,
-        predicted_start_ms=start_ms,
+        predicted_start_ms=_start_ms(said),
+        predicted_start_p90_ms=_p90_ms(said),
         replica_id=task.replica_id,
         kv_warmth=task.kv_warm,
         decision=task.decision,
@@ -68,43 +69,45 @@ def metrics_frame(world: World, task_id: TaskId, now: float) -> MetricsFrame:
     task = world.task(task_id)
     pool = world.pools[task.pool_id]
     replica = pool.replicas.get(task.replica_id) if task.replica_id else None
-    position, start_ms = _outlook(world, task, now)
+    position, said = _outlook(world, task, now)
     if task.life is Life.QUEUED:
-        outlook = pool.outlook(now, wishes.mask_of(task.request))
-        chance = runs.on_time(task, outlook, start_ms / 1000, now) if start_ms is not None else 0.0
+        slots, left_s = pool.outlook(now, wishes.mask_of(task.request)), task.deadline_at - now
+        chance = pool.forecast.on_time(task.request, said, slots, left_s) if said else 0.0
     elif replica is not None and task.ended_at is None:
-        left = replica.free_in_s(task, now)
-        length = task.expected / replica.rate()
-        chance = round(predict.on_time(left, length, task.deadline_at - now), 3)
+        chance = replica.on_time(task, pool.forecast, now)
     else:
         ended_at = now if task.ended_at is None else task.ended_at
         chance = float(ended_at <= task.deadline_at)
     rate = replica.snapshot.tokens_per_s if replica and replica.snapshot else None
     frame = MetricsFrame(
         queue_depth=Count(len(pool.queue)),
-        on_time_probability=chance,
+        on_time_probability=round(chance, 3),
         kv_warmth=task.kv_warm,
         queue_position=position,
-        predicted_start_ms=start_ms,
+        predicted_start_ms=_start_ms(said),
+        predicted_start_p90_ms=_p90_ms(said),
         replica_id=task.replica_id,
         tokens_per_s=rate,
     )
     return turns.shown(frame, task)
 
 
-def _outlook(world: World, task: Task, now: float) -> tuple[Count | None, Count | None]:
+def _outlook(world: World, task: Task, now: float) -> tuple[Count | None, Outlook | None]:
     """Return position and predicted start of a waiting task; (None, None) for another."""
     if task.life is not Life.QUEUED:
         return None, None
     pool = world.pools[task.pool_id]
     before = pool.queue.before(task.task_id, task.request.priority)
-    start_ms = _start_ms(*reach.of_waiting(pool, task, now))
-    return Count(before.jobs), start_ms
+    said = pool.predict(*reach.of_waiting(pool, task, now), task.request.priority, now)
+    return Count(before.jobs), said
 
 
-def _start_ms(slots: list[predict.Slot], before: Backlog) -> Count | None:
-    prediction = predict.predict(slots, before)
-    return None if prediction is None else Count(round(prediction.start_s * 1000))
+def _start_ms(said: Outlook | None) -> Count | None:
+    return None if said is None else Count(round(said.prediction.start_s * 1000))
+
+
+def _p90_ms(said: Outlook | None) -> Count | None:
+    return None if said is None else Count(round(said.prediction.p90_s * 1000))
 
 
 def _timings(task: Task, now: float) -> Timings:
@@ -171,7 +174,9 @@ def _pool_metrics(pool: Pool, live: list[Replica], now: float) -> PoolMetrics:
     snapshots = [replica.snapshot for replica in live if replica.snapshot is not None]
     predicted: dict[Priority, int] = {}
     for priority in Priority:
-        start_ms = _start_ms(pool.outlook(now), pool.queue.until_tail(priority))
+        start_ms = _start_ms(
+            pool.predict(pool.outlook(now), pool.queue.until_tail(priority), priority, now)
+        )
         if start_ms is not None:
             predicted[priority] = start_ms
     return PoolMetrics(

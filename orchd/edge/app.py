@@ -48,11 +48,14 @@ from orchd.edge.artifacts import Registry
 from orchd.edge.catalog import Catalog
 from orchd.edge.control import Control
 from orchd.edge.disk import Disk
+from orchd.edge.gather import Gather
 from orchd.edge.links import Link
 from orchd.edge.relay import Stream
 from orchd.edge.scrape import Tally
-from orchd.edge.tokens import Tokenizers
+from orchd.edge.tokens import Counted, Tokenizers
 from orchd.kit import log
+from orchd.kit.message import envelope_of
+from orchd.kit.redact import redact
 from orchd.wire.control import Capabilities, PoolHealth, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, PoolId, ReplicaId, SessionId, TaskId
@@ -103,8 +106,10 @@ class App:
         self._running: dict[TaskId, Stream] = {}
         self._open: set[TaskId] = set()
         self._all_done = trio.Event()
+        batch_ms = settings.sse.microbatch_ms
+        self._gather = Gather(batch_ms / 1000) if batch_ms else None
         self._links: dict[ReplicaId, Link] = {
-            replica: Link(replica, settings.pool_socket(replica), self.handle)
+            replica: Link(replica, settings.pool_socket(replica), self.handle, self._gather)
             for pool in settings.pools
             for replica in pool.replica_ids
         }
@@ -121,10 +126,11 @@ class App:
         digest: bytes,
         correlation_id: str,
         identity: str,
-        prompt_tokens: int | None,
+        counted: Counted,
     ) -> Accepted:
-        """Admit a task. Raises OrchError when it is refused."""
-        answer = self.handle(Submit(request, digest, correlation_id, identity, prompt_tokens))
+        """Admit a task; `counted` is what Tokenizers.count told. Raises OrchError: refused."""
+        told = (counted.prompt_tokens, counted.longest)
+        answer = self.handle(Submit(request, digest, correlation_id, identity, *told))
         assert answer is not None, "core answers every Submit"
         return answer
 
@@ -258,6 +264,7 @@ class App:
             case Dispatch(task_id, replica_id, request, correlation_id):
                 stream = self._running[task_id] = self._streams[task_id]
                 stream.say(_told("start", replica_id, f"Starts on {replica_id}."))
+                stream.narrated_at = trio.current_time()
                 self._links[replica_id].open(request, correlation_id, stream)
             case Seal(task_id, reason):
                 stream = self._streams[task_id]
@@ -271,7 +278,7 @@ class App:
                     human = f"Ended ({ended.finish_reason}) after {ended.tokens_out} tokens."
                     stream.finish(_told("end", task_id, human), ("end", ended))
             case Break(task_id, error):
-                self._over(task_id).finish(("error", error.envelope()))
+                self._over(task_id).finish(("error", envelope_of(error)))
             case Moved():
                 self._moved(effect)
             case Forget(task_id):
@@ -294,6 +301,7 @@ class App:
                 on_time_probability=effect.on_time_probability,
                 queue_position=Count(effect.queue_position),
                 predicted_start_ms=Count(effect.predicted_start_ms),
+                predicted_start_p90_ms=Count(effect.predicted_start_p90_ms),
             )
             self._hint(stream, self.front.with_budgets(effect.task_id, frame))
 
@@ -316,6 +324,8 @@ class App:
                 nursery.start_soon(self._control.run)
                 nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._pulse)
+                if self._gather is not None:
+                    nursery.start_soon(self._gather.run)
                 nursery.start_soon(self.catalog.run)
                 nursery.start_soon(self.artifacts.open)
                 task_status.started()
@@ -350,6 +360,7 @@ class App:
 
     async def _pulse(self) -> None:
         metrics_s = self.settings.sse.metrics_period_ms / 1000
+        narration_s = self.settings.sse.narration_period_ms / 1000
         heartbeat_s = self.settings.sse.heartbeat_ms / 1000
         next_metrics = next_beat = trio.current_time()
         while True:
@@ -366,9 +377,19 @@ class App:
                 for stream in self._running.values():
                     if stream.readers:
                         self._hint(stream, self.front.metrics_frame(stream.task_id, now))
+            if narration_s:
+                self._narrate(now, narration_s)
             if now >= next_beat:
                 next_beat = now + heartbeat_s / 4
                 self._heartbeats(now, heartbeat_s)
+
+    def _narrate(self, now: float, period_s: float) -> None:
+        """Say how far each running task is that was not spoken of for so long [ORCH-3308]."""
+        for stream in self._running.values():
+            if stream.readers and now - stream.narrated_at >= period_s:
+                stream.narrated_at = now
+                human = f"Running: {stream.tokens} tokens so far."
+                stream.murmur(_told("progress", stream.task_id, human)[1])
 
     def _heartbeats(self, now: float, heartbeat_s: float) -> None:
         for stream in self._streams.values():
@@ -407,4 +428,4 @@ def _spec(pool: Pool, base: str) -> PoolSpec:
 
 
 def _told(action: str, target: str, human: str) -> tuple[str, Narration]:
-    return "narration", Narration(human=human, actor="orchd", action=action, target=target)
+    return "narration", Narration(human=redact(human), actor="orchd", action=action, target=target)

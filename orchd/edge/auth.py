@@ -1,6 +1,6 @@
 """Who asks, and whether they may: the bearer token, loopback and the unix socket, in one place.
 
-AUTH-1001..1005, 1007, 1008. There are no roles: who may ask may ask everything.
+AUTH-1001..1008. There are no roles: who may ask may ask everything.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from functools import lru_cache
 
 from attrs import frozen
@@ -19,6 +20,11 @@ OPEN_PATHS = frozenset({"/health", "/healthz", "/readyz"})
 """What a supervisor may ask without a token: no answer there holds a user's data."""
 
 
+FORWARDED_USER = "x-forwarded-user"
+"""The header in which a proxy names the user whom it let in (oauth2-proxy, traefik, nginx)."""
+_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+
+
 @frozen
 class Guard:
     """The rule of one daemon: with a token everybody presents it, but for `auth_optional` those
@@ -26,15 +32,26 @@ class Guard:
 
     token: str | None
     auth_optional: bool
+    trust_proxy: bool = False
+    """Callers on this machine that carry FORWARDED_USER are the proxy's users [AUTH-1006]."""
 
     def identity(self, request: Request) -> str:
-        """Return who asks: `localhost`, `uid:N` or `token:<fp6>`. Raises OrchError 401 or 403."""
+        """Return who asks: `localhost`, `uid:N`, `proxy:USER` or `token:<fp6>`.
+
+        Raises OrchError 401 or 403.
+        """
         offered = _bearer(request.headers.get("authorization"))
         if self.token is not None and offered is not None:
             if not hmac.compare_digest(offered.encode(), self.token.encode()):
                 raise OrchError(Kind.BAD_TOKEN, "the bearer token is not the configured one")
             return f"token:{fingerprint(offered)}"
         here = _on_this_machine(request.peer)
+        if self.trust_proxy and here is not None:
+            user = request.headers.get(FORWARDED_USER)
+            if user is not None:
+                if not _USER.fullmatch(user):
+                    raise OrchError(Kind.BAD_TOKEN, f"{FORWARDED_USER} holds no user's name")
+                return f"proxy:{user}"
         if here is not None and (self.token is None or self.auth_optional):
             return here
         if self.token is None:

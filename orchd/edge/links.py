@@ -13,6 +13,7 @@ from typing import Final
 from uuid import uuid4
 
 import trio
+from attrs import evolve
 
 from orchd import __version__
 from orchd.core.events import (
@@ -24,13 +25,16 @@ from orchd.core.events import (
     ReplicaLost,
     ReplicaSeen,
 )
+from orchd.edge.gather import Gather
 from orchd.edge.relay import WINDOW_BYTES, Stream
 from orchd.kit import log
 from orchd.kit.client import Client, PeerError, Target
 from orchd.kit.pipe import Pipe, PipeClosed
+from orchd.kit.redact import redact_short
 from orchd.wire import link as wire
 from orchd.wire.errors import TABLE, Kind, OrchError
 from orchd.wire.ids import JobNo, Positive, ReplicaId, TaskId
+from orchd.wire.results import MAX_RESULT_BYTES, Ready
 from orchd.wire.shapes import TaskRequest
 from orchd.wire.snapshot import FRESH_S, HEARTBEAT_S, Cause, Snapshot
 
@@ -50,13 +54,18 @@ Report = Callable[[Event], object]
 class Link:
     """The link to one replica. `report` takes what happened to core, at once."""
 
-    def __init__(self, replica_id: ReplicaId, path: Path, report: Report) -> None:
+    def __init__(
+        self, replica_id: ReplicaId, path: Path, report: Report, gather: Gather | None = None
+    ) -> None:
         self.replica_id = replica_id
         self._client = Client(Target.unix(path))
         self._report = report
+        self._gather = gather
         self._pipe: Pipe | None = None
         self._acks: list[bytes] = []
         self._jobs: dict[int, Stream] = {}
+        self._results: dict[int, bytearray] = {}
+        """What has come of a job's result: its END completes it."""
         self._numbers: dict[TaskId, JobNo] = {}
         self._cancelled: dict[int, float] = {}
         self._last_job = 0
@@ -165,6 +174,7 @@ class Link:
         self._pipe = None
         self._acks.clear()
         self._jobs.clear()
+        self._results.clear()
         self._numbers.clear()
         self._cancelled.clear()
 
@@ -191,6 +201,7 @@ class Link:
         unpack, skip, frames_type = head.unpack_from, head.size, int(wire.Type.FRAMES)
         data, heard = rest, trio.current_time()
         fed: list[Stream] = []
+        gather = self._gather
         # one scope whose deadline is moved: a scope for each read cost a fifth of the loop
         with trio.fail_after(FRESH_S) as patience:
             while True:
@@ -202,8 +213,11 @@ class Link:
                             fed.append(stream)
                     else:
                         self._control(kind, JobNo(number), body)
-                for stream in fed:  # one write for all that this receive brought a reader
-                    stream.pump()
+                if gather is None:
+                    for stream in fed:  # one write for all that this receive brought a reader
+                        stream.pump()
+                else:
+                    gather.take(fed)
                 fed.clear()
                 data = await pipe.recv(RECV_BYTES)
                 if not data:
@@ -223,7 +237,7 @@ class Link:
                         Kind.ENGINE_PROTOCOL, f"its socket is answered by {snapshot.replica_id}"
                     )
                 self._model_ref = snapshot.model_ref
-                self._report(ReplicaSeen(snapshot))
+                self._report(ReplicaSeen(_clean(snapshot)))
                 if self._acks:
                     self._send(b"")
             case wire.Type.WELCOME:
@@ -235,7 +249,12 @@ class Link:
                     version=welcome.version,
                 )
             case wire.Type.END:
-                self._gone(number, lambda t: JobEnded(t, wire.body(wire.End, body)))
+                ended = wire.body(wire.End, body)
+                result = self._results.pop(number, None)
+                ready = Ready(bytes(result)) if result is not None else None
+                self._gone(number, lambda t: JobEnded(t, ended, ready))
+            case wire.Type.RESULT:
+                self._result(number, body)
             case wire.Type.FAIL:
                 self._gone(number, lambda t: JobFailed(t, wire.body(wire.Fail, body)))
             case wire.Type.FREED:
@@ -243,9 +262,18 @@ class Link:
             case _:
                 raise OrchError(Kind.ENGINE_PROTOCOL, f"it sent a message of type {kind}")
 
+    def _result(self, number: JobNo, body: bytes) -> None:
+        """Keep a piece of a result. Raises OrchError(ENGINE_PROTOCOL) past its bound."""
+        if number in self._jobs:
+            kept = self._results.setdefault(number, bytearray())
+            kept += body
+            if len(kept) > MAX_RESULT_BYTES:
+                raise OrchError(Kind.ENGINE_PROTOCOL, f"a result has over {MAX_RESULT_BYTES} bytes")
+
     def _gone(self, number: JobNo, event: Callable[[TaskId], Event]) -> None:
         """A job's last message: forget the job, tell core, acknowledge."""
         stream = self._jobs.pop(number, None)
+        self._results.pop(number, None)
         self._cancelled.pop(number, None)
         if stream is None:
             return  # END and CANCEL crossed; FREED comes for a job that is over
@@ -266,7 +294,7 @@ _INSTANCE = str(uuid4())
 def _cause(exc: Exception) -> Cause:
     """Return why a link is down, in words for an operator."""
     if isinstance(exc, OrchError):
-        return Cause(kind=exc.kind, message=exc.message, advice=exc.row.advice)
+        return Cause(kind=exc.kind, message=redact_short(exc.message), advice=exc.row.advice)
     kind = Kind.POOL_UNREADY
     words = str(exc) or "the connection broke"
     if isinstance(exc, trio.TooSlowError):
@@ -275,7 +303,17 @@ def _cause(exc: Exception) -> Cause:
         words = _CONNECT_WORDS.get(type(exc.__cause__), f"its poolmgr {exc.why}")
         if exc.phase == "receive":
             kind = Kind.ENGINE_PROTOCOL
-    return Cause(kind=kind, message=words, advice=TABLE[kind].advice)
+    return Cause(kind=kind, message=redact_short(words), advice=TABLE[kind].advice)
+
+
+def _clean(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot whose sentences hold no secret: an engine may have said one."""
+    status, error = redact_short(snapshot.status), snapshot.last_error
+    if error is not None:
+        error = evolve(error, message=redact_short(error.message))
+    elif status == snapshot.status:
+        return snapshot
+    return evolve(snapshot, status=status, last_error=error)
 
 
 async def _flush(pipe: Pipe) -> None:

@@ -46,6 +46,7 @@ class Stream:
         "_token_id",
         "done",
         "log",
+        "narrated_at",
         "next_id",
         "pool_id",
         "readers",
@@ -55,6 +56,7 @@ class Stream:
         "tokens",
         "told",
         "touched",
+        "urgent",
     )
 
     def __init__(self, task_id: TaskId, pool_id: PoolId, now: float) -> None:
@@ -70,6 +72,10 @@ class Stream:
         """Tokens that core was last told of."""
         self.touched = False
         """Something was written since the flag was last taken down."""
+        self.urgent = False
+        """Its first token is not written yet: that waits for no other."""
+        self.narrated_at = now
+        """When its reader was last told in words how it stands."""
         self.silent_since = now
         self._token_at: int | None = None
         self._token_id = 1 << 62  # no token yet
@@ -95,6 +101,13 @@ class Stream:
         Returns how many readers were not level and so did not get it.
         """
         return self._whisper(sse.frame(self.next_id - 1, "metrics", codec.dumps(value)))
+
+    def murmur(self, value: Narration) -> None:
+        """Send a `narration` frame to the readers that are level; it is not kept [SSE-1004].
+
+        The ids behind the first token are the pool's to give, so it repeats the one before it.
+        """
+        self._whisper(sse.frame(self.next_id - 1, "narration", codec.dumps(value)))
 
     def heartbeat(self) -> None:
         """Send a comment to the readers that are level."""
@@ -151,6 +164,7 @@ class Stream:
             return
         if self._token_at is None:
             self._token_at, self._token_id = len(self.log), self.next_id
+            self.urgent = True
             if self._first is not None:
                 self._first(self.task_id)
         self.tokens += count
@@ -162,7 +176,7 @@ class Stream:
 
     def pump(self) -> None:
         """Write what readers lack, in one write each: all frames that one receive brought."""
-        self.touched = True
+        self.touched, self.urgent = True, False
         for reader in self.readers:
             reader.pump()
 
@@ -205,6 +219,7 @@ class Stream:
     def _whisper(self, frame: bytes) -> int:
         end, missed = len(self.log), 0
         for reader in self.readers:
+            reader.pump()  # what was gathered for it goes first
             if reader.position == end and not reader.sink.pending:
                 reader.write(frame)
             else:

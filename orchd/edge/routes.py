@@ -82,10 +82,8 @@ class Routes:
         digest = hashlib.sha256(codec.dumps(task)).digest()
         # the one wait, and before the task exists: whoever sends it again meanwhile waits too, and
         # the first to come back is admitted
-        prompt_tokens = await self.app.tokenizers.count(task, asked.identity, trio.current_time())
-        answer = self.app.submit(
-            task, digest, request.correlation_id, asked.identity, prompt_tokens
-        )
+        counted = await self.app.tokenizers.count(task, asked.identity, trio.current_time())
+        answer = self.app.submit(task, digest, request.correlation_id, asked.identity, counted)
         return json_response(answer.accepted, 202, budget_headers(answer.left))
 
     async def _tokenize(self, asked: Asked) -> Answer:

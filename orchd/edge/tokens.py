@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Final
 
 import trio
+from attrs import frozen
 
 from orchd.config.schema import Settings
+from orchd.core import workloads
 from orchd.core.front import Front
 from orchd.kit import log
 from orchd.kit.client import Client, PeerError, Target
@@ -20,11 +22,20 @@ from orchd.wire.ids import ReplicaId, parse_replica_id
 from orchd.wire.shapes import TaskRequest
 
 COUNT_S: Final = 2.0
-"""For the count of a prompt: so much later is a task admitted when its pool does not answer."""
+"""For the count of a task's texts: so much later is it admitted when its pool does not answer."""
 TELL_S: Final = 10.0
 """For a client that asks: longer than a poolmgr takes to give up (poolmgr.edge.engine, 5 s)."""
 AT_ONCE: Final = 8
 """Texts under way to one poolmgr, which keeps them in memory; the others wait here."""
+
+
+@frozen(kw_only=True)
+class Counted:
+    """What was counted of a task's texts. None: it did not matter, or nobody told."""
+
+    prompt_tokens: int | None = None
+    longest: workloads.Longest | None = None
+    """Of its inputs."""
 
 
 class Tokenizers:
@@ -44,25 +55,45 @@ class Tokenizers:
         for client in self._clients.values():
             client.close()
 
-    async def count(self, request: TaskRequest, identity: str, now: float) -> int | None:
-        """Return the exact tokens of a task's prompt; None where they cannot matter, and does not
-        wait then, or where they are not to be had within 2 s."""
+    async def count(self, request: TaskRequest, identity: str, now: float) -> Counted:
+        """Return the exact tokens of a task's prompt, or of the longest of its inputs.
+
+        Nothing where they cannot matter, and does not wait then, or where they are not to be had
+        within 2 s.
+        """
         replica = self._front.counted_by(request, identity, now)
         if replica is None:
-            return None
-        assert request.prompt is not None
+            return Counted()
+        texts = workloads.to_count(request)
+        # a query once; the prompt also where only a budget hangs on it
+        parts = list(dict.fromkeys(part for text in texts for part in text.parts))
+        if request.prompt is not None:
+            parts = [request.prompt]
         try:
-            asked = PoolTokenize(text=request.prompt, tokens=False)
-            return codec.loads(Tokens, await self._ask(replica, asked, COUNT_S)).count
-        except (OrchError, codec.ShapeError) as exc:
+            with trio.fail_after(COUNT_S):
+                counts = await self._counts(replica, parts)
+            if request.prompt is not None:
+                return Counted(prompt_tokens=counts[request.prompt])
+            longest = max((sum(counts[part] for part in t.parts), t.index) for t in texts)
+            return Counted(longest=workloads.Longest(*longest))
+        except (OrchError, codec.ShapeError, trio.TooSlowError) as exc:
+            why = str(exc) or f"no answer within {COUNT_S:g} s"
             log.event(
                 "prompt_not_counted",
-                f"The prompt of task {request.task_id} is left for its engine to count: {exc}.",
+                f"The prompt of task {request.task_id} is left for its engine to count: {why}.",
                 level="warning",
                 job_id=request.task_id,
                 replica_id=replica,
             )
-            return None
+            return Counted()
+
+    async def _counts(self, replica: ReplicaId, texts: list[str]) -> dict[str, int]:
+        """Return how many tokens each text has; one is asked after the other."""
+        counts: dict[str, int] = {}
+        for text in texts:
+            asked = PoolTokenize(text=text, tokens=False)
+            counts[text] = codec.loads(Tokens, await self._ask(replica, asked, COUNT_S)).count
+        return counts
 
     async def tell(self, request: TokenizeRequest, now: float) -> bytes:
         """Return the body of the answer. Raises OrchError.

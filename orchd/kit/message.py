@@ -15,7 +15,7 @@ from orchd.kit.pipe import Pipe
 from orchd.kit.redact import redact
 from orchd.kit.sink import Sink
 from orchd.wire import codec
-from orchd.wire.errors import Kind, OrchError
+from orchd.wire.errors import Envelope, Kind, OrchError
 
 Headers = tuple[tuple[str, str], ...]
 JSON: Final = "application/json"
@@ -119,8 +119,12 @@ def error_response(error: OrchError) -> Response:
         headers.append(("Allow", said.allow))
     if row.status == 401:
         headers.append(("WWW-Authenticate", "Bearer"))
-    envelope = evolve(error.envelope(), message=redact(error.message))
-    return json_response(envelope, row.status, tuple(headers))
+    return json_response(envelope_of(error), row.status, tuple(headers))
+
+
+def envelope_of(error: OrchError) -> Envelope:
+    """Return an error as a client is told it, in an answer or in a frame: without secrets."""
+    return evolve(error.envelope(), message=redact(error.message))
 
 
 def require_json(request: Request) -> None:

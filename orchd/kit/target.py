@@ -16,7 +16,7 @@ from orchd.kit.pipe import Pipe
 
 _RETRY_S: Final = 0.005
 _HTTP: Final = re.compile(
-    r"http://(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:?#@\[\]]+)(?::(?P<port>\d{1,5}))?/?"
+    r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:?#@\[\]]+)(?::(?P<port>\d{1,5}))?/?"
 )
 
 
@@ -27,17 +27,21 @@ class Target:
     path: Path | None = None
     host: str = ""
     port: int = 0
+    tls: bool = False
+    """TLS on the TCP address: its certificate is verified, against `ca` where that is given."""
+    ca: Path | None = None
+    """PEM file of who is trusted: a CA, or the server's own certificate. None: the system's."""
 
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
     @property
     def authority(self) -> str:
         """The Host header."""
-        return "localhost" if self.path is not None else str(self).removeprefix("http://")
+        return "localhost" if self.path is not None else str(self).partition("://")[2]
 
     @classmethod
     def unix(cls, path: Path) -> Target:
@@ -45,18 +49,19 @@ class Target:
         return cls(path=path)
 
     @classmethod
-    def parse(cls, text: str) -> Target:
-        """Read `unix:/absolute/path.sock` or `http://host[:port]`. Raises ValueError."""
+    def parse(cls, text: str, ca: Path | None = None) -> Target:
+        """Read `unix:/absolute/path.sock` or `http[s]://host[:port]`. Raises ValueError."""
         if text.startswith("unix:"):
             path = text.removeprefix("unix:").removeprefix("//")
             if not path.startswith("/"):
                 raise ValueError(f"{text!r} needs an absolute path, such as unix:/run/x.sock")
             return cls.unix(Path(path))
         match = _HTTP.fullmatch(text)
-        port = int(match["port"] or 80) if match else 0
+        tls = match is not None and match["scheme"] == "https"
+        port = int(match["port"] or (443 if tls else 80)) if match else 0
         if match is None or not 0 < port < 65536:
-            raise ValueError(f"{text!r} is neither unix:/path.sock nor http://host:port")
-        return cls(host=match["host"].strip("[]"), port=port)
+            raise ValueError(f"{text!r} is neither unix:/path.sock nor http[s]://host:port")
+        return cls(host=match["host"].strip("[]"), port=port, tls=tls, ca=ca if tls else None)
 
     async def connect(self) -> Pipe:
         """Return a connection. The deadline is the caller's. Raises OSError."""
@@ -67,10 +72,21 @@ class Target:
         for family, kind, protocol, _name, address in found:
             sock = socket.socket(family, kind, protocol)
             try:
-                return await _connect_tcp(sock, address)
+                pipe = await _connect_tcp(sock, address)
+                return await self._secured(pipe) if self.tls else pipe
             except OSError as exc:
                 failure = exc
         raise failure or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+
+    async def _secured(self, pipe: Pipe) -> Pipe:
+        from orchd.kit import tls  # 10 ms that no local client needs
+
+        try:
+            context = tls.client_context(self.ca)
+        except OSError:
+            pipe.close()
+            raise
+        return await tls.secured(pipe, context, self.host)
 
 
 async def _connect_unix(path: str) -> Pipe:

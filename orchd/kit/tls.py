@@ -1,12 +1,13 @@
 """TLS around a pipe: the handshake, ALPN, records in memory. Same contract as a plain Pipe.
 
 OpenSSL works on two buffers in memory and the pipe underneath stays socket-first, so nothing of
-the plain path changes. Only the server's side; who has to speak TLS is http.serve's business.
+the plain path changes. Who has to speak TLS is http.serve's business, and a client's Target's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import ssl
 from pathlib import Path
@@ -57,17 +58,61 @@ def server_context(cert: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
+def client_context(ca: Path | None) -> ssl.SSLContext:
+    """Return what a client needs to verify a server: name and certificate, against the PEM file
+    `ca`, which may be the server's own certificate, or else the system's CAs.
+
+    Raises OSError for a file that cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except ssl.SSLError as exc:
+        raise OSError(errno.EINVAL, f"{ca} holds no certificate (PEM)") from exc
+    except OSError as exc:
+        raise OSError(exc.errno, f"cannot read {ca}: {exc.strerror}") from exc
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+async def secured(plain: Pipe, context: ssl.SSLContext, server: str) -> TlsPipe:
+    """Return a session on a fresh connection. Raises OSError that says what is not trusted."""
+    pipe = TlsPipe(plain.sock, context, server)
+    try:
+        await pipe.handshake()
+    except PipeClosed as exc:
+        pipe.close()
+        cause = exc.__cause__
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            words = f"its certificate is not trusted: {cause.verify_message}"
+        else:
+            words = "no TLS session came about: does it speak TLS?"
+        raise OSError(errno.EPROTO, words) from exc
+    except BaseException:
+        pipe.close()
+        raise
+    return pipe
+
+
 class TlsPipe(Pipe):
-    """A pipe whose bytes are the plain text of a TLS session, on the server's side."""
+    """A pipe whose bytes are the plain text of a TLS session."""
 
     __slots__ = ("_in", "_out", "_silent", "_tls")
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
-        """Take over `sock`; nothing is sent or received before handshake()."""
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext, server: str | None = None
+    ) -> None:
+        """Take over `sock`; nothing is sent or received before handshake().
+
+        `server` is the name that the peer has to prove; None: this side is the server.
+        """
         super().__init__(sock)
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._in, self._out, server_side=True)
+        self._tls = context.wrap_bio(
+            self._in, self._out, server_side=server is None, server_hostname=server
+        )
         self._silent = True
         """Nothing is said at the end: there is no session yet, or it broke."""
 

@@ -22,7 +22,7 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
-from orchd.wire import ids
+from orchd.wire import ids, results
 from orchd.wire.errors import Kind, OrchError
 
 T = TypeVar("T")
@@ -159,6 +159,7 @@ def _make(*, closed: bool) -> Converter:
     hook(ids.Tag, _string(ids.TAG, "a word (A-Z, a-z, 0-9, . _ : / @ = + and -, at most 128)"))
     hook(ids.DeviceMask, _mask)
     converter.register_unstructure_hook(ids.DeviceMask, lambda mask: list(mask.indices))
+    converter.register_unstructure_hook(results.Ready, results.Ready.as_json)
     # by class: a hook by predicate would lose against the one of str, which a StrEnum is too
     for base in (enum.Enum, enum.IntEnum, enum.StrEnum):
         hook(base, _enumeration)

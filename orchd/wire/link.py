@@ -3,17 +3,19 @@
 A message is a head of 9 bytes, big-endian `u32 length, u8 type, u32 job`, and `length` bytes of
 body. Job 0 is the link itself. Bodies are JSON of the classes below, but for FRAMES, whose body is
 `u32 first token index, u16 token count` and then SSE frames exactly as a client will read them:
-orchd counts with the head and copies the rest. specs/04-link.md tells the conversation.
+orchd counts with the head and copies the rest; and for RESULT, whose bodies together are the JSON
+of the result. specs/04-link.md tells the conversation.
 
     orchd -> poolmgr: HELLO, OPEN, CANCEL, CREDIT, ACK
-    poolmgr -> orchd: WELCOME, STATE, FRAMES, END, FAIL, FREED
+    poolmgr -> orchd: WELCOME, STATE, FRAMES, RESULT, END, FAIL, FREED
 """
 
 from __future__ import annotations
 
 import enum
 import struct
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 from attrs import field, frozen
 
@@ -47,6 +49,7 @@ class Type(enum.IntEnum):
     END = 68
     FAIL = 69
     FREED = 70
+    RESULT = 71
 
 
 _LEAST = {int(t): FRAMES_HEAD.size if t is Type.FRAMES else 0 for t in Type}
@@ -110,7 +113,6 @@ class End:
     decode_ms: Count
     """From OPEN to the end."""
     finish_reason: FinishReason
-    result: Any = field(default=None, repr=False)
 
 
 @frozen(kw_only=True)
@@ -150,6 +152,12 @@ def encode_frames(job: JobNo | int, first_index: int, count: int, frames: bytes)
         FRAMES_HEAD.pack(first_index, count),
         frames,
     )
+
+
+def encode_result(job: JobNo | int, result: bytes) -> Iterator[bytes]:
+    """Yield the RESULT messages of a job, in order: frames of other jobs fit between them."""
+    for at in range(0, len(result), MAX_FRAMES_BODY):
+        yield encode(Type.RESULT, job, result[at : at + MAX_FRAMES_BODY])
 
 
 class Decoder:

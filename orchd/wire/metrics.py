@@ -42,10 +42,11 @@ _POOL: Final = ("engine", "engine_version", "pool_id")
 
 _FIRST_TOKEN_MS: Final = (50, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000, 3000)
 _DECODE_MS: Final = (250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000)
-# The error has a sign: a start before its prediction is as wrong as one after it.
+# The error has a sign: a start before its prediction is as wrong as one after it. Waits are as
+# long as queues: seconds to many minutes.
 _PREDICTION_MS: Final = (
-    *(-5000, -2000, -1000, -500, -200, -100, -50, 0),
-    *(50, 100, 200, 500, 1000, 2000, 5000),
+    *(-60_000, -20_000, -10_000, -5000, -2000, -1000, -500, -200, -50, 0),
+    *(50, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000),
 )
 
 
@@ -103,7 +104,15 @@ METRICS: Final[tuple[Metric, ...]] = (
     _counter("sse_backpressure_drops_total", ("pool_id", "reason"), "Frames not sent to a reader."),
     _gauge("sessions_active", (), "Sessions with a live TTL."),
     _histogram(
-        "predicted_start_error_ms", _CLASS, _PREDICTION_MS, "Real minus predicted start, in ms."
+        "predicted_start_error_ms",
+        _CLASS,
+        _PREDICTION_MS,
+        "Real minus predicted start of tasks that had to wait, in ms.",
+    ),
+    _counter(
+        "predicted_start_p90_total",
+        (*_CLASS, "result"),
+        "Starts of tasks that had to wait, before or after the p90 that they were told.",
     ),
 )
 

@@ -171,6 +171,8 @@ class MetricsFrame:
     kv_warmth: bool = False
     queue_position: Count | None = None
     predicted_start_ms: Count | None = None
+    predicted_start_p90_ms: Count | None = None
+    """Nine in ten tasks start before this."""
     replica_id: ReplicaId | None = None
     tokens_per_s: float | None = None
     tokens_budget_remaining: Count | None = None
@@ -200,7 +202,9 @@ class Ended:
     finish_reason: FinishReason
     tokens_in: Count | None = None
     result: Any = field(default=None, repr=False)
-    """Embedding and rerank results, as the engine gave them."""
+    """Of an embedding `{dimension, embeddings: [[number]]}`, one vector for each input in order. Of
+    a rerank `{ranking: [{index, score}]}`, the best first; `index` counts documents from 0, and
+    document 0 is `inputs[1]`."""
 
 
 @frozen(kw_only=True)
@@ -285,6 +289,7 @@ class TaskStatus:
     model_ref: str
     queue_position: Count | None = None
     predicted_start_ms: Count | None = None
+    predicted_start_p90_ms: Count | None = None
     replica_id: ReplicaId | None = None
     kv_warmth: bool = False
     """Its replica served the session last, and the job reads what that left in the KV cache."""

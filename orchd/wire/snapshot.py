@@ -127,6 +127,8 @@ class Snapshot:
     """A UUID of this life of the poolmgr."""
     gpu_proof: GpuProof = GpuProof.PENDING
     workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
+    embedding_dim: Positive | None = None
+    """Numbers of one vector, as the self-test saw it; None: no embeddings are served."""
     strict: bool = True
     """Whether strict jobs are taken: jobs beside them cannot change their bytes [ORCH-3045]."""
     ctx_max: Positive

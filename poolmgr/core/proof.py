@@ -88,7 +88,7 @@ def _weigh(
             raise OrchError(
                 Kind.GPU_MISMATCH,
                 f"the engine holds {gib(held.get(index, 0))} of GPU {index}, and its share of the "
-                f"weights takes at least {gib(least)}{said}",
+                f"weights takes at least {gib(least)}",
             )
 
 

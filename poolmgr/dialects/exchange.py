@@ -6,7 +6,7 @@ The shapes only. How an engine writes them is in its dialect; who sends them is 
 from __future__ import annotations
 
 import enum
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from attrs import field, frozen
 
@@ -24,7 +24,7 @@ class Job:
     prompt: str | None = field(default=None, repr=False)
     inputs: tuple[str, ...] | None = field(default=None, repr=False)
     max_tokens: int
-    """Tokens to generate at most, at least 1."""
+    """Tokens to generate at most, at least 1; without meaning beside completions."""
     seed: int | None = None
     strict: bool = True
     """The same request gives the same bytes [ORCH-3045]."""
@@ -94,7 +94,8 @@ class Finished:
     tokens_out: int
     """Frames are not tokens: this may differ from the number of pieces."""
     finish_reason: FinishReason
-    result: Any = None
+    result: bytes | None = None
+    """Of an embedding or a rerank, as JSON (orchd.wire.results)."""
 
 
 @frozen

@@ -1,7 +1,7 @@
 """A llama-server as a whole: the calls that every adapter of one makes, and the answers' meaning.
 
-engines/llamacpp.py and engines/mock.py add how theirs is started. Its OpenAI routes are not used
-and never exposed [OC-ADAPT-5002].
+engines/llamacpp.py and engines/mock.py add how theirs is started. Its OpenAI routes are never
+exposed [OC-ADAPT-5002]; of them only /v1/embeddings is asked, by poolmgr itself.
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ import orjson
 
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
-from orchd.wire.shapes import Workload
-from poolmgr.dialects import llama, llama_arguments, llama_errors, llama_memory
+from poolmgr.dialects import (
+    llama,
+    llama_arguments,
+    llama_errors,
+    llama_memory,
+    llama_vectors,
+)
 from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader, Tuning, Usage
 
 _JSON = (("content-type", "application/json"),)
@@ -24,7 +29,6 @@ class LlamaServer:
     """The methods of engines.base.Adapter, but for `launch`."""
 
     engine_id: EngineId
-    workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
     sampler_profiles: Container[str] = llama.SAMPLERS
 
     def tuning(self, arguments: Sequence[str]) -> Tuning:
@@ -113,20 +117,18 @@ class LlamaServer:
         return tuple(tokens)
 
     def submit(self, job: Job) -> Call:
-        """Return `POST /completion`. Nothing of the client's headers goes along: X-Conversation-Id
-        would cut the generation loose from its connection, and cancel would be lost."""
-        if job.workload not in self.workloads:
-            served = ", ".join(self.workloads)
-            raise OrchError(
-                Kind.INVALID_PARAMS,
-                f"{self.engine_id} serves {served}, not {job.workload}",
-                path="$.workload",
-                engine=self.engine_id,
-            )
+        """Return `POST /completion`, or that of the workload. Nothing of the client's headers goes
+        along: X-Conversation-Id would cut the generation loose from its connection, and cancel
+        would be lost."""
+        path = llama_vectors.PATHS.get(job.workload)
+        if path is not None:
+            return Call(method="POST", path=path, body=llama_vectors.body(job), headers=_JSON)
         return Call(method="POST", path="/completion", body=llama.completion(job), headers=_JSON)
 
     def reader(self, job: Job, status: int) -> Reader:
-        """Return the reader of a completion, or of an error."""
+        """Return the reader of a completion, of vectors or scores, or of an error."""
+        if job.workload in llama_vectors.PATHS:
+            return llama_vectors.VectorsReader(job, status)
         return llama.StreamReader(job) if status == 200 else llama_errors.ErrorReader(status)
 
 

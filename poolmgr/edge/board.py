@@ -42,6 +42,8 @@ class Facts:
     kv_ratio: float | None = None
     kv_bytes_per_token: int | None = None
     """Of an engine that reserves its cache when it loads; None: not known."""
+    embedding_dim: int | None = None
+    """Numbers of a vector, as the self-test saw it."""
 
 
 class Board:
@@ -106,7 +108,8 @@ class Board:
         """What else changes the output; nothing is known of an engine that others started."""
         if self.pool.provisioning.mode is Mode.EXTERNAL:
             return Tuning()
-        return self._adapter.tuning(self.pool.engine.args)
+        serving = self._adapter.serving(self.pool)
+        return self._adapter.tuning((*serving, *self.pool.engine.args))
 
     def configured(self, model_ref: str) -> None:
         """The model of the configuration, where `pool` has that of an earlier reload."""
@@ -137,7 +140,8 @@ class Board:
             reload=life.reload,
             instance=self._instance,
             gpu_proof=engine.proof,
-            workloads=self._adapter.workloads,
+            workloads=pool.workloads,
+            embedding_dim=engine.embedding_dim,  # type: ignore[arg-type]
             strict=slots.total == 1 or not self._adapter.strict_needs_single_slot,
             ctx_max=pool.ctx,
             slots_total=Positive(slots.total),

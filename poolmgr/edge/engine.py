@@ -1,15 +1,17 @@
-"""Talking to the engine beside its jobs: health, what it says of itself, one token as a test."""
+"""Talking to the engine beside its jobs: health, what it says of itself, a small job as a test."""
 
 from __future__ import annotations
 
 from typing import Final
 
+import orjson
 import trio
 
 from orchd.config.schema import Pool
 from orchd.kit.client import Answer, Client, PeerError, Target
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import TaskId
+from orchd.wire.shapes import Workload
 from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Props
 
 PROBE_S: Final = 3.0
@@ -84,11 +86,17 @@ class Engine:
             ) from exc
         return self._adapter.read_tokenize(answer.status, answer.body)
 
-    async def one_token(self) -> None:
-        """Generate a token. Raises OrchError(SELF_TEST_FAILED)."""
+    async def try_out(self, workload: Workload) -> int | None:
+        """Run the smallest job of a workload: one token, one vector, one score.
+
+        Returns the dimension of its vectors; None beside embeddings. Raises
+        OrchError(SELF_TEST_FAILED).
+        """
         job = Job(
             task_id=TaskId("00000000-0000-0000-0000-000000000000"),
+            workload=workload,
             prompt=_TEST_PROMPT,
+            inputs=(_TEST_PROMPT,) if workload is Workload.EMBEDDING else (_TEST_PROMPT,) * 2,
             max_tokens=1,
             seed=0,
         )
@@ -101,8 +109,12 @@ class Engine:
             ) from None
         except PeerError as exc:
             raise OrchError(Kind.SELF_TEST_FAILED, f"the self-test broke off: {exc}") from exc
-        if finished.tokens_out < 1:
+        if workload is Workload.COMPLETION and finished.tokens_out < 1:
             raise OrchError(Kind.SELF_TEST_FAILED, "the engine answered without any token")
+        if workload is not Workload.EMBEDDING:
+            return None
+        assert finished.result is not None, "the reader gives vectors or an error"
+        return int(orjson.loads(finished.result)["dimension"])
 
     async def _run(self, job: Job) -> Finished:
         call = self._adapter.submit(job)

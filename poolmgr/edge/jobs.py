@@ -18,10 +18,11 @@ from orchd.kit.client import Client, Incoming, PeerError
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.wire import link as wire
 from orchd.wire.errors import Kind, OrchError
+from orchd.wire.shapes import Workload
 from orchd.wire.sse import token_frames
 from poolmgr.core.slots import Slots
 from poolmgr.engines.base import Adapter, Finished, Job, Pieces
-from poolmgr.engines.registry import refuse_strict
+from poolmgr.engines.registry import refuse_strict, refuse_workload
 
 SWEEP_S: Final = 1.0
 HIGH_BYTES: Final = 256 << 10
@@ -99,10 +100,12 @@ class Jobs:
         self,
         adapter: Adapter,
         slots: Slots,
+        workloads: tuple[Workload, ...],
         changed: Callable[[], None],
         watchdog: Watchdog = Watchdog(),  # noqa: B008  (frozen)
     ) -> None:
         self.slots = slots
+        self._workloads = workloads
         self.refusal: OrchError | None = OrchError(Kind.POOL_UNREADY, "the pool is not ready")
         """Why no job is taken now; None: jobs are taken."""
         self._first_s, self._idle_s = watchdog.first_token_ms / 1000, watchdog.idle_ms / 1000
@@ -138,6 +141,7 @@ class Jobs:
         refusal = (
             self.refusal
             or self._other_model(order)
+            or refuse_workload(self._workloads, running.job)
             or refuse_strict(self._adapter, running.job, self.slots.total)
         )
         if refusal is None and not self.slots.take():
@@ -237,13 +241,14 @@ class Jobs:
         first_s = None if first is None else first - running.opened_at
         if first_s is not None:
             self.slots.measured(done.tokens_out, first_s, decode_s)
+        elif done.result is not None:
+            self.slots.measured(1, decode_s, decode_s)  # one token, as orchd counts such a task
         end = wire.End(
             tokens_in=done.tokens_in,  # type: ignore[arg-type]
             tokens_out=done.tokens_out,  # type: ignore[arg-type]
             first_token_ms=None if first_s is None else round(first_s * 1000),  # type: ignore[arg-type]
             decode_ms=round(decode_s * 1000),  # type: ignore[arg-type]
             finish_reason=done.finish_reason,
-            result=done.result,
         )
         running.pipe.send_nowait(wire.encode_json(wire.Type.END, running.number, end))
 
@@ -278,6 +283,10 @@ class Jobs:
                 with trio.move_on_after(LAST_BYTES_S):
                     while await incoming.read_some():
                         pass
+        if done is not None and done.result is not None:
+            for piece in wire.encode_result(running.number, done.result):
+                await _wait_for_room(running)
+                running.pipe.send_nowait(piece)
         return done
 
     async def _relay(self, running: Running, incoming: Incoming) -> Finished | None:

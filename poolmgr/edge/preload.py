@@ -325,7 +325,9 @@ class Preload:
         check_identity(self.pool, props)
         self.facts.props = props
         self.facts.proof = await self._proof(engine)
-        await engine.one_token()
+        for workload in self.pool.workloads:
+            dimension = await engine.try_out(workload)
+            self.facts.embedding_dim = dimension or self.facts.embedding_dim
 
     async def _proof(self, engine: Engine) -> GpuProof:
         """Where the engine runs. Raises CPU_FALLBACK, GPU_MISMATCH, NOT_ATTESTED."""

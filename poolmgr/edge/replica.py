@@ -54,7 +54,7 @@ class Replica:
         adapter = adapter_of(pool.engine.id)
         self._board = Board(pool, replica_id, mask, adapter, self._life, slots, self._notifier)
         self._board.configured(self._configured.model.ref)
-        self._jobs = Jobs(adapter, slots, self._board.changed, pool.watchdog)
+        self._jobs = Jobs(adapter, slots, pool.workloads, self._board.changed, pool.watchdog)
         self._bench = Bench(
             settings,
             self._configured,

@@ -15,7 +15,6 @@ from attrs import frozen
 
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
-from orchd.wire.shapes import Workload
 from poolmgr.core.fit import Need
 from poolmgr.core.modelfile import Head
 from poolmgr.dialects.exchange import (
@@ -78,11 +77,6 @@ class Adapter(Protocol):
         ...
 
     @property
-    def workloads(self) -> tuple[Workload, ...]:
-        """What `submit` takes."""
-        ...
-
-    @property
     def sampler_profiles(self) -> Container[str]:
         """The values of `engine.sampler_profile_version` that it has."""
         ...
@@ -122,7 +116,11 @@ class Adapter(Protocol):
         ...
 
     def tuning(self, arguments: Sequence[str]) -> Tuning:
-        """Return what `engine.args` change of the output of an engine that we start."""
+        """Return what arguments change of the output of an engine that we start."""
+        ...
+
+    def serving(self, pool: Pool) -> tuple[str, ...]:
+        """Return the arguments that start it for the pool's workloads; `launch` has them too."""
         ...
 
     def health(self) -> Call:

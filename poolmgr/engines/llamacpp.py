@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
+from orchd.wire.shapes import Workload
 from poolmgr.core import kvcache, modelfile
 from poolmgr.core.fit import FLOOR, RAM_OVERHEAD_BYTES, Need
 from poolmgr.core.modelfile import Head
@@ -20,6 +21,7 @@ from poolmgr.engines.base import Launch, gpu_environment
 if TYPE_CHECKING:
     from orchd.config.schema import Pool
 
+_FLAGS = {Workload.EMBEDDING: "--embeddings", Workload.RERANK: "--reranking"}
 SPARE_HTTP_THREADS = 8
 """Threads beside one for each stream: with too few, /health hangs while streams are open."""
 
@@ -30,10 +32,18 @@ class LlamaCpp(LlamaServer):
     engine_id = EngineId("llamacpp")
     strict_needs_single_slot = True
 
+    def serving(self, pool: Pool) -> tuple[str, ...]:
+        """Return what makes it serve the pool's one workload."""
+        flag = _FLAGS.get(pool.workloads[0])
+        if flag is None:
+            return ()
+        # a text is read in one batch: one over the micro-batch (512) would be refused
+        return (flag, "--batch-size", str(pool.ctx), "--ubatch-size", str(pool.ctx))
+
     def launch(
         self, pool: Pool, model: Path | None, socket: Path, device_uuids: tuple[str, ...]
     ) -> Launch:
-        """Return how to start it. Raises OrchError(MODEL_MISSING)."""
+        """Return how to start it, for the pool's one workload. Raises OrchError(MODEL_MISSING)."""
         if model is None:
             raise OrchError(Kind.MODEL_MISSING, "llama.cpp needs a GGUF file, and there is none")
         argv = [
@@ -48,6 +58,7 @@ class LlamaCpp(LlamaServer):
             "--threads-http", str(pool.slots + SPARE_HTTP_THREADS),
             "--no-webui",
         ]  # fmt: skip
+        argv += self.serving(pool)
         if pool.tensor_split is not None:
             argv += ["--tensor-split", ",".join(f"{share:g}" for share in pool.tensor_split)]
         return Launch(argv=(*argv, *pool.engine.args), env=gpu_environment(device_uuids))

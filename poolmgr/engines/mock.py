@@ -29,6 +29,10 @@ class Mock(LlamaServer):
     engine_id = EngineId("mock")
     strict_needs_single_slot = False  # its text depends on nothing but the request
 
+    def serving(self, pool: Pool) -> tuple[str, ...]:  # noqa: ARG002
+        """Return nothing: it serves every workload."""
+        return ()
+
     def launch(
         self,
         pool: Pool,
@@ -45,6 +49,7 @@ class Mock(LlamaServer):
             "--slots", str(pool.slots),
             "--tokens-per-s", f"{engine.tokens_per_s:g}",
             "--first-token-ms", f"{engine.first_token_ms:g}",
+            "--embedding-dim", str(engine.embedding_dim),
             *_faults(engine.faults),
         ]  # fmt: skip
         return Launch(argv=(*argv, *engine.args), env=gpu_environment(device_uuids))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
+from orchd.wire.shapes import Workload
 from poolmgr.engines.base import Adapter, Job
 from poolmgr.engines.llamacpp import LlamaCpp
 from poolmgr.engines.mock import Mock
@@ -20,6 +21,14 @@ def adapter(engine_id: EngineId) -> Adapter:
         raise OrchError(
             Kind.CONFIG_INVALID, f"engine {engine_id!r} is not known (known: {known})"
         ) from None
+
+
+def refuse_workload(served: tuple[Workload, ...], job: Job) -> OrchError | None:
+    """Return why a pool that serves these workloads does not take this job, or None."""
+    if job.workload in served:
+        return None
+    why = f"the pool serves {', '.join(served)}, not {job.workload}"
+    return OrchError(Kind.INVALID_PARAMS, why, path="$.workload")
 
 
 def refuse_strict(adapter: Adapter, job: Job, slots: int) -> OrchError | None:

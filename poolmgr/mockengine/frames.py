@@ -97,7 +97,8 @@ def chunk(data: bytes) -> bytes:
 
 
 _REASONS = {200: b"OK", 400: b"Bad Request", 404: b"Not Found", 411: b"Length Required",
-            413: b"Content Too Large", 503: b"Service Unavailable"}  # fmt: skip
+            413: b"Content Too Large", 500: b"Internal Server Error",
+            503: b"Service Unavailable"}  # fmt: skip
 
 
 def answer(status: int, value: object) -> bytes:
@@ -112,3 +113,15 @@ def answer(status: int, value: object) -> bytes:
 def error(status: int, kind: str, message: str, **more: int) -> bytes:
     """Return an error as llama-server words it."""
     return answer(status, {"error": {"code": status, "message": message, "type": kind, **more}})
+
+
+def too_long(tokens: int, ctx: int) -> bytes:
+    """Return the refusal of a prompt that is longer than the context of a slot."""
+    return error(
+        400,
+        "exceed_context_size_error",
+        f"request ({tokens} tokens) exceeds the available context size ({ctx} tokens), "
+        "try increasing it",
+        n_prompt_tokens=tokens,
+        n_ctx=ctx,
+    )

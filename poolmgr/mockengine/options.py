@@ -19,6 +19,8 @@ class Options:
     tokens_per_s: float = 50.0
     """Of one slot; 0: as fast as possible."""
     first_token_ms: float = 0.0
+    embedding_dim: int = 64
+    """Numbers of a vector."""
     load_ms: float = 0.0
     ubatch_size: int = 512
     flash_attn: str = "auto"
@@ -49,6 +51,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--ctx", type=_positive, default=8192, metavar="N", help="tokens of context of a slot")
     add("--tokens-per-s", type=_number, default=50.0, metavar="R", help="0: as fast as possible")
     add("--first-token-ms", type=_number, default=0.0, metavar="MS")
+    add("--embedding-dim", type=_positive, default=64, metavar="N", help="numbers of a vector")
     add("--load-ms", type=_number, default=0.0, metavar="MS", help="answer 503 for so long")
     same = "as llama-server's, whose output it changes; not the mock's"
     add("--ubatch-size", type=_positive, default=512, metavar="N", help=same)

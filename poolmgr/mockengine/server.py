@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import orjson
 
-from poolmgr.mockengine import frames, text
+from poolmgr.mockengine import frames, text, vectors
 from poolmgr.mockengine.generation import Generation, Order
 from poolmgr.mockengine.loop import Loop, Wire
 from poolmgr.mockengine.options import Options
@@ -21,6 +21,7 @@ from poolmgr.mockengine.options import Options
 MAX_HEAD = 64 << 10
 MAX_BODY = 64 << 20  # a prompt of a million words, and more
 RANDOM_SEED = 0xFFFFFFFF  # llama.cpp's LLAMA_DEFAULT_SEED: draw one
+_POSTS = ("POST /completion", "POST /tokenize", "POST /v1/embeddings", "POST /rerank")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_penalty")
 
 
@@ -32,7 +33,7 @@ class Server:
         self.loading = True
         self._free = list(range(options.slots - 1, -1, -1))
         self._waiting: deque[Connection] = deque()
-        self.running: dict[int, Generation] = {}
+        self.running: dict[int, Generation | vectors.Reader] = {}
 
     def accept_from(self, listener: socket.socket) -> None:
         """Serve every connection that `listener` brings."""
@@ -94,9 +95,9 @@ class Connection:
     def __init__(self, server: Server, wire: Wire) -> None:
         self._server, self._wire = server, wire
         self._buffer = bytearray()
-        self._order: Order | None = None
+        self._order: Order | vectors.Reading | None = None
         """What is being generated, or waits for a slot."""
-        self._generation: Generation | None = None
+        self._generation: Generation | vectors.Reader | None = None
         self._slot = -1
         wire.on_data, wire.on_gone = self._data, self._gone
 
@@ -105,8 +106,10 @@ class Connection:
         server, order = self._server, self._order
         assert order is not None
         self._slot = slot
-        self._generation = Generation(
-            server.loop, server.options, self._wire, order, self._generated
+        self._generation = (
+            Generation(server.loop, server.options, self._wire, order, self._generated)
+            if isinstance(order, Order)
+            else vectors.Reader(server.loop, server.options, self._wire, order, self._generated)
         )
         server.running[slot] = self._generation
         self._generation.start(slot)
@@ -169,7 +172,7 @@ class Connection:
             return frames.answer(200, _props(options))
         if route == "GET /slots":
             return frames.answer(200, self._server.slots())
-        if route not in ("POST /completion", "POST /tokenize"):
+        if route not in _POSTS:
             return frames.error(404, "not_found_error", "File Not Found")
         try:
             value = orjson.loads(body)
@@ -180,7 +183,15 @@ class Connection:
         if route == "POST /tokenize":
             words = str(value.get("content", "")).split()
             return frames.answer(200, {"tokens": [len(word) for word in words]})
-        return self._complete(cast("dict[str, Any]", value))
+        if route == "POST /completion":
+            return self._complete(cast("dict[str, Any]", value))
+        make = vectors.rerank if route == "POST /rerank" else vectors.embedding
+        reading = make(cast("dict[str, Any]", value), options)
+        if isinstance(reading, bytes):
+            return reading
+        self._order = reading
+        self._server.admit(self)
+        return b""
 
     def _complete(self, value: dict[str, Any]) -> bytes:
         options, prompt, asked = self._server.options, value.get("prompt"), value.get("n_predict")
@@ -188,14 +199,7 @@ class Connection:
             return frames.error(400, "invalid_request_error", '"prompt" must be a string')
         tokens_in = text.count(prompt)
         if tokens_in >= options.ctx:
-            return frames.error(
-                400,
-                "exceed_context_size_error",
-                f"request ({tokens_in} tokens) exceeds the available context size "
-                f"({options.ctx} tokens), try increasing it",
-                n_prompt_tokens=tokens_in,
-                n_ctx=options.ctx,
-            )
+            return frames.too_long(tokens_in, options.ctx)
         seed = value.get("seed", RANDOM_SEED)
         if type(seed) is not int:
             return frames.error(400, "invalid_request_error", '"seed" must be an integer')

@@ -22,7 +22,7 @@ Answer = Response | Streaming | OrchError
 Answering = Callable[[Request], Answer]
 
 
-def capability(model: str) -> Capability:
+def capability(model: str, *workloads: Workload) -> Capability:
     return Capability(
         engine=EngineId("mock"),
         engine_version="1",
@@ -30,7 +30,7 @@ def capability(model: str) -> Capability:
         model_ref=model,
         ctx_max=Positive(4000),
         max_tokens_out=Positive(100),
-        supported_workloads=(Workload.COMPLETION,),
+        supported_workloads=workloads or (Workload.COMPLETION,),
         concurrency=Count(1),
         slots_total=Count(1),
         rate_limits={},

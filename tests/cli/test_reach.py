@@ -39,6 +39,20 @@ def test_the_places_in_order(folder, environ):
     assert place("unix:/x.sock", ORCHD_URL="http://[::1]:5") == "unix:/x.sock"
 
 
+def test_an_https_url_is_verified_with_the_named_file(orchctl, folder):
+    ca = folder / "ca.pem"
+    ca.write_text("no certificate")
+    ran = orchctl("pools", "--url", "https://127.0.0.1:9", "--ca-file", str(ca))
+    assert ran.code == TABLE[Kind.DAEMON_UNREACHABLE].exit_code
+    assert "https://127.0.0.1:9" in ran.err
+
+
+def test_a_configuration_with_tls_is_reached_over_tls(folder, environ):
+    (folder / "c.toml").write_text('tls = { cert = "c.pem", key = "k.pem" }\n')
+    found = reach.find(None, None, environ).target
+    assert (str(found), found.tls) == ("https://127.0.0.1:8484", True)
+
+
 def test_the_token_and_that_a_named_place_never_gets_the_configured_one(folder, environ):
     (folder / "c.toml").write_text(CONFIG)
     file = folder / "token"
@@ -95,7 +109,7 @@ def test_a_newer_daemon_may_say_more(peer, orchctl):
 def test_an_url_that_is_none(orchctl):
     ran = orchctl("pools", "--url", "localhost:8484")
     assert ran.code == 65
-    assert "is neither unix:/path.sock nor http://host:port" in ran.err
+    assert "is neither unix:/path.sock nor http[s]://host:port" in ran.err
 
 
 @pytest.mark.req("ORCH-3331", "HME-032")

@@ -100,6 +100,8 @@ def test_every_key_of_the_file_is_in_force(write):
     said = {
         "bind_addr": '"127.0.0.1:9"',
         "auth_optional": "true",
+        "trust_proxy_auth": "true",
+        "cors_origins": '["http://localhost:5173"]',
         "cancel_on_disconnect": "false",
         "queued_prompts_mb": "7",
         "throttle": "{ requests_per_s = 2.5, burst = 3, tokens_per_min = 99 }",

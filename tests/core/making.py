@@ -39,6 +39,7 @@ from orchd.wire.ids import (
     TaskId,
     parse_replica_id,
 )
+from orchd.wire.results import Ready
 from orchd.wire.shapes import Ended, FinishReason, Priority, TaskRequest, Workload
 from orchd.wire.snapshot import Cause, Phase, Snapshot
 
@@ -204,8 +205,10 @@ class House:
     def progress(self, number: int = 1, tokens: int = 1) -> list[Effect]:
         return self.send(Progress(uid(number), tokens))
 
-    def finish(self, number: int = 1, tokens: int = 10, **more: Any) -> list[Effect]:
-        return self.send(JobEnded(uid(number), end(tokens, **more)))
+    def finish(
+        self, number: int = 1, tokens: int = 10, *, result: Ready | None = None, **more: Any
+    ) -> list[Effect]:
+        return self.send(JobEnded(uid(number), end(tokens, **more), result))
 
     def fail(self, number: int = 1, kind: Kind = Kind.ENGINE_DIED, tokens: int = 0) -> list[Effect]:
         return self.send(JobFailed(uid(number), failure(kind, tokens)))

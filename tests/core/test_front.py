@@ -188,7 +188,7 @@ class TestCancel:
             Seal(uid(1), "disconnect"),
             CancelJob(uid(1), ReplicaId("demo:0")),
             Finish(uid(1), canceled(7, 1500)),
-            Moved(uid(2), 0, 100, 1, 1.0),
+            Moved(uid(2), 0, 100, 1, 1.0, 164),
         ]
         assert acts(house.cancel(1)) == []
         assert acts(house.progress(1, 9)) == []

@@ -35,6 +35,7 @@ BADS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "max_tokens": ({"max_tokens": 99}, {}),
     "sampler_profile": ({"sampler_profile_version": "v0"}, {"sampler_profile_version": "v1"}),
     "workload": ({"workloads": (Workload.EMBEDDING,)}, {}),
+    "vectors": ({"embedding_dim": 4096}, {"vectors": 65}),
     "not_strict": ({"strict": False}, {}),
     "kv_bytes": ({"kv_bytes_per_token": 1, "vram_free_bytes": 4095}, {}),
     "queue_full": ({"full": True}, {"may_wait": True}),

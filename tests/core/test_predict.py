@@ -1,12 +1,14 @@
 """Predictions against a simulation of the same slots."""
 
 import heapq
+import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.predict import Slot, on_time, predict, remaining_tokens
+from orchd.core.predict import Slot, Ways, predict
 from orchd.core.queue import NOTHING, Backlog
 
 FREE = st.floats(0, 50)
@@ -78,21 +80,75 @@ def test_a_job_takes_its_first_token_and_then_its_tokens() -> None:
     found = predict([Slot(2.0, 0.01, 0.5)], Backlog(2, 300))
     assert found is not None
     assert found.start_s == pytest.approx(2 + 2 * 0.5 + 3)
-    # a wait of 6 s is 3 mean jobs: 1.2816 * 0.5 / sqrt(3) of it on top
+    # one runs and two wait: 1.2816 * 0.5 / sqrt(3) of it on top
     assert found.p90_s == pytest.approx(6 * 1.36996, rel=1e-4)
 
 
-def test_remaining_tokens_is_never_nothing() -> None:
-    assert remaining_tokens(100, 200, 30) == 70
-    assert remaining_tokens(100, 200, 100) == 50  # past its estimate: halfway to its limit
-    assert remaining_tokens(100, 200, 900) == 1
-    assert remaining_tokens(100, 100, 99.5) == 1
+BACKLOGS = st.tuples(st.integers(0, 40), st.integers(1, 500)).map(
+    lambda b: Backlog(b[0], b[0] * b[1])
+)
+SPREAD_OUT = st.lists(FREE, min_size=2, max_size=8).map(
+    lambda ends: Slot(sum(ends) / len(ends), 0.01, 0.1, tuple(sorted(ends)))
+)
 
 
-@given(st.floats(0, 1000), st.floats(0, 100), st.floats(-100, 2000), st.floats(0, 500))
-def test_on_time_is_a_probability_that_grows_with_the_time_left(
-    ends: float, length: float, left: float, more: float
+@given(st.lists(SPREAD_OUT, min_size=1, max_size=6), BACKLOGS, st.floats(0, 3), st.floats(0, 5))
+def test_with_a_spread_more_work_or_overtakers_never_start_it_sooner(
+    slots: list[Slot], before: Backlog, cv2: float, overtaking: float
 ) -> None:
-    less, much = on_time(ends, length, left), on_time(ends, length, left + more)
-    assert 0 <= less <= much <= 1
-    assert on_time(10, 2, 10) == pytest.approx(0.5)
+    alone, pressed = (
+        Ways(cv2=cv2, tokens=100),
+        Ways(cv2=cv2, tokens=100, overtaking=overtaking, overtaking_tokens=50),
+    )
+    found = predict(slots, before, alone)
+    assert found is not None
+    assert 0 <= found.start_s <= found.p90_s < 1e9
+    later = predict(slots, before, pressed)
+    assert later is not None
+    assert later.start_s >= found.start_s - 1e-6
+    if before.jobs:
+        more = predict(slots, Backlog(before.jobs + 1, before.tokens + 100), alone)
+        assert more is not None
+        assert more.start_s >= found.start_s - max(slot.job_s(500) for slot in slots)
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+@pytest.mark.parametrize("jobs", [0, 1, 4, 20, 60])
+def test_median_and_p90_are_those_of_a_simulation(slots: int, jobs: int) -> None:
+    """Exponential lengths of 100 tokens in the mean, at 100 tokens a second: cv2 is 1."""
+    ends = tuple(-math.log(1 - (i + 0.5) / 8) for i in range(8))
+    ways = Ways(cv2=1.0, tokens=100)
+    found = predict([Slot(1.0, 0.01, 0.0, ends)] * slots, Backlog(jobs, 100 * jobs), ways)
+    assert found is not None
+    dice = random.Random(slots * 100 + jobs)
+    starts = []
+    for _ in range(2000):
+        heap = [dice.expovariate(1.0) for _ in range(slots)]
+        heapq.heapify(heap)
+        for _ in range(jobs):
+            heapq.heapreplace(heap, heap[0] + dice.expovariate(1.0))
+        starts.append(heap[0])
+    starts.sort()
+    assert found.start_s == pytest.approx(starts[1000], rel=0.15, abs=0.2)
+    assert found.p90_s == pytest.approx(starts[1800], rel=0.15, abs=0.3)
+
+
+def test_overtaking_work_stretches_the_wait_as_a_busy_period() -> None:
+    """Work that comes at half the pool's speed doubles a long wait: W / (1 - load)."""
+    slot = Slot(1.0, 0.01, 0.0, (0.9, 1.1))
+    alone = predict([slot], Backlog(50, 5000), Ways(cv2=0.1))
+    pressed = predict(
+        [slot], Backlog(50, 5000), Ways(cv2=0.1, overtaking=0.5, overtaking_tokens=100)
+    )
+    assert alone is not None
+    assert pressed is not None
+    assert pressed.start_s == pytest.approx(2 * alone.start_s, rel=0.05)
+    turn = predict(
+        [slot], Backlog(50, 5000),
+        Ways(cv2=0.1, overtaking=0.5, overtaking_tokens=100, overtaken_most=10),
+    )  # fmt: skip
+    assert turn is not None  # its class has its turn after ten: it waits for sixty
+    assert turn.start_s == pytest.approx(1.2 * alone.start_s, rel=0.05)
+    flood = predict([slot], NOTHING, Ways(tokens=100, overtaking=50, overtaking_tokens=100))
+    assert flood is not None
+    assert flood.start_s < 100  # more than the pool can do: a twentieth is left

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from orchd.core.events import DrainAll
-from orchd.core.prompts import ADDED_TOKENS, may_overflow
+from orchd.core.prompts import most_tokens
+from orchd.core.workloads import ADDED_TOKENS, to_count
 from orchd.wire.control import MAX_TEXT_BYTES
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.shapes import Workload
@@ -30,11 +31,10 @@ LONG = "x" * (MOST + 1)
         ({"prompt": "", "max_tokens": 1000 - ADDED_TOKENS}, False),
         ({"prompt": "", "max_tokens": 1001 - ADDED_TOKENS}, True),
         ({"prompt": None}, False),
-        ({"prompt": LONG, "workload": Workload.EMBEDDING}, False),
     ],
 )
 def test_a_prompt_may_overflow_from_its_bytes_on(more: dict[str, Any], asked: bool) -> None:
-    assert may_overflow(request(**more)) is asked
+    assert bool(to_count(request(**more))) is asked
 
 
 def counted_by(house: House, number: int = 1, **more: Any) -> str | None:
@@ -101,3 +101,9 @@ def test_a_text_is_told_by_any_ready_replica_of_the_model() -> None:
         house.front.tokenized_by("mock:none", house.now)
     assert unknown.value.kind is Kind.UNKNOWN_ID
     assert "mock:c, mock:lorem" in unknown.value.message
+
+
+def test_a_query_counts_with_each_of_its_documents() -> None:
+    asked = request(prompt=None, inputs=("query", "a", "bc"), workload=Workload.RERANK)
+    assert most_tokens(asked) == 2 * (5 + ADDED_TOKENS) + 1 + 2 + 2 * ADDED_TOKENS
+    assert most_tokens(request(prompt="four")) == 4 + ADDED_TOKENS

@@ -94,6 +94,35 @@ def test_interactive_goes_before_batch_and_each_in_order() -> None:
     assert queue.ahead(Priority.BATCH) == (2, 20)
 
 
+@given(st.integers(0, 30), st.integers(1, 6), st.integers(1, 5), st.integers(0, 10))
+def test_what_may_yet_overtake_batch_is_what_overtakes_it_at_worst(
+    interactive: int, batch: int, batch_after: int, started: int
+) -> None:
+    queue = PoolQueue(100, 100, batch_after=batch_after)
+    for number in range(batch):
+        queue.push(uid(number), Priority.BATCH, 1)
+    for number in range(interactive):
+        queue.push(uid(100 + number), Priority.INTERACTIVE, 1)
+    for _ in range(started):
+        if (head := queue.head([])) is not None:
+            queue.start(head, Priority.BATCH if int(head[-3:]) < 100 else Priority.INTERACTIVE)
+    if not len(queue.classes[Priority.BATCH]):
+        return
+    last = list(queue.classes[Priority.BATCH])[-1]
+    before = queue.before(last, Priority.BATCH).jobs
+    most, gone, fresh = queue.to_overtake(before), 0, 500
+    while True:  # interactive work never stops coming
+        fresh += 1
+        queue.push(uid(fresh), Priority.INTERACTIVE, 1)
+        head = queue.head([])
+        assert head is not None
+        if head == last:
+            break
+        queue.start(head, Priority.BATCH if int(head[-3:]) < 100 else Priority.INTERACTIVE)
+        gone += 1
+    assert gone == before + most
+
+
 MASKS = [None, DeviceMask((0,)), DeviceMask((1,))]
 
 

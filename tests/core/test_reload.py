@@ -199,6 +199,17 @@ def test_the_same_model_anew_keeps_what_waits() -> None:
     assert dispatched(house.finish(1)) == [(uid(2), "demo:0")]
 
 
+def test_the_same_model_anew_needs_no_way_back() -> None:
+    house = a_set(3)
+    house.send(ReloadPool(DEMO, OLD))
+    assert len(asked(house.see(told(0, Outcome.READY, OLD)))) == 2
+    assert asked(house.see(told(1, Outcome.FAILED))) == []
+    effects = house.see(told(2, Outcome.READY, OLD))
+    assert asked(effects) == []
+    assert "pool_reload_failed" in notes(effects)
+    assert [len(dispatched(house.submit(number))) for number in (1, 2, 3)] == [1, 1, 1]
+
+
 def test_nobody_is_asked_when_nothing_can_come_of_it() -> None:
     house = House.of(pool())
     assert refused(house.send(ReloadPool(DEMO, NEW))) is Kind.POOL_UNREADY

@@ -108,7 +108,8 @@ class TestMoved:
         house.see()
         for number in range(100):
             house.admit(number, deadline_ms=200_000)
-        moved = of(house.finish(0), Moved)
+        house.now += 1.0
+        moved = of(house.finish(0, 100), Moved)  # as foreseen: nothing new is learned
         assert [(m.task_id, m.queue_position) for m in moved] == [(uid(2 + i), i) for i in range(5)]
         assert [m.queue_depth for m in moved] == [98] * 5
         assert [m.predicted_start_ms for m in moved] == [1000 * (i + 1) for i in range(5)]

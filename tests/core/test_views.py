@@ -70,7 +70,7 @@ def test_the_list_of_tasks_is_newest_first_with_cursors() -> None:
 
 @pytest.mark.req("ORCH-3100")
 def test_metrics_frames_of_waiting_running_and_ended_tasks(house: House) -> None:
-    house.admit(1, max_tokens=100, deadline_ms=1_000)
+    house.admit(1, max_tokens=200, expected_tokens=100, deadline_ms=1_000)
     house.admit(2)
     house.progress(1, 1)
     running = house.front.metrics_frame(uid(1), house.now)
@@ -78,6 +78,7 @@ def test_metrics_frames_of_waiting_running_and_ended_tasks(house: House) -> None
     assert running.on_time_probability == pytest.approx(0.5, abs=0.05)
     waiting = house.front.metrics_frame(uid(2), house.now)
     assert (waiting.queue_position, waiting.predicted_start_ms) == (0, 990)
+    assert waiting.predicted_start_p90_ms == 1625  # 0.64 of the normal spread on top
     assert waiting.on_time_probability == 1.0
     house.now += 2
     house.finish(1)

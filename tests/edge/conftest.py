@@ -28,6 +28,7 @@ from orchd.config.schema import (
 )
 from orchd.edge.app import App
 from orchd.edge.auth import Guard
+from orchd.edge.cors import allowing
 from orchd.edge.routes import Routes
 from orchd.kit import fds, http
 from orchd.kit.client import Answer, Client, Target
@@ -117,8 +118,9 @@ async def open_front(
             for peer in peers.values():
                 await nursery.start(peer.run)
             await nursery.start(app.run)
-            routes = Routes(app, Guard(token, config.auth_optional))
-            await nursery.start(partial(http.serve, [listener], routes))
+            guard = Guard(token, config.auth_optional, config.trust_proxy_auth)
+            handler = allowing(config.cors_origins, Routes(app, guard))
+            await nursery.start(partial(http.serve, [listener], handler))
             with trio.fail_after(5):
                 for peer in peers.values():
                     await peer.linked.wait()

@@ -65,6 +65,12 @@ class Job:
         self.peer.send(link.encode_frames(self.number, self.sent, len(texts), frames))
         self.sent += len(texts)
 
+    async def result(self, result: bytes) -> None:
+        for message in link.encode_result(self.number, result):
+            self.peer.send(message)
+            assert self.peer.pipe is not None
+            await self.peer.pipe.flush()
+
     def end(self, reason: FinishReason = FinishReason.STOP) -> None:
         end = link.End(
             tokens_in=Count(3),

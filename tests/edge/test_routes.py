@@ -6,6 +6,7 @@ import hmac
 
 import pytest
 import trio
+from attrs import evolve
 
 from orchd import __version__
 from orchd.core.views import FEATURES, STRICT
@@ -223,13 +224,19 @@ def request_from(
     token: str | None = None,
     path: str = "/v1/pools",
     scheme: str = "Bearer",
-):
+) -> Request:
     headers = {} if token is None else {"authorization": f"{scheme} {token}"}
     peer = Peer(kind, address, 1000 if kind == "unix" else None)  # type: ignore[arg-type]
     return Request("GET", path, {}, headers, b"", peer, "c")
 
 
-@pytest.mark.req("AUTH-1001", "AUTH-1004", "AUTH-1008", "OC-CONFIG-6033")
+def proxied(kind: str, address: str, user: str, token: str | None = None) -> Request:
+    """A request that a proxy passed on for this user."""
+    request = request_from(kind, address, token)
+    return evolve(request, headers=request.headers | {"x-forwarded-user": user})
+
+
+@pytest.mark.req("AUTH-1001", "AUTH-1004", "AUTH-1006", "AUTH-1008", "OC-CONFIG-6033")
 @pytest.mark.parametrize(
     ("guard", "request_", "answer"),
     [
@@ -252,6 +259,16 @@ def request_from(
         (Guard("t", False), request_from("tcp", "192.0.2.1:9", "t"), f"token:{fingerprint('t')}"),
         (Guard("t", True), request_from("tcp", "127.0.0.1:9", "wrong"), Kind.BAD_TOKEN),
         (Guard("t", False), request_from("tcp", "192.0.2.1:9", path="/healthz"), "anonymous"),
+        (Guard("t", False), proxied("tcp", "127.0.0.1:9", "alice@x.org"), Kind.MISSING_TOKEN),
+        (Guard("t", False, True), proxied("tcp", "127.0.0.1:9", "a@x.org"), "proxy:a@x.org"),
+        (Guard("t", False, True), proxied("unix", "", "alice"), "proxy:alice"),
+        (Guard(None, False, True), proxied("unix", "", "alice"), "proxy:alice"),
+        (Guard("t", False, True), request_from("tcp", "127.0.0.1:9"), Kind.MISSING_TOKEN),
+        (Guard("t", False, True), proxied("tcp", "192.0.2.1:9", "alice"), Kind.MISSING_TOKEN),
+        (Guard("t", False, True), proxied("tcp", "127.0.0.1:9", "alice", "no"), Kind.BAD_TOKEN),
+        (Guard("t", False, True), proxied("tcp", "127.0.0.1:9", ""), Kind.BAD_TOKEN),
+        (Guard("t", False, True), proxied("tcp", "127.0.0.1:9", "a, b"), Kind.BAD_TOKEN),
+        (Guard("t", False, True), proxied("tcp", "127.0.0.1:9", "a" * 65), Kind.BAD_TOKEN),
     ],
 )
 def test_who_may_ask(guard: Guard, request_: Request, answer: str | Kind) -> None:
@@ -272,6 +289,8 @@ def test_a_worker_needs_the_token_even_where_others_do_not() -> None:
     assert refused.value.kind is Kind.MISSING_TOKEN
     Guard("t", True).registration(request_from("unix", "", "t"))
     Guard(None, False).registration(local)
+    with pytest.raises(OrchError):
+        Guard("t", False, True).registration(proxied("unix", "", "alice"))
 
 
 @pytest.mark.req("AUTH-1007")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from orchd.core.events import Event, Submit
-from orchd.wire import codec, control, link, shapes
+from orchd.wire import codec, control, link, results, shapes
 from tests.edge.conftest import Opener, read_json
 from tests.fakes.tasks import task_body
 
@@ -53,11 +53,7 @@ async def test_a_traceback_with_the_request_in_its_words_says_no_prompt(
             {"tokens_out": 0, "decode_time_ms": 0, "decode_ms": 0, "finish_reason": "stop",
              "result": [CANARY]},
         ),
-        codec.structure(
-            link.End,
-            {"tokens_in": 0, "tokens_out": 0, "decode_ms": 0, "finish_reason": "stop",
-             "result": [CANARY]},
-        ),
+        results.Ready(CANARY.encode()),
         codec.structure(
             link.Open,
             {**{k: v for k, v in task_body().items() if k in

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from orchd.wire.shapes import Workload
 from poolmgr.dialects import llama
 from tests.engines.servers import REAL, job, running
 
@@ -35,6 +36,14 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "word": ({"stop": ["e"], "n_predict": 100}, "a stop word"),
     "toolong": ({"prompt": "hello " * 600}, "the prompt is longer than the context: HTTP 400"),
     "badjson": ({"prompt": None}, "a request that is none: HTTP 400"),
+}  # fmt: skip
+
+
+VECTORS: dict[Workload, tuple[tuple[str, ...], tuple[str, ...], str]] = {
+    Workload.EMBEDDING: (("Hello there", "", "the ring"), ("--pooling", "mean"),
+                         "three texts, one of them empty"),
+    Workload.RERANK: (("the ring", "a thing", "the ring", ""), (),
+                      "a query and three documents"),
 }  # fmt: skip
 
 
@@ -62,6 +71,15 @@ def main() -> None:
                 (FOLDER / f"{name}.{build}.txt").write_bytes(body)
                 index[f"{name}.{build}"] = {"status": status, "why": f"GET /{name}"}
             index[build] = {"build_info": props["build_info"]}
+        for workload, (inputs, args, why) in VECTORS.items():
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                running(build, Path(folder), ctx=CTX, workloads=(workload,), args=args) as it,
+            ):
+                call = it.adapter.submit(job(workload=workload, inputs=inputs))
+                status, body = it.ask(call.method, call.path, call.body)
+                (FOLDER / f"{workload}.{build}.txt").write_bytes(_MODEL.sub(rb'"/models/', body))
+                index[f"{workload}.{build}"] = {"status": status, "why": why}
     (FOLDER / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
 
 

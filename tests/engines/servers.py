@@ -23,6 +23,7 @@ from attrs import frozen
 
 from orchd.config.schema import Engine, Model, Pool
 from orchd.wire.ids import DeviceMask, PoolId, Positive, TaskId, Text
+from orchd.wire.shapes import Workload
 from poolmgr.engines.base import Adapter, Broken, Finished, Job, Load, Pieces
 from poolmgr.engines.registry import adapter
 from tests.lab.llama import LlamaBuild, llama_server_command, needs_of, tiny_model
@@ -119,7 +120,13 @@ def job(prompt: str = "Hello there", max_tokens: int = 24, **more: Any) -> Job:
 
 
 def pool(
-    engine: str, *, ctx: int = 2048, slots: int = 1, ref: str = "mock:lorem", **more: Any
+    engine: str,
+    *,
+    ctx: int = 2048,
+    slots: int = 1,
+    ref: str = "mock:lorem",
+    workloads: tuple[Workload, ...] = (Workload.COMPLETION,),
+    **more: Any,
 ) -> Pool:
     return Pool(
         id=PoolId("p"),
@@ -128,6 +135,7 @@ def pool(
         replicas=(DeviceMask((0,)),),
         ctx=Positive(ctx),
         slots=Positive(slots),
+        workloads=workloads,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 import pytest
 
-from orchd.core.prompts import ADDED_TOKENS
+from orchd.core.workloads import ADDED_TOKENS
 from orchd.wire.errors import Kind
 from orchd.wire.shapes import FinishReason
 from poolmgr.engines.base import Broken, Finished, Load

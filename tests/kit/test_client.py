@@ -346,7 +346,7 @@ def test_targets(text: str, shown: str, authority: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "unix:", "unix:a.sock", "https://x", "http://", "http://x/path", "http://x:0",
+    ["", "unix:", "unix:a.sock", "ftp://x", "http://", "http://x/path", "http://x:0",
      "http://x:65536", "http://u@x:1", "x:1", "http://::1:80"],
 )  # fmt: skip
 def test_no_targets(text: str) -> None:

@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--threads-http", type=int)
     options.add_argument("--sleep-idle-seconds", type=int)
     options.add_argument("--api-key")
+    options.add_argument("--pooling", choices=("none", "mean", "cls", "last", "rank"))
     for switch in SWITCHES:
         options.add_argument("--" + switch, action="store_true")
     return options
@@ -85,8 +86,10 @@ def parameters(xlc: Any, chosen: argparse.Namespace) -> Any:
         params.kv_unified = chosen.kv_unified
     if chosen.embeddings or chosen.reranking:
         params.embedding = True
-    if chosen.reranking:
-        params.pooling_type = xlc.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    pooling = "rank" if chosen.reranking else chosen.pooling
+    if pooling is not None:
+        name = f"LLAMA_POOLING_TYPE_{pooling.upper()}"
+        params.pooling_type = getattr(xlc.llama_pooling_type, name)
     return params
 
 

@@ -4,6 +4,7 @@ from typing import Final
 
 WORDS: Final = (
     "tests.bdd.words.answers",
+    "tests.bdd.words.catalog",
     "tests.bdd.words.operators",
     "tests.bdd.words.places",
     "tests.bdd.words.sessions",

@@ -91,7 +91,7 @@ def test_the_memory_has_to_fit_the_weights(
     with pytest.raises(OrchError) as caught:
         prove(seen, ENGINE, every, attested=False, floors=floors, floor=floor, why="no CUDA")
     assert caught.value.kind is kind
-    assert caught.value.message.endswith(": no CUDA")
+    assert caught.value.message.endswith(": no CUDA") is (kind is Kind.CPU_FALLBACK)
 
 
 @pytest.mark.req("OC-POOL-3021")

@@ -25,7 +25,8 @@ TASK = TaskId("00000000-0000-4000-8000-000000000001")
 STREAMS = sorted(
     name
     for name, about in INDEX.items()
-    if about.get("status") == 200 and not name.startswith(("props", "health"))
+    if about.get("status") == 200
+    and not name.startswith(("props", "health", "embedding", "rerank"))
 )
 GOOD = [name for name in STREAMS if not name.startswith("full")]
 

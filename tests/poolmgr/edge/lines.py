@@ -49,7 +49,6 @@ class Lines:
     """The adapter. Has the methods of engines.base.Adapter."""
 
     engine_id = EngineId("lines")
-    workloads = (Workload.COMPLETION,)
     sampler_profiles = ("v1",)
     strict_needs_single_slot = False
 
@@ -67,6 +66,9 @@ class Lines:
 
     def why_on_cpu(self, lines: Sequence[str]) -> str | None:
         raise NotImplementedError
+
+    def serving(self, _pool: object) -> tuple[str, ...]:
+        return ()
 
     def tuning(self, arguments: Sequence[str]) -> Tuning:
         raise NotImplementedError
@@ -191,7 +193,7 @@ async def bench(
     listener = bind_unix(path)
     client = Client(Target.unix(path))
     async with trio.open_nursery() as nursery:
-        jobs = Jobs(Lines(), Slots(slots), changed, watchdog)
+        jobs = Jobs(Lines(), Slots(slots), (Workload.COMPLETION,), changed, watchdog)
         state = wire.encode_json(wire.Type.STATE, 0, STATE)
         side = Side(PoolId("p"), ReplicaId("p:0"), jobs, lambda: state, set())
         here = Bench(jobs, side, nursery)

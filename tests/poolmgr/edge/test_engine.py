@@ -18,6 +18,7 @@ from orchd.kit.fds import bind_unix
 from orchd.kit.http import Request, Response, Sink
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, Positive, Text
+from orchd.wire.shapes import Workload
 from poolmgr.edge.engine import TOKENIZERS, Engine, check_identity
 from poolmgr.engines.base import Props
 from tests.poolmgr.edge.lines import Lines, Script, bench
@@ -94,10 +95,10 @@ async def test_one_token_is_generated_or_the_reason_is_told(
         engine = Engine(Target.unix(tmp_path / "e.sock"), Lines(), 1)
         try:
             if words is None:
-                await engine.one_token()
+                await engine.try_out(Workload.COMPLETION)
             else:
                 with pytest.raises(OrchError) as caught:
-                    await engine.one_token()
+                    await engine.try_out(Workload.COMPLETION)
                 assert caught.value.kind is Kind.SELF_TEST_FAILED
                 assert words in caught.value.message
         finally:

@@ -14,6 +14,7 @@ from orchd.kit.client import PeerError, Target
 from orchd.kit.notify import Notifier
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
+from orchd.wire.shapes import Workload
 from orchd.wire.snapshot import GpuProof
 from poolmgr.core import lifewords as lw
 from poolmgr.core.gpus import Gpu, GpuProcess
@@ -58,10 +59,11 @@ class Scripted:
     async def props(self) -> Props:
         return self.says
 
-    async def one_token(self) -> None:
+    async def try_out(self, _workload: Workload) -> int | None:
         self.tokens += 1
         if self.fails is not None:
             raise self.fails
+        return None
 
     async def kv_ratio(self) -> float | None:
         return 0.25

@@ -11,7 +11,7 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, DeviceMask, EngineId, PoolId, Positive, TaskId, Text
 from orchd.wire.shapes import Workload
 from poolmgr.engines.base import Job, Load, Props, Tuning, Usage
-from poolmgr.engines.registry import adapter, refuse_strict
+from poolmgr.engines.registry import adapter, refuse_strict, refuse_workload
 from poolmgr.mockengine.options import Options, parse
 
 FOLDER = Path(__file__).resolve().parents[3] / "contracts/dialects/llama"
@@ -184,12 +184,42 @@ def test_a_submission_carries_the_job_and_nothing_of_the_client():
     assert "Hello" not in repr(job())
 
 
-@pytest.mark.parametrize("workload", [Workload.EMBEDDING, Workload.RERANK])
-def test_a_workload_that_is_not_served_is_refused(workload):
-    with pytest.raises(OrchError) as caught:
-        LLAMA.submit(job(workload=workload, inputs=("a",)))
-    assert caught.value.kind is Kind.INVALID_PARAMS
-    assert caught.value.fields.path == "$.workload"
+@pytest.mark.parametrize(
+    ("workload", "path", "body"),
+    [
+        (Workload.EMBEDDING, "/v1/embeddings", {"input": ["a", "b"], "encoding_format": "base64"}),
+        (Workload.RERANK, "/rerank", {"query": "a", "documents": ["b"]}),
+    ],
+)
+def test_each_workload_has_its_own_request(workload, path, body):
+    call = LLAMA.submit(job(workload=workload, inputs=("a", "b")))
+    assert (call.method, call.path, orjson.loads(call.body)) == ("POST", path, body)
+    for inputs in ((), ("\ud800", "b"), ("a",)):
+        if workload is Workload.EMBEDDING and inputs == ("a",):
+            continue
+        with pytest.raises(OrchError) as caught:
+            LLAMA.submit(job(workload=workload, inputs=inputs))
+        assert caught.value.fields.path == "$.inputs"
+
+
+@pytest.mark.parametrize(
+    ("workload", "flag"), [(Workload.EMBEDDING, "--embeddings"), (Workload.RERANK, "--reranking")]
+)
+def test_llama_server_is_started_for_the_workload_with_a_batch_of_the_whole_context(workload, flag):
+    made = attrs.evolve(pool(slots=2), workloads=(workload,))
+    argv = LLAMA.launch(made, MODEL, SOCKET, ("GPU-a",)).argv
+    assert argv.count(flag) == 1
+    assert value_of(argv, "--ubatch-size") == value_of(argv, "--batch-size") == "4096"
+    assert LLAMA.tuning(LLAMA.serving(made)).ubatch == 4096
+    plain = LLAMA.launch(pool(), MODEL, SOCKET, ("GPU-a",)).argv
+    assert not {"--embeddings", "--reranking", "--ubatch-size"} & set(plain)
+
+
+def test_a_workload_that_the_pool_does_not_serve_is_refused():
+    error = refuse_workload((Workload.COMPLETION,), job(workload=Workload.RERANK))
+    assert error is not None
+    assert (error.kind, error.fields.path) == (Kind.INVALID_PARAMS, "$.workload")
+    assert refuse_workload((Workload.RERANK,), job(workload=Workload.RERANK)) is None
 
 
 @pytest.mark.req("ORCH-3045", "OC-CORE-1030")
