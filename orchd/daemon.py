@@ -6,9 +6,11 @@ The one module that knows all rooms of the front daemon. Nothing is decided here
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -25,6 +27,7 @@ from orchd.edge.routes import Routes
 from orchd.kit import fds, http, log, run
 from orchd.kit.notify import Notifier
 from orchd.kit.tls import server_context
+from orchd.wire.errors import OrchError
 
 DRAIN_S: Final = 15.0
 """For running tasks after SIGTERM; orchd.service allows TimeoutStopSec=30 for this and the rest."""
@@ -38,13 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.setup(options.log, "orchd")
 
     async def configured(stop: trio.Event) -> None:
-        await serve(load(options.config, overrides={"bind_addr": options.bind}), stop)
+        def read() -> Settings:
+            return load(options.config, overrides={"bind_addr": options.bind})
+
+        await serve(read, stop)
 
     return run.run(configured, "orchd")
 
 
-async def serve(settings: Settings, stop: trio.Event) -> None:
-    """Serve until `stop`; then drain and leave."""
+async def serve(read: Callable[[], Settings], stop: trio.Event) -> None:
+    """Serve until `stop`; then drain and leave. `read` gives what is configured."""
+    settings = read()
     if settings.auth_token is not None:
         log.add_secret(settings.auth_token.reveal())
     tls = None if settings.tls_files is None else server_context(*settings.tls_files)
@@ -77,9 +84,9 @@ async def serve(settings: Settings, stop: trio.Event) -> None:
                 )
             )
             where = ", ".join(_name(listener, tls is not None) for listener in listeners)
-            count = len(settings.pools)
-            status = f"Serving {count} {'pool' if count == 1 else 'pools'} on {where}"
+            status = _status(settings, where)
             run.started()
+            await services.start(_reload, app, read, notifier, where)
             notifier.ready(status)
             log.event("ready", f"{status}.", version=__version__, config=str(settings.source or ""))
             await stop.wait()
@@ -88,6 +95,45 @@ async def serve(settings: Settings, stop: trio.Event) -> None:
             hang_up.set()
         services.cancel_scope.cancel()
     log.event("stopped", "Stopped.")
+
+
+def _status(settings: Settings, where: str) -> str:
+    count = len(settings.pools)
+    return f"Serving {count} {'pool' if count == 1 else 'pools'} on {where}"
+
+
+async def _reload(
+    app: App,
+    read: Callable[[], Settings],
+    notifier: Notifier,
+    where: str,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Read the configuration again at each SIGHUP; one that is refused changes nothing."""
+    if "NOTIFY_SOCKET" not in os.environ:  # by hand, in a terminal: SIGHUP says that it is gone
+        task_status.started()
+        return
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            notifier.reloading()
+            said = ""
+            try:
+                change = app.reread(read())
+            except OrchError as exc:
+                said = ". The file was refused when it was read again; the journal says why"
+                human = f"The configuration stays as it was: {exc.message}"
+                log.event("reload_refused", human, level="error", kind=exc.kind.value)
+            else:
+                now = ", ".join(change.now) or "nothing"
+                later = ", ".join(change.later)
+                human = f"Read the configuration again; changed: {now}"
+                human += f"; after a restart: {later}." if later else "."
+                if later:
+                    said = f". After a restart: {later}"
+                log.event("reloaded", human, changed=now, later=later or None)
+            notifier.ready(_status(app.settings, where) + said)
 
 
 def _listeners(settings: Settings) -> Sequence[socket.socket]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from orchd.kit import run
 from tests.bdd.words import WORDS
 
 pytest_plugins = ("tests.lab.fixtures", "tests.bdd.heard", "tests.bdd.strict", *WORDS)
@@ -29,6 +30,12 @@ NEEDS_A_GPU = (
     "Xid and ECC events of a real driver make a pool unready",
     "DeviceAllow= on real /dev/nvidia* nodes (proven with a fake node where root boots systemd)",
 )
+
+
+@pytest.fixture(autouse=True)
+def core_dumps_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon's main() turns them off in its process for good: only root could undo that."""
+    monkeypatch.setattr(run, "_leave_no_core_dump", lambda: None)
 
 
 def has_gpu() -> bool:

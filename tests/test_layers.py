@@ -21,6 +21,7 @@ THIRD_PARTIES = {
     "orchd/catalog": {"attrs"},
     "orchd/config": {"attrs", "cattrs", "orjson", "xdg"},
     "orchd/kit": {"attrs", "trio", "h11", "h2", "hpack", "orjson", "sdnotify", "systemd"},
+    "orchd/generator": set(),
     "orchd/edge": {"attrs", "trio", "h11", "prometheus_client"},
     "poolmgr/core": {"attrs"},
     "poolmgr/dialects": {"attrs", "orjson"},

@@ -1,8 +1,9 @@
 """Write what tables and shapes say as JSON and YAML, for readers that have no Python.
 
 `contracts/metrics.json` from wire/metrics.py, `contracts/errors.json` from wire/errors.py,
-`contracts/config.schema.json` from config/schema.py, `contracts/openapi/` by tools/openapi. The
-golden frames beside them are written by hand and never by a program.
+`contracts/config.schema.json` from config/schema.py, `contracts/openapi/` by tools/openapi,
+`specs/errors.md` by tools/errors_page.py. The golden frames beside them are written by hand and
+never by a program.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from attrs import asdict
 from orchd.config import jsonschema
 from orchd.wire.errors import TABLE
 from orchd.wire.metrics import BUDGETS, METRICS
+from tools import errors_page
 from tools.openapi.document import documents
 
 FOLDER = Path(__file__).resolve().parents[1] / "contracts"
@@ -44,6 +46,7 @@ def files() -> dict[Path, str]:
     return {
         **{FOLDER / name: json.dumps(value, indent=1) + "\n" for name, value in said.items()},
         FOLDER / "config.schema.json": jsonschema.text(),
+        errors_page.FILE: errors_page.page(),
         **{FOLDER / "openapi" / f"{name}.yaml": text for name, text in documents().items()},
     }
 

@@ -15,15 +15,19 @@ from orchd.kit.client import Client
 from orchd.wire import codec, ids
 from orchd.wire.shapes import (
     DecisionLog,
-    Outcome,
     Placement,
     PlacementExplained,
+    PlacementOutcome,
     Priority,
     TaskRequest,
     Workload,
 )
 
-_STYLES: Final = {Outcome.ASSIGNED: "green", Outcome.QUEUED: "yellow", Outcome.REFUSED: "red"}
+_STYLES: Final = {
+    PlacementOutcome.ASSIGNED: "green",
+    PlacementOutcome.QUEUED: "yellow",
+    PlacementOutcome.REFUSED: "red",
+}
 
 
 @click.command(name="explain")
@@ -96,7 +100,7 @@ def _sentence(found: PlacementExplained) -> str:
         return f"{found.refusal.code}: {found.refusal.message}"
     over = found.predicted_end_ms
     ends = "" if over is None else f", and would be over in about {say.seconds(over)}"
-    if found.outcome is Outcome.ASSIGNED:
+    if found.outcome is PlacementOutcome.ASSIGNED:
         return f"it would run at once on {found.replica_id}{ends}"
     start = say.seconds(found.predicted_start_ms or 0)
     where = f"it would wait in pool {found.pool_id}, {found.queue_position} before it"

@@ -44,6 +44,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HTTP = re.compile(r"http://(127\.\d{1,3}\.\d{1,3}\.\d{1,3}|localhost|\[::1\]):(\d{1,5})/?")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _FETCHED = ("hf:", "https:", "http:", "s3:", "oci:")
+_UNIT_PATH: Final = re.compile(r"""/[^\x00-\x1f\x7f"'\\:]*""")
 MIN_IDLE_MS: Final = 1000
 MAX_SOCKET_PATH: Final = 107
 """Bytes: sun_path of sockaddr_un without its zero (unix(7))."""
@@ -73,6 +74,7 @@ def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
         yield from _provisioning(pool, f"{path}.provisioning")
         yield from _model(pool, f"{path}.model")
         yield from _sockets(pool, path, run_dir)
+        yield from _read_paths(pool, path)
 
 
 def token_fault(token: str) -> str | None:
@@ -292,3 +294,10 @@ def _sockets(pool: Pool, path: str, run_dir: Path) -> Iterator[Fault]:
                 f"makes the socket path {longest} {over} bytes too long: shorten it or run_dir",
             )
             return
+
+
+def _read_paths(pool: Pool, path: str) -> Iterator[Fault]:
+    for index, folder in enumerate(pool.read_paths):
+        if not _UNIT_PATH.fullmatch(folder):
+            must = "must begin with / and hold no quote, backslash, colon or control character"
+            yield Fault(f"{path}.read_paths[{index}]", f"{must}: a unit names it")

@@ -216,6 +216,16 @@ class Price:
 
 
 @frozen(kw_only=True)
+class PoolLimits:
+    """What systemd lets each replica use; a pool that `orchctl up` runs has no such bound."""
+
+    memory_mb: Positive | None = None
+    """MiB of host memory, page cache of the model included; the kernel kills what takes more."""
+    cpu_percent: Positive | None = None
+    """Of one core: 400 is four cores."""
+
+
+@frozen(kw_only=True)
 class Pool:
     """One model on one or more device masks."""
 
@@ -246,6 +256,10 @@ class Pool:
     """For sessions.budget.cost."""
     tensor_split: tuple[NonNegative, ...] | None = None
     """Share of the model on each GPU of a mask, in the mask's order."""
+    limits: PoolLimits = PoolLimits()
+    read_paths: tuple[Text, ...] = ()
+    """Folders that the pool may read beside those of its model and engine: where links lead, or
+    models for a reload. Of a home nothing else is shown to the pool's unit."""
 
     @property
     def max_tokens(self) -> Positive:

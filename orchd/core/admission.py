@@ -1,7 +1,7 @@
 """Whether a task is let in, and into which pool: every reason to refuse it before it is queued.
 
-Pure questions to the state; front.py enqueues. Each refusal is an OrchError with the field at fault
-or with the time after which asking again is worth it.
+Pure questions to the state; incoming.py enqueues. Each refusal is an OrchError with the field at
+fault, or with the time after which asking again is worth it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Final
 from attrs import frozen
 
 from orchd.core import asking, full, placement, wishes, workloads
+from orchd.core.fifo import NOTHING, Backlog
 from orchd.core.forecast import Outlook
 from orchd.core.placement import PlacementDecision, decide
-from orchd.core.pool import Pool, Replica
-from orchd.core.queue import NOTHING, Backlog
+from orchd.core.pool import Pool
+from orchd.core.replica import Replica
 from orchd.core.workloads import Longest
 from orchd.core.world import World
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import DeviceMask, PoolId, TaskId
+from orchd.wire.ids import DeviceMask, PoolId, ReplicaId, TaskId
 from orchd.wire.shapes import DecisionLog, Determinism, Priority, TaskRequest, Workload
 
 BUSY: Final = 429
@@ -122,8 +123,10 @@ def _why_none(
     misfits = [_misfit(pool, request, now) for pool in asked]
     if None not in misfits:
         return next(error for error in misfits if error is not None)
-    if any(why == placement.KV_BYTES for _, why in said):
-        return _kv_short(world, request, asked, now)
+    short = [c.replica_id for c in log.considered if c.excluded == placement.KV_BYTES]
+    short = [one for one in short if world.home[one] in asked]
+    if short:
+        return _kv_short(world, request, short)
     return unready(world, asked[misfits.index(None)], now, wishes.mask_of(request))
 
 
@@ -220,15 +223,10 @@ def _unavailable(world: World, request: TaskRequest) -> OrchError:
     return OrchError(Kind.POOL_UNAVAILABLE, message, engine=request.engine)
 
 
-def _kv_short(world: World, request: TaskRequest, pools: list[Pool], now: float) -> OrchError:
+def _kv_short(world: World, request: TaskRequest, replicas: list[ReplicaId]) -> OrchError:
     """Return the error of replicas whose free VRAM does not hold the task's KV cache."""
-    seen = [
-        (r.snapshot, p)
-        for p in pools
-        for r in p.servable(now)
-        if r.snapshot and not r.snapshot.kv_reserved
-    ]
-    most, pool = max(seen, key=lambda one: one[0].vram_free_bytes)
+    seen = [replica.snapshot for replica in map(world.replica, replicas)]
+    most = max((s for s in seen if s is not None), key=lambda s: s.vram_free_bytes)
     needs = (most.kv_bytes_per_token or 0) * request.ctx
     return OrchError(
         Kind.REPLICA_EXHAUSTED,
@@ -236,7 +234,7 @@ def _kv_short(world: World, request: TaskRequest, pools: list[Pool], now: float)
         f"{most.replica_id} has {most.vram_free_bytes >> 20} MiB of VRAM free",
         path="$.ctx",
         engine=request.engine,
-        pool_id=pool.spec.pool_id,
+        pool_id=most.pool_id,
         retry_after_ms=round(world.limits.unready_retry_s * 1000),
     )
 

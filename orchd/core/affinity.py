@@ -36,7 +36,7 @@ class Affinity:
 
     def served(self, session_id: SessionId, replica_id: ReplicaId, now: float) -> None:
         """A job of the session ran to its end there."""
-        self._last[session_id] = _Last(replica_id, self._lives[replica_id], now)
+        self._last[session_id] = _Last(replica_id, self._lives.get(replica_id, 0), now)
         self._last.move_to_end(session_id)
         if len(self._last) > self._most:
             self._last.popitem(last=False)
@@ -46,7 +46,7 @@ class Affinity:
         last = self._last.get(session_id)
         if last is None:
             return None
-        if now - last.used_at >= self._ttl_s or last.life != self._lives[last.replica_id]:
+        if now - last.used_at >= self._ttl_s or last.life != self._lives.get(last.replica_id, 0):
             return None
         return last.replica_id
 

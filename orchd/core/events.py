@@ -7,7 +7,7 @@ effects in their order. How the core decides is in the other modules of this roo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from attrs import frozen
 
@@ -20,6 +20,9 @@ from orchd.wire.ids import PoolId, ReplicaId, SessionId, TaskId
 from orchd.wire.results import Ready
 from orchd.wire.shapes import Ended, Started, TaskAccepted, TaskRequest
 from orchd.wire.snapshot import Cause, Snapshot
+
+if TYPE_CHECKING:
+    from orchd.core.pool import PoolSpec
 
 CancelReason = Literal["client", "disconnect", "shutdown"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -153,6 +156,13 @@ class CatalogChanged:
 
 
 @frozen
+class PoolsAdded:
+    """The configuration was read again and has pools that are new."""
+
+    specs: tuple[PoolSpec, ...]
+
+
+@frozen
 class DrainAll:
     """The daemon stops: nothing new is admitted, what was admitted goes on."""
 
@@ -169,6 +179,7 @@ Event = (
     | EndSession
     | Tick
     | CatalogChanged
+    | PoolsAdded
     | DrainAll
     | DrainPool
     | ReloadPool

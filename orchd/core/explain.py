@@ -6,42 +6,54 @@ pools, so that each of them has its reason.
 
 from __future__ import annotations
 
-from orchd.core import admission, asking, models
+from orchd.core import admission, asking, models, turns
 from orchd.core.world import World
 from orchd.wire.errors import Envelope, OrchError
 from orchd.wire.ids import Count
-from orchd.wire.shapes import Outcome, PlacementExplained, TaskRequest
+from orchd.wire.shapes import PlacementExplained, PlacementOutcome, TaskRequest
 
 
-def explain(world: World, request: TaskRequest, now: float) -> PlacementExplained:
+def explain(world: World, request: TaskRequest, identity: str, now: float) -> PlacementExplained:
     """Return where a task would go, and why there. Works also when nothing is ready.
 
     Raises OrchError(INVALID_PARAMS) for a task that contradicts itself; one that no pool takes now
-    is explained, with what its client would be told. Its prompt is not counted for this.
+    is explained, with what its client would be told. Its prompt is not counted for this: where a
+    budget hangs on it, it is taken to fit.
     """
     admission.check_request(world, request, None)
     refusal: Envelope | None = None
     try:
         request = models.resolved(world, request, now)
-        if world.draining:
-            raise admission.stopping(world)
-        admission.admit(world, request, None, now)
+        _let_in(world, request, identity, now)
     except OrchError as error:
         refusal = error.envelope()
-    decision, _ = admission.settle(world, request, list(world.pools.values()), now)
-    pool = world.pools[decision.pool_id] if decision.pool_id is not None else None
-    selected = decision.selected
-    outcome = Outcome.REFUSED
+    decision, options = admission.settle(world, request, list(world.pools.values()), now)
+    selected, pool_id = decision.selected, decision.pool_id
+    outcome = PlacementOutcome.REFUSED
     if refusal is None:
-        outcome = Outcome.QUEUED if selected is None else Outcome.ASSIGNED
+        outcome = PlacementOutcome.QUEUED if selected is None else PlacementOutcome.ASSIGNED
+    position = None
+    if pool_id is not None:
+        queue, leaves = world.pools[pool_id].queue, options[pool_id].victim
+        position = Count(queue.until_tail(request.priority, leaves).jobs if not selected else 0)
     return PlacementExplained(
         outcome=outcome,
-        pool_id=decision.pool_id,
+        pool_id=pool_id,
         replica_id=selected,
-        queue_position=Count(pool.queue.until_tail(request.priority).jobs) if pool else None,
-        predicted_start_ms=Count(decision.start_ms) if pool else None,
+        queue_position=position,
+        predicted_start_ms=None if pool_id is None else Count(decision.start_ms),
         predicted_end_ms=None if decision.end_ms is None else Count(decision.end_ms),
         kv_warmth=selected is not None and asking.is_warm(world, request, selected, now),
         refusal=refusal,
         decision=decision.log,
     )
+
+
+def _let_in(world: World, request: TaskRequest, identity: str, now: float) -> None:
+    """Raise what the task would be refused with."""
+    if world.draining:
+        raise admission.stopping(world)
+    world.throttle.check(identity, request, None, now)
+    pool = admission.admit(world, request, None, now).pool
+    tokens = 0 if turns.tight(world, request, now) else None
+    turns.let_in(world, request, pool, tokens, now)

@@ -8,15 +8,16 @@ interactive work comes in (arrivals.py), and how wrong the predictions of predic
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
 from attrs import frozen
 
 from orchd.core.arrivals import Arrivals
+from orchd.core.fifo import Backlog
 from orchd.core.lengths import Lengths, Measure, remaining_tokens
 from orchd.core.predict import AT_ONCE, PLAIN, SPREAD, Prediction, Promise, Slot, Ways, predict
-from orchd.core.queue import Backlog
 from orchd.core.scores import Scores
 from orchd.core.task import Task, expected_tokens
 from orchd.wire.shapes import Priority, TaskRequest, Workload
@@ -67,8 +68,8 @@ class Forecast:
     def __init__(self, *, deadline_ends: bool = False) -> None:
         self.deadline_ends = deadline_ends
         """Whether a job is stopped at its deadline."""
-        self._lengths: dict[tuple[Priority, bool, int], Lengths] = {}
-        self._scores: dict[tuple[Priority, int], Scores] = {}
+        self._lengths: defaultdict[tuple[Priority, bool, int], Lengths] = defaultdict(Lengths)
+        self._scores: defaultdict[tuple[Priority, int], Scores] = defaultdict(Scores)
         self._arrivals = Arrivals()
         self._measure = Measure()
 
@@ -110,7 +111,7 @@ class Forecast:
             whole += self.ends(request, whole, ATOMS)[0]
         ratio = whole / expected_tokens(request)
         for key in _keys(request):
-            self._lengths.setdefault(key, Lengths()).learn(ratio)
+            self._lengths[key].learn(ratio)
         self._measure.take(task.expected, task.tokens_out)
 
     # what will be
@@ -206,7 +207,7 @@ class Forecast:
         return [max(1.0, expected * (1 + SPREAD * z)) for z in spread]
 
     def _scores_of(self, priority: Priority, kind: int) -> Scores:
-        return self._scores.setdefault((priority, kind), Scores())
+        return self._scores[priority, kind]
 
     def _ways(self, now: float, overtaken_most: int) -> Ways:
         measure = self._measure

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from attrs import evolve
-
 from orchd.core import (
-    admission,
+    cancel,
     drain,
+    endings,
     explain,
+    hearing,
+    incoming,
     models,
     notes,
     prompts,
@@ -22,53 +23,45 @@ from orchd.core import (
     runs,
     turns,
     views,
-    waiting,
     workers,
 )
 from orchd.core.events import (
-    Accepted,
     Cancel,
-    CancelJob,
     CatalogChanged,
     DrainAll,
     DrainPool,
     Effect,
     EndSession,
     Event,
-    Finish,
     JobEnded,
     JobFailed,
     JobFreed,
+    PoolsAdded,
     Progress,
     Refused,
     ReloadPool,
     ReloadRefused,
     ReplicaLost,
     ReplicaSeen,
-    Seal,
     Submit,
     Tick,
     WakeAt,
 )
 from orchd.core.pool import Pool, PoolSpec
-from orchd.core.sessions import Turn
-from orchd.core.task import LEASED, Life, Step, Task
+from orchd.core.task import LEASED
+from orchd.core.telling import tell
 from orchd.core.world import Limits, World
 from orchd.wire.control import Capabilities, PoolHealth, QueueDepths, WorkerRegistration
-from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import Count, PoolId, ReplicaId, SessionId, TaskId
+from orchd.wire.errors import OrchError
+from orchd.wire.ids import PoolId, ReplicaId, SessionId, TaskId
 from orchd.wire.shapes import (
-    FinishReason,
     MetricsFrame,
     PlacementExplained,
     SessionStatus,
-    Started,
-    TaskAccepted,
     TaskRequest,
     TaskState,
     TaskStatus,
 )
-from orchd.wire.snapshot import Cause
 
 __all__ = ["Front", "Limits", "PoolSpec"]
 
@@ -90,18 +83,18 @@ class Front:
         """
         effects = self._due(now)
         match event:
-            case Submit():
-                effects += self._submit(event, now)
-            case Cancel():
-                effects += self._cancel(event, now)
-            case ReplicaSeen():
-                effects += self._seen(event, now)
-            case ReplicaLost():
-                effects += self._lost(event, now)
             case Progress() | JobEnded() | JobFailed() | JobFreed():
                 effects += self._job(event, now)
-            case CatalogChanged(cards):
-                self.world.models = models.Models(cards)
+            case Submit():
+                effects += incoming.submit(self.world, event, now)
+            case Cancel():
+                effects += cancel.cancel(self.world, event, now)
+            case ReplicaSeen():
+                effects += hearing.seen(self.world, event, now)
+            case ReplicaLost():
+                effects += hearing.lost(self.world, event, now)
+            case CatalogChanged() | PoolsAdded():
+                self._learn(event)
             case EndSession(session_id):
                 effects += turns.delete(self.world, session_id)
             case DrainAll():
@@ -109,7 +102,7 @@ class Front:
             case DrainPool() | ReloadPool():
                 effects += self._control(event, now)
             case ReloadRefused(replica_id, error):
-                effects += self._reload_refused(replica_id, error, now)
+                effects += hearing.reload_refused(self.world, replica_id, error, now)
             case Tick():
                 pass  # what was due is done already
             case _:
@@ -118,113 +111,11 @@ class Front:
 
     # events
 
-    def _submit(self, event: Submit, now: float) -> list[Effect]:
-        world, request = self.world, event.request
-        known = world.tasks.get(request.task_id)
-        try:
-            if known is not None:
-                return [_repeat(known, event)]
-            if world.draining:
-                raise admission.stopping(world)
-            request = models.resolved(world, request, now)
-            asked = (event.identity, request, event.prompt_tokens, now)
-            world.throttle.check(*asked)
-            admitted = admission.admit(world, request, event.prompt_tokens, now, event.longest)
-            turn = turns.let_in(world, request, admitted.pool, event.prompt_tokens, now)
-            world.throttle.take(*asked)  # a task that is refused takes nothing
-        except OrchError as error:
-            engine = request.engine if request.engine in world.engines else "other"
-            world.tally.rejected(engine, error.kind, error.fields.policy_label)
-            world.tally.undecided(request, error.kind)
-            return [Refused(error), notes.rejected(request, event.correlation_id, error)]
-        if request is not event.request:
-            event = evolve(event, request=request)
-        return self._enqueue(event, admitted, turn, now)
-
-    def _enqueue(
-        self, event: Submit, admitted: admission.Admission, turn: Turn, now: float
-    ) -> list[Effect]:
-        world, pool, request = self.world, admitted.pool, event.request
-        turns.begin(world, turn)  # first: its session does not make room for the victim's
-        dropped: list[Effect] = []
-        if admitted.victim is not None:
-            dropped = runs.drop(world, world.tasks[admitted.victim], now)
-        at_once = admitted.decision.selected is not None
-        position = 0 if at_once else pool.queue.until_tail(request.priority).jobs
-        said = admitted.outlook.prediction
-        world.admitted += 1
-        task = Task(
-            number=world.admitted,
-            request=request,
-            digest=event.digest,
-            correlation_id=event.correlation_id,
-            pool_id=pool.spec.pool_id,
-            turn=turn,
-            admitted_at=now,
-            promise=admitted.outlook.promise(now),
-            told=(position, now + said.start_s),
-            decision=admitted.decision.log,
-        )
-        task.expected = pool.forecast.weigh(request)
-        pool.forecast.admitted(task, now)
-        world.tasks[task.task_id] = task
-        waiting.enter(world, task)
-        world.tally.enqueued(task, pool.engine_version)
-        starts = runs.fill(world, pool, now)
-        start_ms = round(said.start_s * 1000)
-        accepted = TaskAccepted(
-            task_id=task.task_id,
-            queue_position=Count(position),
-            predicted_start_ms=Count(start_ms),
-            predicted_start_p90_ms=Count(round(said.p90_s * 1000)),
-            backoff_ms=Count(admission.backoff_ms(pool, request.priority, now)),
-            pool_id=pool.spec.pool_id,
-            stream_url=f"/v1/tasks/{task.task_id}/stream",
-        )
-        started = Started(
-            queue_position=Count(position),
-            predicted_start_ms=Count(start_ms),
-            correlation_id=event.correlation_id,
-            pool_id=pool.spec.pool_id,
-            replica_id=task.replica_id,
-            engine_version=task.engine_version or pool.engine_version or None,
-            kv_warmth=task.kv_warm,
-            tokens_used=Count(turn.session.account.used.tokens),
-            tokens_remaining=turns.count(turns.left(task).tokens),
-        )
-        task.answer = Accepted(task.task_id, accepted, started, True, turns.left(task))
-        note = notes.admitted(task, position, start_ms, event.identity)
-        return [*dropped, task.answer, note, *starts]
-
-    def _cancel(self, event: Cancel, now: float) -> list[Effect]:
-        world = self.world
-        try:
-            task = world.task(event.task_id)
-        except OrchError as error:
-            return [Refused(error)]
-        before = task.life
-        task.take(Step.CANCEL)
-        if task.life is before:
-            return []  # canceled already, or over: nothing is left to cancel
-        task.cancel_reason, task.finish_reason = event.reason, FinishReason.CANCELED
-        task.ended_at = now
-        effects: list[Effect] = [Seal(task.task_id, event.reason)]
-        pool = world.pools[task.pool_id]
-        if before is Life.QUEUED:
-            waiting.leave(world, task)
+    def _learn(self, event: CatalogChanged | PoolsAdded) -> None:
+        if isinstance(event, PoolsAdded):
+            self.world.add(event.specs)
         else:
-            assert task.replica_id is not None
-            assert task.dispatched_at is not None
-            runs.count(world, task, event.tokens_out, now)
-            task.decode_ms = round((now - task.dispatched_at) * 1000)
-            world.timers.drop(("watch", task.task_id))
-            effects.append(CancelJob(task.task_id, task.replica_id))
-        world.tally.canceled(task)
-        effects += [Finish(task.task_id, runs.cancel_end(task)), notes.canceled(task)]
-        if before is Life.QUEUED:
-            effects += runs.retire(world, task, now)
-        # The slot of a running task stays leased until it is freed; its place in line is free now.
-        return effects + runs.fill(world, pool, now) + runs.tell(world, pool, now)
+            self.world.models = models.Models(event.cards)
 
     def _job(self, event: Progress | JobEnded | JobFailed | JobFreed, now: float) -> list[Effect]:
         world = self.world
@@ -241,27 +132,7 @@ class Front:
             case JobFreed(_, tokens_out):
                 effects = runs.freed(world, task, tokens_out, now)
         pool = world.pools[task.pool_id]
-        return effects + runs.fill(world, pool, now) + runs.tell(world, pool, now)
-
-    def _seen(self, event: ReplicaSeen, now: float) -> list[Effect]:
-        world, snapshot = self.world, event.snapshot
-        pool = world.home[snapshot.replica_id]
-        replica = pool.replicas[snapshot.replica_id]
-        world.tally.snapshot(replica.snapshot, snapshot)
-        replica.see(snapshot, now)
-        world.timers.set(("fresh", replica.replica_id), replica.fresh_until)
-        effects = reload.seen(world, pool, replica, now) + self._readiness(pool, now)
-        return effects + runs.fill(world, pool, now) + runs.tell(world, pool, now)
-
-    def _lost(self, event: ReplicaLost, now: float) -> list[Effect]:
-        world = self.world
-        pool = world.home[event.replica_id]
-        replica = pool.replicas[event.replica_id]
-        replica.lose(event.cause)
-        world.timers.drop(("fresh", replica.replica_id))
-        effects = runs.lost(world, replica, now)
-        effects += reload.lost(world, pool, replica, event.cause, now) + self._readiness(pool, now)
-        return effects + runs.fill(world, pool, now) + runs.tell(world, pool, now)
+        return effects + runs.fill(world, pool, now) + tell(world, pool, now)
 
     def _control(self, event: DrainPool | ReloadPool, now: float) -> list[Effect]:
         world = self.world
@@ -272,14 +143,6 @@ class Front:
             return reload.begin(world, pool, event.model_ref, now)
         except OrchError as error:
             return [Refused(error)]
-
-    def _reload_refused(self, replica_id: ReplicaId, error: OrchError, now: float) -> list[Effect]:
-        pool = self.world.home[replica_id]
-        cause = Cause(kind=error.kind, message=error.message, advice=error.row.advice)
-        pool.replicas[replica_id].last_error = cause
-        effects = reload.lost(self.world, pool, pool.replicas[replica_id], cause, now)
-        effects += self._readiness(pool, now)
-        return effects + runs.fill(self.world, pool, now) + runs.tell(self.world, pool, now)
 
     def _drain(self) -> list[Effect]:
         if self.world.draining:
@@ -296,26 +159,31 @@ class Front:
         """Do what time brought, before the event: nothing starts past its deadline."""
         world = self.world
         effects: list[Effect] = []
+        moved: dict[PoolId, Pool] = {}
+        """Pools in which something may start now: when all that is late has left them."""
         while (key := world.timers.pop_due(now)) is not None:
             match key:
                 case ("deadline", task_id):
                     task = world.tasks[TaskId(task_id)]
-                    effects += runs.expire(world, task, now)
-                    pool = world.pools[task.pool_id]
-                    effects += runs.fill(world, pool, now) + runs.tell(world, pool, now)
+                    effects += endings.expire(world, task, now)
+                    moved[task.pool_id] = world.pools[task.pool_id]
                 case ("watch", task_id):
                     effects += runs.watch(world, world.tasks[TaskId(task_id)], now)
                 case ("fresh", replica_id):
-                    effects += self._readiness(world.home[ReplicaId(replica_id)], now)
+                    effects += hearing.readiness(world, world.home[ReplicaId(replica_id)], now)
                 case ("moved", pool_id):
-                    effects += runs.tell(world, world.pools[PoolId(pool_id)], now)
+                    effects += tell(world, world.pools[PoolId(pool_id)], now)
                 case ("reload", pool_id):
                     pool = world.pools[PoolId(pool_id)]
-                    effects += reload.overdue(world, pool, now) + self._readiness(pool, now)
+                    effects += reload.overdue(world, pool, now) + hearing.readiness(
+                        world, pool, now
+                    )
                 case ("retain", _):
-                    effects += runs.forget(world, now)
+                    effects += endings.forget(world, now)
                 case ("session", _):
                     effects += turns.expire(world, now)
+        for pool in moved.values():
+            effects += runs.fill(world, pool, now) + tell(world, pool, now)
         return effects
 
     def _wake(self, now: float) -> list[Effect]:
@@ -327,25 +195,6 @@ class Front:
             return []
         self._armed = when
         return [WakeAt(when)]
-
-    # replicas
-
-    def _readiness(self, pool: Pool, now: float) -> list[Effect]:
-        """Note every replica of the pool that came or went for placement."""
-        pool.repin()
-        effects: list[Effect] = []
-        for replica in pool.replicas.values():
-            servable = replica.servable(now)
-            if servable != replica.was_ready:
-                replica.was_ready = servable
-                if not servable:
-                    self.world.affinity.cooled(replica.replica_id)
-                if servable:
-                    effects.append(notes.ready(pool, replica))
-                else:
-                    why = admission.why_replica(replica, now)
-                    effects.append(notes.unready(pool, replica, why))
-        return effects
 
     # read-only views: no effects, nothing changes
 
@@ -394,9 +243,9 @@ class Front:
         """Return what can be asked for: pools of one engine, model and version together."""
         return views.capabilities(self.world, now)
 
-    def explain(self, request: TaskRequest, now: float) -> PlacementExplained:
+    def explain(self, request: TaskRequest, now: float, identity: str = "") -> PlacementExplained:
         """Return where a task would go now, and why. Raises OrchError(INVALID_PARAMS)."""
-        return explain.explain(self.world, request, now)
+        return explain.explain(self.world, request, identity, now)
 
     def check_worker(self, worker: WorkerRegistration) -> None:
         """Raises OrchError: UNKNOWN_ID for none of ours, PINS_DIFFER for one unlike its set."""
@@ -422,13 +271,3 @@ class Front:
     def gauges(self, now: float) -> dict[str, dict[tuple[str, ...], float]]:
         """Return the same for gauges, from the queues, the leases and the snapshots."""
         return views.gauges(self.world, now)
-
-
-def _repeat(known: Task, event: Submit) -> Accepted:
-    """Answer a task id that is known already. Raises OrchError(TASK_ID_REUSED)."""
-    if known.digest != event.digest:
-        raise OrchError(
-            Kind.TASK_ID_REUSED, f"task {known.task_id} is known already, with another body"
-        )
-    assert known.answer is not None
-    return evolve(known.answer, fresh=False)

@@ -2,7 +2,7 @@
 
 Pure questions. Under the two latter a pool's places are shared: batch has at most its own,
 interactive may take all, and nothing is dropped while a place is free. Who leaves is taken out by
-runs.py; whether there is room is queue.py's.
+endings.py; whether there is room is queue.py's.
 """
 
 from __future__ import annotations

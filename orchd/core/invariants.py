@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from orchd.core.budgets import NOTHING
 from orchd.core.events import Dispatch, Effect
+from orchd.core.fifo import Fifo
 from orchd.core.front import Front
-from orchd.core.queue import Fifo, PoolQueue
+from orchd.core.queue import PoolQueue
 from orchd.core.task import FINAL, LEASED, RUNNING, Life
 from orchd.core.world import World
 from orchd.wire.ids import DeviceMask

@@ -1,6 +1,6 @@
 """The sentences of the log: what happened to a task or a replica, with the fields of ORCH-3027.
 
-Never a prompt, never output. When they are said is decided in front.py and runs.py.
+Never a prompt, never output. When they are said is decided by those who call.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchd.core.events import Level, Note
-from orchd.core.pool import Pool, Replica
+from orchd.core.pool import Pool
+from orchd.core.replica import Replica
 from orchd.core.sessions import Session
 from orchd.core.task import Task
 from orchd.wire.errors import OrchError
+from orchd.wire.quant import quant_of
 from orchd.wire.shapes import TaskRequest
 from orchd.wire.snapshot import Cause
 
@@ -22,6 +24,7 @@ def _of_request(request: TaskRequest) -> dict[str, object]:
         "session_id": request.session_id,
         "engine": request.engine,
         "model_id": request.model_ref,
+        "quant": quant_of(request.model_ref),
         "ctx": request.ctx,
         "priority": request.priority,
     }
@@ -34,8 +37,8 @@ def _of_task(
     queue_time_ms = None
     if task.dispatched_at is not None:
         queue_time_ms = round((task.dispatched_at - task.admitted_at) * 1000)
-    fields = {
-        **_of_request(task.request),
+    fields = _of_request(task.request)
+    fields |= {
         "correlation_id": task.correlation_id,
         "pool_id": task.pool_id,
         "replica_id": task.replica_id,
@@ -45,8 +48,8 @@ def _of_task(
         "actor": "orchd",
         "action": name.removeprefix("task_"),
         "target": task.task_id,
-        **more,
     }
+    fields |= more
     return Note(name, human, level, fields)
 
 
@@ -67,11 +70,12 @@ def admitted(task: Task, position: int, start_ms: int, identity: str) -> Note:
     return _of_task(task, "task_admitted", human, more)
 
 
-def rejected(request: TaskRequest, correlation_id: str, error: OrchError) -> Note:
+def rejected(request: TaskRequest, correlation_id: str, identity: str, error: OrchError) -> Note:
     """A task was refused."""
     fields = {
         **_of_request(request),
         "correlation_id": correlation_id,
+        "identity": identity or None,
         "pool_id": error.fields.pool_id,
         "reason": error.kind,
         "policy_label": error.fields.policy_label,
@@ -85,7 +89,10 @@ def rejected(request: TaskRequest, correlation_id: str, error: OrchError) -> Not
 
 
 def placed(task: Task) -> Note:
-    """A replica was chosen; the decision's log goes with it [ORCH-3906]."""
+    """A replica was chosen; the decision's log goes with it [ORCH-3906].
+
+    Of the filters only those that left somebody out: all of them are in the task's status.
+    """
     log = task.decision
     assert log is not None
     out = [f"{c.replica_id}={c.excluded}" for c in log.considered if c.excluded]
@@ -94,7 +101,7 @@ def placed(task: Task) -> Note:
         "selected": log.selected,
         "considered": [c.replica_id for c in log.considered],
         "excluded": out,
-        "filters_applied": list(log.filters_applied),
+        "filters_applied": sorted({c.excluded for c in log.considered if c.excluded}),
         "tie_breakers_applied": list(log.tie_breakers_applied),
         "pinned": log.pinned,
         "fallback_used": log.fallback_used,
@@ -239,6 +246,7 @@ def _of_replica(pool: Pool, replica: Replica, name: str, human: str, level: Leve
         "engine": pool.spec.engine,
         "engine_version": snapshot.engine_version if snapshot else None,
         "model_id": pool.spec.model_ref,
+        "quant": quant_of(pool.spec.model_ref),
         "reason": cause.kind if cause else None,
         "actor": "orchd",
         "action": name.removeprefix("replica_"),

@@ -30,7 +30,7 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from orchd.core.queue import Backlog
+from orchd.core.fifo import Backlog
 
 # Before a pool has measured itself: an 8B model in 4 bits on a 24 GB card. On the fast side, so
 # that a guess does not refuse a task for its deadline that a measurement would have let in.

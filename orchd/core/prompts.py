@@ -7,7 +7,7 @@ text that is too long. Which texts are counted is workloads.py's.
 from __future__ import annotations
 
 from orchd.core import admission, models, workloads
-from orchd.core.pool import Replica
+from orchd.core.replica import Replica
 from orchd.core.world import World
 from orchd.wire.control import MAX_TEXT_BYTES
 from orchd.wire.errors import Kind, OrchError

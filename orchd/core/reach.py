@@ -1,7 +1,7 @@
 """Which slots a waiting task may get, and which work goes before it there: what prediction counts.
 
 Without required masks that is every slot of the pool and all work before the task. With them it is
-per mask (queue.py has the lanes):
+per mask (fifo.py has the lanes):
 
 * a task that requires a mask counts the slots of that mask; before it go its own lane, and of the
   work for any mask the share that its slots have among all;
@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 
 from orchd.core import wishes
+from orchd.core.fifo import NOTHING, Backlog
 from orchd.core.pool import Pool
 from orchd.core.predict import Slot
-from orchd.core.queue import NOTHING, Backlog
 from orchd.core.task import Task
 from orchd.wire.ids import DeviceMask, TaskId
 from orchd.wire.shapes import Priority, TaskRequest

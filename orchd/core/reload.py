@@ -13,9 +13,10 @@ from typing import Final
 
 from attrs import define, evolve, field, frozen
 
-from orchd.core import admission, notes, runs
+from orchd.core import admission, endings, notes
 from orchd.core.events import AskReload, Effect
-from orchd.core.pool import Pool, Replica
+from orchd.core.pool import Pool
+from orchd.core.replica import Replica
 from orchd.core.world import World
 from orchd.wire.control import model_ref_fault
 from orchd.wire.errors import TABLE, Kind, OrchError
@@ -213,7 +214,7 @@ def _serve(world: World, pool: Pool, model_ref: str, now: float) -> list[Effect]
         effect
         for task in waiting
         if not world.serves(pool, task.request)
-        for effect in runs.orphan(world, task, now)
+        for effect in endings.orphan(world, task, now)
     ]
 
 

@@ -70,6 +70,10 @@ class Sessions:
             return None
         return self.known.get(session_id)
 
+    def keeps(self, session: Session) -> bool:
+        """Return whether it is in the table: it is not over, and no other one has its id."""
+        return self.known.get(session.session_id) is session
+
     def begin(self, session: Session) -> None:
         """A task of the session is admitted: one turn more; new sessions come into the table."""
         self.known[session.session_id] = session
@@ -85,7 +89,7 @@ class Sessions:
         """
         session.live -= 1
         session_id = session.session_id
-        if session.live or self.known.get(session_id) is not session:
+        if session.live or not self.keeps(session):
             return None
         self.idle[session_id] = now + self.ttl_s
         if len(self.idle) <= self.idle_max:

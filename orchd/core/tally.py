@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Final
 
 from orchd.core import wishes
-from orchd.core.pool import Pool, Replica
+from orchd.core.cardinality import Cardinality
+from orchd.core.pool import Pool
+from orchd.core.replica import Replica
 from orchd.core.task import Task
 from orchd.wire.errors import Kind
 from orchd.wire.metrics import BY_NAME
@@ -32,14 +34,18 @@ class Tally:
 
     def __init__(self) -> None:
         self.counts: dict[str, dict[tuple[str, ...], float]] = {}
+        self._cardinality = Cardinality()
         self.candidates_considered = 0
         """By the last placement decision."""
 
     def add(self, name: str, *labels: str, by: float = 1) -> None:
-        """Count. `labels` are the values, as many as the contract names."""
+        """Count. `labels` are the values, as many as the contract names; one past its label's
+        budget is counted as `other` [OC-METRICS-7102]."""
         if len(labels) != len(BY_NAME[name].labels):
             raise ValueError(f"{name} has the labels {BY_NAME[name].labels}, not {labels}")
         counts = self.counts.setdefault(name, {})
+        if labels not in counts:
+            labels = self._cardinality.fit(name, labels)
         counts[labels] = counts.get(labels, 0) + by
 
     def enqueued(self, task: Task, engine_version: str) -> None:

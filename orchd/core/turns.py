@@ -1,7 +1,7 @@
 """A task as a turn of its session: whether it is let in, what it reserves, what it is charged.
 
-The table of sessions is sessions.py's, the arithmetic of an account budgets.py's. Called by
-front.py and runs.py at a task's admission, start and end; nothing here is called per token.
+The table of sessions is sessions.py's, the arithmetic of an account budgets.py's. Called at a
+task's admission, start and end (incoming.py, runs.py, endings.py), never per token.
 """
 
 from __future__ import annotations
@@ -37,16 +37,14 @@ TIMER: Final = ("session", "")
 def let_in(
     world: World, request: TaskRequest, pool: Pool, prompt_tokens: int | None, now: float
 ) -> Turn:
-    """Return the turn that the task is, with its reservation. begin() counts it.
+    """Return the turn that the task would be, with its reservation. Changes nothing: begin() does.
 
-    Raises OrchError: SESSION_OVER for the turn over the limit, and then the session is forgotten;
-    BUDGET_SHORT for a task that could use more than its session has left.
+    Raises OrchError: SESSION_OVER for the turn over the limit, after which end() forgets the
+    session; BUDGET_SHORT for a task that could use more than its session has left.
     """
     known = world.sessions.find(request.session_id, now)
     limits = world.limits
     if known is not None and known.turns >= limits.session_turns:
-        world.sessions.drop(request.session_id)
-        world.affinity.forget(request.session_id)
         raise OrchError(
             Kind.SESSION_OVER,
             f"$.session_id: session {request.session_id} had its {known.turns} turns and is over",
@@ -69,6 +67,12 @@ def begin(world: World, turn: Turn) -> None:
     if turn.held is not NOTHING:
         turn.session.account.hold(turn.held)
     world.sessions.begin(turn.session)
+
+
+def end(world: World, session_id: SessionId) -> Session | None:
+    """Forget a session; its tasks go on. Returns it, if it was known."""
+    world.affinity.forget(session_id)
+    return world.sessions.drop(session_id)
 
 
 def tight(world: World, request: TaskRequest, now: float) -> bool:
@@ -176,8 +180,8 @@ def expire(world: World, now: float) -> list[Effect]:
 
 def delete(world: World, session_id: SessionId) -> list[Effect]:
     """Forget a session on request; its tasks go on. One that is not known is no error."""
-    session = world.sessions.drop(session_id)
-    return [] if session is None else [_ended(world, session, "deleted")]
+    session = end(world, session_id)
+    return [] if session is None else [notes.session_over(session, "deleted")]
 
 
 def _ended(world: World, session: Session, reason: str) -> Note:

@@ -7,7 +7,8 @@ from itertools import islice
 from orchd.core import models, reach, turns, wishes
 from orchd.core.admission import why_unready
 from orchd.core.forecast import Outlook
-from orchd.core.pool import Pool, Replica
+from orchd.core.pool import Pool
+from orchd.core.replica import Replica
 from orchd.core.tally import of_replica
 from orchd.core.task import Life, Task
 from orchd.core.world import World
@@ -30,7 +31,10 @@ from orchd.wire.shapes import (
     Workload,
 )
 
-FEATURES = ("cancel", "idempotent_tasks", "resume", "tokenize")
+FEATURES = (
+    *("artifacts", "cancel", "catalog", "explain", "idempotent_tasks", "placement", "resume"),
+    *("sessions", "tokenize"),
+)
 STRICT = "strict_determinism"
 
 Values = dict[tuple[str, ...], float]

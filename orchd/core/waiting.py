@@ -1,7 +1,7 @@
 """Into a pool's queue and out of it: everything that is kept of a task because it waits.
 
 That is its place, the timer of its deadline, and the memory that its prompt takes. Who comes and
-goes, and why, is decided in front.py and runs.py.
+goes, and why, is decided in incoming.py, runs.py and endings.py.
 """
 
 from __future__ import annotations

@@ -39,6 +39,15 @@ def due_at(dog: Watchdog, task: Task) -> float:
     return min(ends)
 
 
+def look_at(dog: Watchdog, task: Task) -> float:
+    """Return when a job that starts now is looked at first: before any of its limits can pass.
+
+    With its first token another limit holds; so that one costs no timer.
+    """
+    assert task.dispatched_at is not None
+    return min(due_at(dog, task), task.dispatched_at + dog.idle_s)
+
+
 def verdict(dog: Watchdog, task: Task, now: float) -> OrchError | None:
     """Return the error of a running task that has passed a limit, or None."""
     if now < due_at(dog, task):

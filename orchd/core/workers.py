@@ -1,12 +1,12 @@
 """Whether a worker that registers belongs to its set [ORCH-3046].
 
-A question to the state: what is placed on is decided by snapshots (pool.py). Said here as well, the
-worker's operator reads at once why it would get no work.
+A question to the state: what is placed on is decided by snapshots (replica.py). Said here as well,
+the worker's operator reads at once why it would get no work.
 """
 
 from __future__ import annotations
 
-from orchd.core.pool import pins_of
+from orchd.core.replica import pins_of
 from orchd.core.world import World
 from orchd.wire.control import WorkerRegistration
 from orchd.wire.errors import Kind, OrchError

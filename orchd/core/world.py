@@ -1,6 +1,7 @@
 """All state of the core in one place: pools, tasks, timers, counts.
 
-Nothing here decides: front.py changes it, the views read it, the invariants check it.
+Nothing here decides: front.py and whom it calls change it, the views read it, the invariants check
+it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from orchd.core.affinity import Affinity
 from orchd.core.budgets import UNBOUNDED, Budget
 from orchd.core.decisions import Decisions
 from orchd.core.models import Models
-from orchd.core.pool import Pool, PoolSpec, Replica
+from orchd.core.pool import Pool, PoolSpec
+from orchd.core.replica import Replica
 from orchd.core.sessions import Sessions
 from orchd.core.tally import Tally
 from orchd.core.task import Task
@@ -77,20 +79,12 @@ class World:
         self.limits = limits
         self.version = Version()
         """Of the topology: bumped by what changes in pools and replicas."""
-        self.pools: dict[PoolId, Pool] = {
-            spec.pool_id: Pool(spec=spec, version=self.version)
-            for spec in sorted(specs, key=lambda s: s.pool_id)
-        }
-        if len(self.pools) != len(specs):
-            raise ValueError("two pools have the same id")
+        self.pools: dict[PoolId, Pool] = {}
+        """By id, and in the order of ids."""
         self.serving: dict[tuple[EngineId, str], list[Pool]] = {}
-        self.index()
         self.home: dict[ReplicaId, Pool] = {}
-        for pool in self.pools.values():
-            self.home.update(dict.fromkeys(pool.replicas, pool))
-        if len(self.home) != sum(len(spec.replica_ids) for spec in specs):
-            raise ValueError("two pools have the same replica")
-        self.engines = frozenset(pool.spec.engine for pool in self.pools.values())
+        self.engines: frozenset[EngineId] = frozenset()
+        self.add(specs)
         self.tasks: dict[TaskId, Task] = {}
         """All that are known, in the order of admission."""
         self.retained: OrderedDict[TaskId, float] = OrderedDict()
@@ -107,6 +101,20 @@ class World:
         self.admitted = 0
         self.affinity = Affinity(limits.affinity_s, limits.affinity_max)
         self.decisions = Decisions()
+
+    def add(self, specs: Sequence[PoolSpec]) -> None:
+        """Take pools in. Raises ValueError when two share an id or a replica."""
+        pools = [*self.pools.values(), *(Pool(spec=s, version=self.version) for s in specs)]
+        by_id = {p.spec.pool_id: p for p in sorted(pools, key=lambda p: p.spec.pool_id)}
+        if len(by_id) != len(pools):
+            raise ValueError("two pools have the same id")
+        home = {replica: pool for pool in by_id.values() for replica in pool.replicas}
+        if len(home) != sum(len(pool.spec.replica_ids) for pool in pools):
+            raise ValueError("two pools have the same replica")
+        self.pools, self.home = by_id, home
+        self.engines = frozenset(pool.spec.engine for pool in pools)
+        self.index()
+        self.version.bump()
 
     def index(self) -> None:
         """Find out anew which pools serve which model: at the start, and after a reload."""

@@ -7,6 +7,7 @@ one step. Routes ask it; links report to it. How frames are written is in relay.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final, assert_never
 
 import trio
@@ -32,6 +33,7 @@ from orchd.core.events import (
     Moved,
     Note,
     Observe,
+    PoolsAdded,
     Progress,
     Refused,
     ReloadPool,
@@ -51,6 +53,7 @@ from orchd.edge.disk import Disk
 from orchd.edge.gather import Gather
 from orchd.edge.links import Link
 from orchd.edge.relay import Stream
+from orchd.edge.reread import Change, compare
 from orchd.edge.scrape import Tally
 from orchd.edge.tokens import Counted, Tokenizers
 from orchd.kit import log
@@ -108,11 +111,9 @@ class App:
         self._all_done = trio.Event()
         batch_ms = settings.sse.microbatch_ms
         self._gather = Gather(batch_ms / 1000) if batch_ms else None
-        self._links: dict[ReplicaId, Link] = {
-            replica: Link(replica, settings.pool_socket(replica), self.handle, self._gather)
-            for pool in settings.pools
-            for replica in pool.replica_ids
-        }
+        self._links = self._links_of(settings.pools)
+        self._nursery: trio.Nursery | None = None
+        """Of the links, while they run."""
         self._control = Control(settings, self.handle)
         self._beat_at = -math.inf
         self._wake_at: float | None = None
@@ -134,9 +135,9 @@ class App:
         assert answer is not None, "core answers every Submit"
         return answer
 
-    def explain(self, request: TaskRequest) -> PlacementExplained:
+    def explain(self, request: TaskRequest, identity: str) -> PlacementExplained:
         """Return where a task would go. Raises OrchError when it contradicts itself."""
-        return self.front.explain(request, trio.current_time())
+        return self.front.explain(request, trio.current_time(), identity)
 
     async def cancel(self, task_id: TaskId) -> None:
         """Cancel a task. When this returns, no token frame of it leaves any more [ORCH-3026]."""
@@ -217,6 +218,27 @@ class App:
                     pool_id=pool_id,
                 )
         self.handle(ReloadPool(pool_id, model_ref))
+
+    def reread(self, settings: Settings) -> Change:
+        """Put into effect what can change while streams run; return what did, and what did not."""
+        change = compare(self.settings, settings)
+        self.settings = change.settings
+        if change.added:
+            self.handle(PoolsAdded(tuple(_spec(p, str(settings.base)) for p in change.added)))
+            self.tokenizers.add(settings, change.added)
+            links = self._links_of(change.added)
+            self._links.update(links)
+            if self._nursery is not None:
+                for link in links.values():
+                    self._nursery.start_soon(link.run)
+        return change
+
+    def _links_of(self, pools: Iterable[Pool]) -> dict[ReplicaId, Link]:
+        return {
+            replica: Link(replica, self.settings.pool_socket(replica), self.handle, self._gather)
+            for pool in pools
+            for replica in pool.replica_ids
+        }
 
     # the one door
 
@@ -319,6 +341,7 @@ class App:
             await self.disk.open()
             await self.catalog.open()
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 for link in self._links.values():
                     nursery.start_soon(link.run)
                 nursery.start_soon(self._control.run)
@@ -359,11 +382,11 @@ class App:
                 self.handle(Tick())
 
     async def _pulse(self) -> None:
-        metrics_s = self.settings.sse.metrics_period_ms / 1000
-        narration_s = self.settings.sse.narration_period_ms / 1000
-        heartbeat_s = self.settings.sse.heartbeat_ms / 1000
         next_metrics = next_beat = trio.current_time()
         while True:
+            metrics_s = self.settings.sse.metrics_period_ms / 1000
+            narration_s = self.settings.sse.narration_period_ms / 1000
+            heartbeat_s = self.settings.sse.heartbeat_ms / 1000
             self._beat_at = trio.current_time()
             await trio.sleep(PULSE_S)
             now = trio.current_time()

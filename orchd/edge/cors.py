@@ -38,33 +38,27 @@ class Cors:
     async def __call__(self, request: Request) -> Answer:
         """Answer one request; a preflight is answered here. Raises OrchError."""
         origin = request.headers.get("origin")
-        if origin not in self.origins:
-            return _varied(await self.handler(request))
-        assert origin is not None
-        allowed: Headers = (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
-        if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
-            return Response(
-                204,
-                headers=(
-                    *allowed,
-                    ("Access-Control-Allow-Methods", _METHODS),
-                    ("Access-Control-Allow-Headers", _ASKED),
-                    ("Access-Control-Max-Age", str(MAX_AGE_S)),
-                ),
-            )
+        more: Headers = (("Vary", "Origin"),)  # another origin may get another answer
+        if origin is not None and origin in self.origins:
+            more = (("Access-Control-Allow-Origin", origin), *more)
+            if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+                return Response(
+                    204,
+                    headers=(
+                        *more,
+                        ("Access-Control-Allow-Methods", _METHODS),
+                        ("Access-Control-Allow-Headers", _ASKED),
+                        ("Access-Control-Max-Age", str(MAX_AGE_S)),
+                    ),
+                )
+            more = (*more, ("Access-Control-Expose-Headers", _SHOWN))
         try:
             answer = await self.handler(request)
         except OrchError as exc:  # a page could not read an error without the headers
             answer = error_response(exc)
-        shown = ("Access-Control-Expose-Headers", _SHOWN)
-        return evolve(answer, headers=(*answer.headers, *allowed, shown))
+        return evolve(answer, headers=(*answer.headers, *more))
 
 
 def allowing(origins: Collection[str], handler: Handler) -> Handler:
     """Return the handler, as pages of these origins may use it; none: just as it is."""
     return Cors(frozenset(origins), handler) if origins else handler
-
-
-def _varied(answer: Answer) -> Answer:
-    """Say that another origin may get another answer: caches keep them apart."""
-    return evolve(answer, headers=(*answer.headers, ("Vary", "Origin")))

@@ -160,13 +160,14 @@ class Stream:
 
     def feed(self, count: int, frames: bytes) -> None:
         """Append `count` token frames just received; pump() passes them on."""
+        first = self._token_at is None
+        if first and self._first is not None and not (self.sealed or self.done):
+            self._first(self.task_id)  # ends the stream when its deadline has just passed
         if self.sealed or self.done:
             return
-        if self._token_at is None:
+        if first:
             self._token_at, self._token_id = len(self.log), self.next_id
             self.urgent = True
-            if self._first is not None:
-                self._first(self.task_id)
         self.tokens += count
         self.next_id += count
         self.log += frames

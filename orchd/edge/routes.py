@@ -23,6 +23,7 @@ from orchd.edge.auth import Guard
 from orchd.edge.limits import budget_headers
 from orchd.edge.relay import Reader
 from orchd.edge.scrape import page
+from orchd.kit import log
 from orchd.kit.http import Request, Response, Sink, Streaming, json_response, require_json
 from orchd.wire import codec
 from orchd.wire.control import (
@@ -56,6 +57,8 @@ class Routes:
         """Answer one request. Raises OrchError."""
         identity = self.guard.identity(request)
         handler, named = self._find(request)
+        if (wish := _TOLD.get(handler)) is not None:
+            _tell(wish, identity, named)
         return await handler(self, Asked(request, identity, named))
 
     def _find(self, request: Request) -> tuple[_Served, str]:
@@ -116,7 +119,8 @@ class Routes:
 
     async def _explain(self, asked: Asked) -> Answer:
         require_json(asked.request)
-        return json_response(self.app.explain(_body(TaskRequest, asked.request)))
+        wanted = _body(TaskRequest, asked.request)
+        return json_response(self.app.explain(wanted, asked.identity))
 
     async def _cancel(self, asked: Asked) -> Answer:
         await self.app.cancel(_task_id(asked.named))
@@ -208,6 +212,34 @@ ROUTES: Final[tuple[tuple[str, str, _Served], ...]] = (
     ("GET", "/readyz", Routes._ready),
 )
 """What is served where. Each row has its like in tools/openapi: a test compares them."""
+
+
+_TOLD: Final[dict[_Served, str]] = {
+    Routes._cancel: "cancel task",
+    Routes._end_session: "end session",
+    Routes._drain: "drain pool",
+    Routes._reload: "reload pool",
+    shelves.register_model: "register a model",
+    shelves.remove_model: "remove model",
+    shelves.verify_model: "verify model",
+    shelves.change_model_state: "change the state of model",
+    shelves.store_artifact: "store an artifact",
+    shelves.remove_artifact: "remove artifact",
+}
+"""What is told of whoever asks for a change, allowed or not [AUTH-1008]. Tasks carry who sent them
+in their own events, and a worker says itself that it registered."""
+
+
+def _tell(wish: str, identity: str, named: str) -> None:
+    target = named[:128]
+    log.event(
+        "change_asked",
+        f"{identity} asks to {wish} {target}".rstrip() + ".",
+        identity=identity,
+        actor=identity,
+        action=wish.partition(" ")[0],
+        target=target or None,
+    )
 
 
 def _by_path() -> dict[tuple[str, ...], dict[str, _Served]]:

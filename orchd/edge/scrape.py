@@ -21,6 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from orchd.core.cardinality import Cardinality, added_up, left_out
 from orchd.core.events import Observe
 from orchd.core.front import Front
 from orchd.wire.ids import PoolId
@@ -49,12 +50,14 @@ class Tally:
             for metric in METRICS
             if metric.type is MetricType.HISTOGRAM
         }
+        self._cardinality = Cardinality()
         self.registry.register(_FromCore(front, self.drops, self.verifications))
 
     def observe(self, effect: Observe) -> None:
         """Count one observation."""
         labels = (effect.engine, effect.engine_version, effect.pool_id, effect.priority)
-        self._histograms[effect.metric].labels(*labels).observe(effect.value_ms)
+        kept = self._cardinality.fit(effect.metric, labels)
+        self._histograms[effect.metric].labels(*kept).observe(effect.value_ms)
 
     def dropped(self, pool_id: PoolId, event: str, count: int) -> None:
         """Count frames that readers which were behind did not get."""
@@ -84,10 +87,10 @@ class _FromCore(Collector):
                 family: CounterMetricFamily | GaugeMetricFamily = CounterMetricFamily(
                     metric.name, metric.help, labels=metric.labels
                 )
-                values = counters.get(metric.name, {})
+                values = added_up(metric.name, counters.get(metric.name, {}))
             elif metric.type is MetricType.GAUGE:
                 family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-                values = gauges.get(metric.name, {})
+                values = left_out(metric.name, gauges.get(metric.name, {}))
             else:
                 continue
             for labels, value in values.items():

@@ -5,12 +5,13 @@ When a prompt must be counted, and by whom, is core/prompts.py's; the answer is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import trio
 from attrs import frozen
 
-from orchd.config.schema import Settings
+from orchd.config.schema import Pool, Settings
 from orchd.core import workloads
 from orchd.core.front import Front
 from orchd.kit import log
@@ -43,12 +44,16 @@ class Tokenizers:
 
     def __init__(self, front: Front, settings: Settings) -> None:
         self._front = front
-        self._clients = {
-            replica: Client(Target.unix(settings.pool_socket(replica)), max_idle=1)
-            for pool in settings.pools
-            for replica in pool.replica_ids
-        }
-        self._turns = {replica: trio.CapacityLimiter(AT_ONCE) for replica in self._clients}
+        self._clients: dict[ReplicaId, Client] = {}
+        self._turns: dict[ReplicaId, trio.CapacityLimiter] = {}
+        self.add(settings, settings.pools)
+
+    def add(self, settings: Settings, pools: Iterable[Pool]) -> None:
+        """Take pools in."""
+        for replica in (replica for pool in pools for replica in pool.replica_ids):
+            target = Target.unix(settings.pool_socket(replica))
+            self._clients[replica] = Client(target, max_idle=1)
+            self._turns[replica] = trio.CapacityLimiter(AT_ONCE)
 
     def close(self) -> None:
         """Close the connections to the pools."""

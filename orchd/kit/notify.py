@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -40,6 +41,11 @@ class Notifier:
     def status(self, text: str) -> bool:
         """Replace the line that systemctl status shows. False: there was no room, say it later."""
         return self._send(_line(text))
+
+    def reloading(self) -> None:
+        """RELOADING=1: until READY=1 follows, `systemctl reload` waits (sd_notify(3))."""
+        now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={now_us}", WAIT_S)
 
     def stopping(self, status: str) -> None:
         """STOPPING=1: the orderly stop has begun."""

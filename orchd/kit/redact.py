@@ -18,6 +18,8 @@ _LOOKS: Final = re.compile(
     r"""
     (?P<scheme>\b(?:bearer|basic)\s+)(?!(?:tokens?|auth)(?![\w~+/=-]|\.\w))[\w.~+/=-]{4,}
     | (?P<user>://[^/\s:@]*:)[^/\s@]+(?=@)                    # https://user:password@host
+    | (?P<signed>[?&](?:[\w-]*-)?                              # what a signed URL carries
+        (?:signature|sig|credential|(?:aws)?accesskey(?:id)?|key|policy|code)=)[^\s"'&\#]{4,}
     | (?P<option>--(?:[\w-]*-)?(?:token|secret|password|passwd|api-?key)\s+)[^\s"']{4,}
     | (?!token:[0-9a-f]{6}(?![\w~+/=-]))                      # a fingerprint [AUTH-1008]
       (?P<key>["']?(?:[\w-]*[_-])?(?:token|secret|password|passwd|api[_-]?key|authorization|cookie)
@@ -28,6 +30,7 @@ _LOOKS: Final = re.compile(
 )
 _HINTS: Final = (
     *("bearer", "basic", "://", "token", "secret", "passw", "key", "authoriz", "cookie"),
+    *("sig=", "signature=", "credential=", "policy=", "code="),
     *("hf_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "akia"),
 )
 """One of these, case-folded, stands in whatever _LOOKS finds: ten times cheaper to look for."""
@@ -75,4 +78,5 @@ def is_secret_name(name: str) -> bool:
 
 def _blank(match: re.Match[str]) -> str:
     groups = match.groupdict()
-    return (groups["scheme"] or groups["user"] or groups["option"] or groups["key"] or "") + SHOWN
+    kept = (groups[name] for name in ("scheme", "user", "signed", "option", "key"))
+    return next(filter(None, kept), "") + SHOWN

@@ -116,7 +116,7 @@ def _pool(advice: str, exit_code: int = _UNAVAILABLE, fault: Fault = "operator")
 
 TABLE: dict[Kind, Row] = {
     Kind.INVALID_PARAMS: _bad(400, "Correct the named field and send the request again."),
-    Kind.UNKNOWN_ID: _bad(404, "Check the id; ended tasks are forgotten after a while."),
+    Kind.UNKNOWN_ID: _bad(404, "Check the id; what has ended is forgotten after a while."),
     Kind.UNKNOWN_ROUTE: _bad(404, "See GET /v1/capabilities and the README for what is served."),
     Kind.METHOD_NOT_ALLOWED: _bad(405, "Use a method that the Allow header names."),
     Kind.MALFORMED_HTTP: _bad(400, "Send well-formed HTTP/1.1 or HTTP/2.", _PROTOCOL),

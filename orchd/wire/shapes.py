@@ -248,7 +248,7 @@ class DecisionLog:
     snapshot_version: Count = Count(0)
 
 
-class Outcome(enum.StrEnum):
+class PlacementOutcome(enum.StrEnum):
     """What would become of a task."""
 
     ASSIGNED = "assigned"
@@ -261,7 +261,7 @@ class Outcome(enum.StrEnum):
 class PlacementExplained:
     """The body of `POST /v1/placement/explain`: what would become of a task that came now."""
 
-    outcome: Outcome
+    outcome: PlacementOutcome
     pool_id: PoolId | None = None
     replica_id: ReplicaId | None = None
     """None: it would wait, and its replica is chosen when a slot is free."""

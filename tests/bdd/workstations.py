@@ -30,16 +30,13 @@ ctx = 8192
 
 ONE_EACH: Final = "queue = { interactive = 1, batch = 1 }"
 WORKSTATIONS: Final = {
-    # Two unlike GPUs. A pool over both of them; three whose queues hold one task a class, one for
-    # each policy.
-    "shared": SIMULATED
-    + pool("both", replicas="[[0], [1]]")
-    + pool("narrow", more=ONE_EACH)
-    + pool("lru", more=f'{ONE_EACH}\nfull_policy = "drop-lru"')
-    + pool("shed", replicas="[[1]]", more=f'{ONE_EACH}\nfull_policy = "shed-low-priority"'),
-    # Two pools that serve one model; one over both GPUs; one to be drained and reloaded; one whose
-    # engine dies under every task, one whose engine falls silent.
+    # Two unlike GPUs. A pool over both of them, and one whose queues hold one task a class.
+    "shared": SIMULATED + pool("both", replicas="[[0], [1]]") + pool("narrow", more=ONE_EACH),
+    # A pool for each policy that makes room; two that serve one model; one over both GPUs; one to
+    # be drained and reloaded; one whose engine dies under every task, one whose falls silent.
     "varied": SIMULATED
+    + pool("lru", more=f'{ONE_EACH}\nfull_policy = "drop-lru"')
+    + pool("shed", replicas="[[1]]", more=f'{ONE_EACH}\nfull_policy = "shed-low-priority"')
     + pool("large", model="pair")
     + pool("small", model="pair", replicas="[[1]]")
     + pool("both", replicas="[[0], [1]]")

@@ -10,7 +10,7 @@ from orchd.kit.http import json_response
 from orchd.wire import codec
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count
-from orchd.wire.shapes import Outcome, PlacementExplained, TaskRequest
+from orchd.wire.shapes import PlacementExplained, PlacementOutcome, TaskRequest
 from tests.cli.peer import STARTED, end, stream
 from tests.wire import golden
 
@@ -42,10 +42,10 @@ def test_it_says_where_and_why_not_elsewhere(peer, orchctl):
 def test_a_task_that_would_wait_and_one_that_would_be_refused(peer, orchctl):
     log = evolve(EXPLAINED.decision, selected=None, tie_breakers_applied=("load_asc",))
     waits = evolve(
-        EXPLAINED, outcome=Outcome.QUEUED, replica_id=None, queue_position=Count(3),
+        EXPLAINED, outcome=PlacementOutcome.QUEUED, replica_id=None, queue_position=Count(3),
         predicted_start_ms=Count(4000), predicted_end_ms=None, decision=log,
     )  # fmt: skip
-    refused = PlacementExplained(outcome=Outcome.REFUSED, refusal=UNREADY, decision=log)
+    refused = PlacementExplained(outcome=PlacementOutcome.REFUSED, refusal=UNREADY, decision=log)
     peer.say("POST", PATH, json_response(waits), json_response(refused))
     ran = orchctl("explain", "--url", peer.url)
     assert ran.out.startswith(

@@ -176,8 +176,9 @@ def test_the_suite_in_the_foreground(up):
         each.send_signal(signal.SIGINT)
         _, told = each.communicate(timeout=WAIT_S)
         assert each.returncode in (0, 75, 130), told  # ended, on the killed one, or by Ctrl-C
+    begun = sum(event["event"] == "task_started" for event in up.events())
     long = up.start("run", "--url", up.url, "--max-tokens", "20", "x", stdout=-1, stderr=-1)
-    wait_for(lambda: {} if '"slots_active":1' in up.ctl("pools", "--json").stdout else None)
+    up.event("task_started", begun + 1)
     up.popen.send_signal(signal.SIGINT)
     assert up.popen.wait(WAIT_S) == 130
     text, told = long.communicate(timeout=WAIT_S)

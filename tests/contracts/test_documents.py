@@ -13,9 +13,11 @@ import pytest
 import yaml
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
+from orchd.catalog import artifacts
 from orchd.edge.auth import OPEN_PATHS
 from orchd.edge.routes import ROUTES
 from orchd.wire import codec, sse
+from orchd.wire.artifacts import ArtifactUpload
 from orchd.wire.control import API_VERSION
 from orchd.wire.errors import TABLE, Envelope, Kind
 from orchd.wire.shapes import Token
@@ -121,6 +123,16 @@ def test_an_example_fits_its_schema_and_the_codec(row_id: str, example: examples
                 orjson.loads(event.data),
             )
             codec.loads(cls, event.data.encode())
+
+
+def test_the_artifact_of_the_examples_is_named_as_orchd_names_it() -> None:
+    (sent,) = examples.of("storeArtifact")
+    upload = codec.structure(ArtifactUpload, sent.body)
+    record = codec.unstructure(artifacts.name(artifacts.plain(upload), sent.answer["created_ms"]))
+    assert sent.answer.items() <= record.items()
+    (read,) = examples.of("getArtifact")
+    assert read.answer == record | {"content": upload.content}
+    assert read.path.endswith(record["id"])
 
 
 @pytest.mark.parametrize("plane", PLANES)

@@ -18,7 +18,8 @@ import trio
 
 from orchd.kit.client import Client, Target
 from tests.sockets.suite import SIMULATED, Suite, mock_pool
-from tests.sockets.talk import get
+from tests.sockets.talk import get, post
+from tools.openapi import examples
 from tools.openapi.document import OPERATIONS
 from tools.openapi.table import Plane
 
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-of-the-contract-tests"
 HOOKS = "tests.contracts.hooks"  # not imported here: schemathesis takes a second to load
+ROWS = {row.id: row for row in OPERATIONS}
 RUN_S = 90.0
 """A run takes 10 s where nothing else runs."""
 
@@ -83,6 +85,11 @@ async def test_the_daemon_answers_as_its_document_says(
     suite: Suite, plane: Plane, tmp_path: Path
 ) -> None:
     mark = len(suite.events)
+    client = Client(Target.parse(f"http://127.0.0.1:{suite.port}"), token=TOKEN)
+    if plane == "control":  # what the examples that read them name
+        for row_id in ("registerModel", "storeArtifact"):
+            sent = examples.of(row_id)[0]
+            assert (await post(client, ROWS[row_id].path, sent.body)).status == sent.status
     said, found = await trio.to_thread.run_sync(run, suite, plane, tmp_path)
     for row in OPERATIONS:
         if row.plane == plane:
@@ -91,7 +98,6 @@ async def test_the_daemon_answers_as_its_document_says(
             assert row.open or 401 in statuses, f"{row.id} was never asked without a token"
     wrong = [e for e in suite.events[mark:] if e.get("level") == "error" or "traceback" in e]
     assert wrong == []
-    client = Client(Target.parse(f"http://127.0.0.1:{suite.port}"), token=TOKEN)
     with trio.fail_after(10):
         while (await get(client, "/v1/pools/demo/health"))["metrics"]["slots_active"]:
             await trio.sleep(0.05)

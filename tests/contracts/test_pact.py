@@ -16,17 +16,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import pytest
 
+from orchd.cli.program import VERBS, program
 from tests.sockets.suite import SIMULATED, Suite, mock_pool
 from tools.openapi.document import OPERATIONS, document
 from tools.openapi.table import EVENTS, JSON
-from tools.pactfile import runs
+from tools.pactfile import asks
 from tools.pactfile.record import FILE, record
+from tools.pactfile.runs import RUNS
 
 ROOT = Path(__file__).parents[2]
 VERIFY_S = 60.0
+KEYS = """queue = { interactive = 1, batch = 1 }
+workloads = ["completion", "embedding", "rerank"]"""
 INTERACTIONS = json.loads(FILE.read_text())["interactions"]
 
 
@@ -56,6 +61,16 @@ def test_an_interaction_is_one_of_the_documents(one: dict[str, Any]) -> None:
         assert [str(fault) for fault in validator.iter_errors(body["content"])] == []
 
 
+@pytest.mark.req("CDC-PACT")
+def test_every_verb_that_asks_orchd_is_in_the_pact() -> None:
+    asking = set(VERBS) - {"up", "config"}  # these two talk to no daemon
+    assert {run.arguments[0] for run in RUNS} == asking
+    for name in ("models", "artifacts"):
+        group = program.get_command(click.Context(program), name)
+        assert isinstance(group, click.Group)
+        assert {run.arguments[1] for run in RUNS if run.arguments[0] == name} == set(group.commands)
+
+
 @pytest.mark.slow
 @pytest.mark.req("CDC-PACT")
 def test_orchctl_asks_what_the_pact_says_and_can_use_the_answers(tmp_path: Path) -> None:
@@ -64,7 +79,7 @@ def test_orchctl_asks_what_the_pact_says_and_can_use_the_answers(tmp_path: Path)
 
 @contextmanager
 def daemon(folder: Path, pool: str) -> Iterator[Suite]:
-    with Suite(folder, f'auth_token = "{runs.TOKEN}"\n{SIMULATED}{pool}') as suite:
+    with Suite(folder, f'auth_token = "{asks.TOKEN}"\n{SIMULATED}{pool}') as suite:
         yield suite
 
 
@@ -100,16 +115,23 @@ def verified(suite: Suite, states: str, file: Path = FILE) -> tuple[bool, str]:
 @pytest.mark.slow
 @pytest.mark.req("CDC-PACT")
 def test_a_ready_daemon_keeps_the_pact(tmp_path: Path) -> None:
-    pool = mock_pool(engine="tokens_per_s = 50", queue="queue = { interactive = 1, batch = 1 }")
+    pool = mock_pool(engine="tokens_per_s = 50", queue=KEYS)
+    # one that drains and reloads may have
+    pool += mock_pool().replace('"demo"', '"spare"').replace("mock:lorem", "mock:spare")
+    states = [
+        *(asks.READY, asks.QUEUED, asks.ENDED, asks.FULL, asks.SESSION),
+        *(asks.EMBEDDED, asks.RERANKED),
+        *(asks.MODEL, asks.NO_MODEL, asks.ARTIFACT, asks.NO_ARTIFACT),
+    ]
     with daemon(tmp_path, pool) as suite:
         suite.wait_ready()
-        kept, said = verified(suite, f"{runs.READY}|{runs.QUEUED}|{runs.ENDED}|{runs.FULL}")
+        kept, said = verified(suite, "|".join(states))
         assert kept, said
         broken = tmp_path / FILE.name
         broken.write_text(
             FILE.read_text().replace('"policy_label": "reject"', '"policy_label": "-"')
         )
-        kept, said = verified(suite, runs.FULL, broken)
+        kept, said = verified(suite, asks.FULL, broken)
         assert not kept
         assert "policy_label" in said
 
@@ -120,5 +142,5 @@ def test_an_unready_daemon_keeps_the_pact(tmp_path: Path) -> None:
     pool = mock_pool(engine="faults = { load_ms = 600000 }")
     with daemon(tmp_path, pool) as suite:
         suite.wait_event("ready")
-        kept, said = verified(suite, runs.UNREADY)
+        kept, said = verified(suite, asks.UNREADY)
         assert kept, said

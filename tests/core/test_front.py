@@ -48,11 +48,13 @@ def test_a_placement_is_logged_with_its_decision_and_counted() -> None:
     house.see(unready("demo:0"), snapshot("demo:1"), snapshot("demo:2", vram_free_bytes=2000))
     note = of(house.submit(1), Note)[1]
     said = {key: note.fields[key] for key in (
-        "selected", "considered", "excluded", "tie_breakers_applied", "pinned", "fallback_used",
+        "selected", "considered", "excluded", "filters_applied", "tie_breakers_applied", "pinned",
+        "fallback_used",
     )}  # fmt: skip
     assert (note.name, said) == ("task_placed", {
         "selected": "demo:2", "considered": ["demo:0", "demo:1", "demo:2"],
-        "excluded": ["demo:0=not_ready"], "tie_breakers_applied": ["vram_free_bytes_desc"],
+        "excluded": ["demo:0=not_ready"], "filters_applied": ["not_ready"],
+        "tie_breakers_applied": ["vram_free_bytes_desc"],
         "pinned": False, "fallback_used": False,
     })  # fmt: skip
     counts = house.front.counters()["placement_decisions_total"]
@@ -108,6 +110,25 @@ def test_the_notes_carry_the_fields_and_never_the_prompt(house: House) -> None:
     assert (first["queue_position"], first["predicted_start_ms"]) == (0, 0)
     assert all(note.human for note in found)
     assert "secret" not in repr(found)
+
+
+# requirements.md, ORCH-3027, word for word
+LOGGED = """job_id, session_id, engine, engine_version, pool_id, replica_id, model_id, quant,
+ctx, kv_warmth, queue_position, predicted_start_ms, queue_time_ms, tokens_in, tokens_out,
+decode_time_ms"""
+
+
+@pytest.mark.req("ORCH-3027", "OC-CORE-1040", "OC-CTRL-2050")
+def test_the_notes_of_a_task_have_every_field_between_them() -> None:
+    ref = "file:/models/tiny-Q4_K_M.gguf"
+    house = House.of(pool(model_ref=ref))
+    house.see(snapshot(model_ref=ref))
+    found = of(house.submit(1, model_ref=ref) + house.finish(1), Note)
+    known = {name: value for note in found for name, value in note.fields.items()}
+    assert {name.strip() for name in LOGGED.split(",")} <= {
+        name for name, value in known.items() if value is not None
+    }
+    assert all(note.fields["quant"] == "Q4_K_M" for note in found)
 
 
 @pytest.mark.req("OC-CORE-1003", "OC-CORE-1004")

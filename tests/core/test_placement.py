@@ -64,7 +64,7 @@ def test_one_reason_excludes_a_replica_and_the_log_says_it(reason: str) -> None:
     assert excluded == {bad.replica_id: reason, "demo:1": None}
 
 
-@pytest.mark.req("ORCH-3901")
+@pytest.mark.req("ORCH-3901", "OC-CORE-1014")
 @pytest.mark.parametrize("unseen", ["vram_free_bytes", "kv_bytes_per_token"])
 def test_what_cannot_be_seen_excludes_nobody(unseen: str) -> None:
     seen: dict[str, Any] = {"vram_free_bytes": 10, "kv_bytes_per_token": 10}

@@ -321,3 +321,14 @@ async def test_core_hears_of_the_first_token_before_a_reader_does() -> None:
         feed(stream, "b")
     assert len(seen) == 1
     assert b"event: token" not in seen[0]
+
+
+@pytest.mark.req("ORCH-3406", "OC-CORE-1022")
+def test_a_first_token_that_comes_with_the_deadline_does_not_follow_the_error() -> None:
+    stream = new_stream()
+    error = OrchError(Kind.DECODE_TIMEOUT, "its deadline passed").envelope()
+    # core looks at the clock first, whatever it is told
+    stream.opened(lambda _: None, lambda _: stream.finish(("error", error)))
+    feed(stream, "late")
+    assert names(sse.Decoder().feed(bytes(stream.log))) == ["started", "error"]
+    assert (stream.tokens, stream.next_id) == (0, 3)

@@ -97,6 +97,7 @@ async def test_a_pool_changes_its_model_while_its_clients_stream(suite_of: Suite
         assert trio.current_time() - begun < 10
         assert (health["model_ref"], health["ready"]) == ("mock:short", True)
         assert {each["snapshot"]["model_ref"] for each in health["replicas"]} == {"mock:short"}
+        await until(incoming, b"event: end")  # who leaves before cancels
     for task in running:
         events = await events_of(client, task["task_id"])
         assert names(events).count("token") >= 150 - 3  # a token may be several words' worth

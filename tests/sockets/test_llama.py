@@ -138,6 +138,30 @@ async def test_a_prompt_that_is_too_long_is_refused_before_it_is_queued(
     client.close()
 
 
+@pytest.mark.req("OC-CORE-1015")
+async def test_all_of_the_context_that_is_told_can_be_used(
+    suite_of: SuiteOf, llama_command: Command, tiny_gguf: Path, fake_nvml: FakeNvml
+) -> None:
+    env = fake_nvml.env | dict(llama_command[1])
+    suite = suite_of(llama_pool(llama_command, tiny_gguf), env=env, wait=False)
+    await ready_llama(suite, fake_nvml)
+    client = suite.client()
+    (told,) = (await get(client, "/v1/capabilities"))["engines"]
+    ctx, out = told["ctx_max"], 4
+    text, count = "", 0
+    while count < ctx - out:
+        text += "a " if count else "word " * 10
+        asked = {"model_ref": f"file:{tiny_gguf}", "text": text}
+        count = json.loads((await post(client, "/v1/tokenize", asked)).body)["count"]
+    assert count == ctx - out
+    events = await events_of(
+        client,
+        (await submit(client, **ask(tiny_gguf, ctx=ctx, max_tokens=out, prompt=text)))["task_id"],
+    )
+    assert (last(events)["tokens_in"], last(events)["tokens_out"]) == (ctx - out, out)
+    client.close()
+
+
 def two_models(folder: Path, model: Path) -> tuple[Path, Path]:
     """Return a copy of a model, and a file that begins like one."""
     other, bad = folder / "other.gguf", folder / "bad.gguf"

@@ -106,3 +106,10 @@ def test_faults_are_told(repository, capsys, file, text, fault):
 @pytest.mark.req("SPEC-EXTRACT")
 def test_this_repository_is_in_step(capsys):
     assert specs.main(specs.REPOSITORY, ["--check"]) == 0, capsys.readouterr().out
+
+
+def test_no_two_pages_have_one_number_and_the_index_has_them_all() -> None:
+    names = [page.name for page in specs.pages(specs.REPOSITORY)]
+    assert len({name[:2] for name in names}) == len(names)
+    index = (specs.REPOSITORY / "specs/00-index.md").read_text()
+    assert all(f"[{name[:2]}]({name}.md)" in index for name in names if name[:2] != "00")

@@ -21,12 +21,13 @@ from attrs import define, field, frozen
 from orchd.wire.sse import Decoder, Event
 from tests.lab.machine import Machine
 from tests.lab.rootfs import Suite
-from tests.lab.venv import REPOSITORY, project_layer
+from tests.lab.venv import PREFIX, REPOSITORY, project_layer
 
 T = TypeVar("T")
 FRONT = Path("/run/orchd/orchd.sock")
 CONFIG = "/etc/orchd/orchd.toml"
 TOKEN_FILE = "/etc/credstore/orchd.auth_token"
+GENERATOR = Path("/usr/lib/systemd/system-generators/orchd-generator")
 PORT = 8484
 ANSWER_S = 20.0  # eight suites on two cores
 READY_S = 30.0
@@ -85,7 +86,8 @@ def installed(suite: Suite, layer: Path) -> list[Path]:
     """Fill `layer` with the suite as a package would install it; returns all layers, top first."""
     layers = project_layer(suite, layer)
     places = {
-        "usr/lib/systemd/system": sorted((REPOSITORY / "units").iterdir()),
+        "usr/lib/systemd/system": sorted((REPOSITORY / "units").glob("*.*")),
+        "usr/lib/systemd/user": sorted((REPOSITORY / "units/user").iterdir()),
         "usr/lib/sysusers.d": [REPOSITORY / "packaging/orchd.sysusers.conf"],
         "usr/lib/tmpfiles.d": [REPOSITORY / "packaging/orchd.tmpfiles.conf"],
     }
@@ -95,6 +97,14 @@ def installed(suite: Suite, layer: Path) -> list[Path]:
             target = layer / place / source.name
             target.write_bytes(source.read_bytes())
             target.chmod(0o644)
+    program = (REPOSITORY / "packaging/orchd-generator").read_text()
+    generator = layer / GENERATOR.relative_to("/")
+    generator.parent.mkdir()
+    generator.write_text(program.replace("/usr/bin/python ", f"{PREFIX}/bin/python ", 1))
+    generator.chmod(0o755)
+    for_users = generator.parents[1] / "user-generators" / generator.name
+    for_users.parent.mkdir()
+    for_users.symlink_to(f"../{generator.parent.name}/{generator.name}")
     return layers
 
 
@@ -136,6 +146,12 @@ class House:
     def configure(self, *parts: str) -> None:
         """Write the configuration file."""
         self.machine.put(CONFIG, "\n".join(parts))
+
+    def apply(self, *parts: str) -> None:
+        """Change the configuration and apply it, as specs/12-systemd.md says."""
+        self.configure(*parts)
+        self.machine.systemctl("daemon-reload")
+        self.machine.systemctl("start", "orchd.target")
 
     def drop_in(self, unit: str, text: str) -> None:
         """Add to a unit, as `systemctl edit` would."""

@@ -63,11 +63,15 @@ def package() -> Iterator[Path]:
 def test_the_package_holds_what_belongs_into_it(package: Path) -> None:
     argv = ["bsdtar", "-tf", str(package)]
     names = set(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split())
-    units = {f"usr/lib/systemd/system/{path.name}" for path in (REPOSITORY / "units").iterdir()}
+    units = {f"usr/lib/systemd/system/{path.name}" for path in (REPOSITORY / "units").glob("*.*")}
+    users = {path.name for path in (REPOSITORY / "units/user").iterdir()}
+    units |= {f"usr/lib/systemd/user/{name}" for name in users}
     programs = {f"usr/bin/{name}" for name in read_project().scripts}
     others = {
         "etc/orchd/orchd.toml",
         "usr/lib/sysusers.d/orchd.conf",
+        "usr/lib/systemd/system-generators/orchd-generator",
+        "usr/lib/systemd/user-generators/orchd-generator",
         "usr/lib/tmpfiles.d/orchd.conf",
         "usr/share/orchd/config.schema.json",
         "usr/share/orchd/openapi/control.yaml",
@@ -111,7 +115,8 @@ def test_the_packaged_suite_serves_as_the_readme_says(packaged: House) -> None:
     assert packaged.ask("GET", "/health", tcp=True).json["version"] == orchd.__version__
     packaged.configure(SIMULATED, mock_pool())
     machine.run("HOME=/nonexistent orchctl config check", user="nobody")
+    machine.systemctl("daemon-reload")
     machine.systemctl("restart", "orchd.service")
-    machine.systemctl("enable", "--now", "poolmgr@demo:0.service")
+    machine.systemctl("start", "orchd.target")
     packaged.wait_ready()
     assert names_of(packaged.complete(task())) == ["started", "token", "end"]

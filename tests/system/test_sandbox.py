@@ -93,17 +93,16 @@ def test_poolmgr_reads_models_and_touches_its_cache(house: House) -> None:
 
 @pytest.mark.req("OC-POOL-3020", "SYSD-12")
 def test_the_kernel_keeps_a_pool_on_its_mask(house: House) -> None:
-    """The drop-in of specs/12-systemd.md, Devices: GPU 0 and no other."""
+    """With the generator's drop-in, GPU 0 and no other; without one, none."""
     names = ("nvidia0", "nvidia1", "nvidiactl", "lab-disk")
 
     def opened(more: str) -> list[str]:
         found = probed(house, UNIT, more)
         return [found[f"open:/dev/{name}"] for name in names]
 
-    only = "DeviceAllow=\nDeviceAllow=/dev/nvidia0 rw\nDeviceAllow=/dev/nvidiactl rw\n"
-    assert opened(only) == ["ENXIO", "EPERM", "ENXIO", "EPERM"]
+    house.configure(mock_pool())
+    assert opened("") == ["ENXIO", "EPERM", "ENXIO", "EPERM"]
     house.clear()
-    # without it: nobody has registered the class "nvidia" here, so not even GPUs are let through
     assert opened("") == ["EPERM"] * 4
     house.clear()
     # the same nodes without any filter: the refusals above are the filter's
@@ -120,6 +119,23 @@ def test_the_driver_s_helper_makes_the_nodes_of_the_mask_first(house: House) -> 
     finally:
         house.machine.run("rm /usr/bin/nvidia-modprobe")
     assert said == ["HELPER 0 -c 0", "HELPER 0 -c 1", "HELPER 0 -c 0 -u"]
+
+
+@pytest.mark.req("OC-POOL-3020", "SYSD-12")
+def test_the_driver_s_helper_may_make_the_nodes_of_the_mask_and_no_others(house: House) -> None:
+    helper = """#!/bin/sh
+for gpu in 0 1; do
+    rm -f /dev/lab-nvidia$gpu; mknod /dev/lab-nvidia$gpu c 195 $gpu && echo "MADE $gpu"
+done
+"""
+    house.machine.put("/usr/bin/nvidia-modprobe", helper, 0o755)
+    house.configure(mock_pool())
+    try:
+        probed(house, UNIT)
+        made = {line for line in house.said(UNIT).splitlines() if line.startswith("MADE")}
+    finally:
+        house.machine.run("rm -f /usr/bin/nvidia-modprobe /dev/lab-nvidia*")
+    assert made == {"MADE 0"}
 
 
 @pytest.mark.req("OC-POOL-3003", "SYSD-04")

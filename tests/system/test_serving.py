@@ -300,7 +300,9 @@ REACH = """
 import http.client, sys
 headers = {"Authorization": f"Bearer {sys.argv[1]}"} if sys.argv[1] else {}
 for host in sys.argv[2:]:
-    connection = http.client.HTTPConnection(host, 8485, timeout=1.0)
+    connection = http.client.HTTPConnection(
+        host, 8485, timeout=20.0 if host == "127.0.0.1" else 3.0
+    )
     try:
         connection.request("GET", "/v1/capabilities", headers=headers)
         print(connection.getresponse().status)

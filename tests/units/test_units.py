@@ -16,12 +16,13 @@ from poolmgr.core import life
 from poolmgr.edge import child, engine, preload
 from tests.lab.needs import MACHINE, require
 from tests.lab.rootfs import Suite, run_in_layer
-from tests.lab.venv import REPOSITORY, project_layer
+from tests.lab.venv import PREFIX, REPOSITORY, project_layer
 
 pytest_plugins = ("tests.lab.fixtures",)
 
 UNITS = REPOSITORY / "units"
-FILES = sorted(UNITS.iterdir())
+FILES = sorted(UNITS.glob("*.*"))
+USERS = sorted((UNITS / "user").iterdir())
 # FILE:ALIAS. A template is checked through an instance with every kind of character that ours have.
 NAMES = [f"{path.name}:{path.name.replace('@.', '@my-pool:0_1.')}" for path in FILES]
 EXPOSURE = re.compile(r"Overall exposure level for \S+ (\d+\.\d)")
@@ -56,10 +57,23 @@ def directives(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 @pytest.mark.req("SYSD-13")
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [*FILES, *USERS], ids=lambda path: f"{path.parent.name}/{path.name}"
+)
 def test_every_line_that_needs_a_reason_has_one(path: Path) -> None:
     silent = [key for key, explained in directives(path) if not explained and key not in PLAIN]
     assert silent == []
+
+
+def test_a_user_s_units_are_the_system_s_where_nothing_forbids_it() -> None:
+    """What is kept twice must not drift apart: deadlines, restarts, the cgroup."""
+    assert [path.name for path in USERS] == [path.name for path in FILES]
+    own = ("Environment", "Listen", "Socket", "DirectoryMode", "RestrictAddress", "WantedBy")
+    for system, user in zip(FILES, USERS, strict=True):
+        there = set(system.read_text().splitlines())
+        lines = [line for line in user.read_text().splitlines() if line and line[0] != "#"]
+        new = [line for line in lines if line not in there and not line.startswith(own)]
+        assert new == [], user.name
 
 
 def test_a_line_without_a_reason_is_noticed(tmp_path: Path) -> None:
@@ -105,10 +119,11 @@ def with_units(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     layer = tmp_path_factory.mktemp(f"units-{suite}") / "layer"
     layer.mkdir()
     layers = project_layer(suite, layer)
-    folder = layer / "usr/lib/systemd/system"
-    folder.mkdir(parents=True)
-    for path in FILES:
-        (folder / path.name).write_bytes(path.read_bytes())
+    for whose, paths in (("system", FILES), ("user", USERS)):
+        folder = layer / "usr/lib/systemd" / whose
+        folder.mkdir(parents=True)
+        for path in paths:
+            (folder / path.name).write_bytes(path.read_bytes())
     return layers, layer.with_name("scratch")
 
 
@@ -120,6 +135,9 @@ def test_systemd_has_nothing_to_say_of_any_unit(with_units: tuple[list[Path], Pa
     layers, scratch = with_units
     said = run_in_layer(layers, scratch, ["sh", "-c", VERIFY, "sh", *NAMES])
     assert said == ""
+    own = VERIFY.replace("/system\n", "/user\n").replace("verify", "--user verify")
+    own = "export HOME=/root XDG_RUNTIME_DIR=/run/user/0; mkdir -p $XDG_RUNTIME_DIR" + own
+    assert run_in_layer(layers, scratch, ["sh", "-c", own, "sh", *NAMES]) == ""
 
 
 # To the console: left to itself, it may choose the kernel's log.
@@ -127,6 +145,44 @@ VERIFY = """
 cd /usr/lib/systemd/system
 SYSTEMD_LOG_TARGET=console systemd-analyze --man=no verify "$@" 2>&1
 """
+
+
+GENERATE = f"""
+{PREFIX}/bin/python -c '
+from pathlib import Path
+from orchd.generator.program import Places, generate
+Path("/run/poolmgr").mkdir()
+Path("/run/poolmgr/gone:0.sock").touch()
+generate(Places(Path("/etc/orchd.toml"), Path("/run")), Path("/etc/systemd/system"))
+' || exit
+"""
+POOL = """
+[[pools]]
+id = "my-pool"
+engine = { id = "llamacpp" }
+model = { ref = "file:/home/a da/50%/x=y;z/m.gguf" }
+replicas = [[0, 1]]
+ctx = 8192
+limits = { memory_mb = 9000, cpu_percent = 350 }
+read_paths = ["/home/ärger/[x]", "/srv/$HOME/*"]
+"""
+
+
+@pytest.mark.req("SYSD-13", "SYSD-18")
+@pytest.mark.system
+@pytest.mark.slow
+def test_systemd_has_nothing_to_say_of_what_the_generator_writes(
+    with_units: tuple[list[Path], Path],
+) -> None:
+    layers, scratch = with_units
+    names = [f"poolmgr@.{kind}:poolmgr@my-pool:0_1.{kind}" for kind in ("service", "socket")]
+    names.append("/etc/systemd/system/orchd-removed.service")
+    script = f"cat > /etc/orchd.toml <<'END'\n{POOL}END\n{GENERATE}"
+    cat = "cat '/etc/systemd/system/poolmgr@my-pool:0_1.service.d/50-orchd.conf'\n"
+    said = run_in_layer(layers, scratch, ["sh", "-c", script + cat + VERIFY, "sh", *names])
+    unit, _, verified = said.partition('BindReadOnlyPaths="-/home/ärger/[x]"\n')
+    assert "MemoryMax=9000M" in unit
+    assert verified == ""
 
 
 @pytest.mark.system

@@ -33,6 +33,15 @@ STREAM_RULE: Final = (
 )
 
 
+def result_rule(result: str) -> str:
+    """Return the rule of a stream that has no tokens, and this result in its end."""
+    return (
+        r'^id: 1\nevent: started\ndata: \{.*"queue_position":0.*\}\n\n'
+        r"((id: \d+\nevent: (metrics|narration)\ndata: \{.*\}\n\n)|(: .*\n\n))*"
+        rf'id: \d+\nevent: end\ndata: \{{.*"result":\{{{result}\}}.*\}}\n\n$'
+    )
+
+
 def needed(cls: type, example: Any) -> Any:
     """Return the matchers of an answer: each field of a shape that orchctl cannot do without."""
     hints = {each.name: each.type for each in attrs.fields(attrs.resolve_types(cls))}

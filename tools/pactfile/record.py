@@ -19,8 +19,8 @@ from typing import Final
 
 from pact import Pact, match
 
-from tools.pactfile.matchers import STREAM_RULE
-from tools.pactfile.runs import RUNS, Ask, Run
+from tools.pactfile.asks import Ask, Run
+from tools.pactfile.runs import RUNS
 
 FILE: Final = Path(__file__).resolve().parents[2] / "contracts" / "pact" / "orchctl-orchd.json"
 ORCHCTL_S: Final = 20.0
@@ -44,10 +44,12 @@ def record(folder: Path) -> str:
 
 def _expect(pact: Pact, ask: Ask) -> None:
     interaction = pact.upon_receiving(f"orchctl asks for {ask.words}")
-    about: dict[str, object] = {} if ask.task is None else {"task_id": ask.task}
+    about = ask.about if ask.task is None else {**ask.about, "task_id": ask.task}
     interaction = interaction.given(ask.state, about)
     interaction = interaction.with_request(ask.method, ask.path)
     interaction.with_header("Authorization", f"Bearer {ask.token}")
+    for name, value in ask.query.items():
+        interaction.with_query_parameter(name, value)
     if ask.body is not None:
         interaction.with_body(ask.body, "application/json")
     interaction.will_respond_with(ask.status)
@@ -55,7 +57,7 @@ def _expect(pact: Pact, ask: Ask) -> None:
     for name, value in (("X-Correlation-Id", correlation), *ask.headers):
         interaction.with_header(name, value)
     if isinstance(ask.answer, str):
-        rule = {"matchers": [{"match": "regex", "regex": STREAM_RULE}]}
+        rule = {"matchers": [{"match": "regex", "regex": ask.rule}]}
         interaction.with_body(ask.answer, "text/event-stream")
         interaction.with_matching_rules({"body": {"$": rule}}, part="Response")
     elif ask.answer is not None:
@@ -67,6 +69,7 @@ def _orchctl(run: Run, url: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "orchd.cli.main", *run.arguments, "--url", url.rstrip("/")],
         env=environ | {"ORCHD_AUTH_TOKEN": run.token},
+        input=run.stdin,
         capture_output=True,
         text=True,
         timeout=ORCHCTL_S,

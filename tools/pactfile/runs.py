@@ -1,60 +1,35 @@
-"""Each run of orchctl that the pact is made of: what it sends, what it needs, how it ends."""
+"""Runs of orchctl about tasks and pools: what it sends, what it needs, how it ends.
+
+Those for vectors are in vector_runs.py; those about sessions, control of pools, the catalog and
+artifacts in control_runs.py.
+"""
 
 from __future__ import annotations
 
 import uuid
 from typing import Any, Final
 
-from attrs import field, frozen
 from pact import match
 
 from orchd.wire import control, shapes
 from orchd.wire.errors import TABLE, Kind
+from tools.pactfile import control_runs, vector_runs
+from tools.pactfile.asks import (
+    CANCELED,
+    ENDED,
+    FULL,
+    LISTED,
+    QUEUED,
+    READ,
+    READY,
+    SHOWN,
+    UNKNOWN,
+    UNREADY,
+    WRONG_TOKEN,
+    Ask,
+    Run,
+)
 from tools.pactfile.matchers import STREAM, UUID, golden, needed, refusal
-
-TOKEN: Final = "the-token-of-the-pact"  # noqa: S105 - of a test
-WRONG_TOKEN: Final = "another-token"  # noqa: S105
-READ, SHOWN, LISTED, CANCELED = (f"0b7e2f3a-6c1d-4e59-8a90-1f2e3d4c5b6{n}" for n in "abcd")
-"""Tasks that are there already; no interaction uses another's."""
-UNKNOWN: Final = "00000000-0000-4000-8000-000000000000"
-
-READY: Final = "a pool is ready"
-UNREADY: Final = "no pool is ready"
-QUEUED: Final = "a task is queued"
-ENDED: Final = "a task has ended after 2 tokens"
-FULL: Final = "the queues are full"
-"""States of the provider; those about a task name it in `task_id`."""
-
-
-@frozen(kw_only=True)
-class Ask:
-    """One interaction: what orchctl sends, and what it needs of the answer."""
-
-    words: str
-    state: str = READY
-    task: str | None = None
-    """The task that the state is about."""
-    method: str = "GET"
-    path: Any
-    """A string or a matcher."""
-    body: Any = None
-    token: str = TOKEN
-    status: int = 200
-    answer: Any = None
-    """The body as matchers, or the text of a stream."""
-    headers: tuple[tuple[str, Any], ...] = ()
-
-
-@frozen(kw_only=True)
-class Run:
-    """One run of orchctl: its arguments, what it asks for, and how it ends."""
-
-    arguments: tuple[str, ...]
-    asks: tuple[Ask, ...]
-    exit_code: int = 0
-    out: str = ""
-    """A piece of what it prints."""
-    token: str = field(default=TOKEN)
 
 
 def _health(status: str, reasons: list[str]) -> Any:
@@ -354,4 +329,6 @@ RUNS: Final = (
         exit_code=TABLE[Kind.BAD_TOKEN].exit_code,
         token=WRONG_TOKEN,
     ),
+    *vector_runs.RUNS,
+    *control_runs.RUNS,
 )

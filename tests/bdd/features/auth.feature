@@ -1,3 +1,4 @@
+@slow
 Feature: Who may ask
   With a token configured everybody presents it; without it, on every route but health, nothing.
 

@@ -1,0 +1,89 @@
+"""Settings -> units: one instance of poolmgr@ for each replica, and a drop-in with what is its own.
+
+A pure function. What all instances have in common is in units/poolmgr@.service.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from orchd.config.schema import Backend, Pool, Settings
+from orchd.generator import folders
+from orchd.generator.store import Units
+from orchd.wire.ids import DeviceMask, replica_id
+
+DROP_IN: Final = "50-orchd.conf"
+"""Before `override.conf`, which `systemctl edit` writes: the operator has the last word."""
+HEAD: Final = """\
+# Written by orchd-generator at every daemon-reload; `systemctl edit` adds to it.
+"""
+_MAJOR: Final = 195
+"""NVIDIA's, for ever (Linux, Documentation/admin-guide/devices.txt). By number: the node may not be
+there yet when the unit starts."""
+_CONTROL: Final = 255
+"""Minor of nvidiactl."""
+_PLAIN: Final = re.compile(r"""[^\x00-\x1f\x7f"'\\:]+""")
+"""What a path of a unit may hold between quotes without a second reading by systemd."""
+
+
+def units(settings: Settings, minors: Sequence[int], *, user: bool) -> Units:
+    """Return the units of all replicas.
+
+    `minors` are those of the GPUs' nodes by index, as far as they are known. A `user`'s manager may
+    not filter devices, and its pools are that user: they read what the user reads.
+    """
+    vendor = f"/usr/lib/systemd/{'user' if user else 'system'}"
+    files, links, instances = {}, {}, []
+    for pool in settings.pools:
+        for mask in pool.replicas:
+            name = replica_id(pool.id, mask)
+            lines = [HEAD + "[Unit]", f"SourcePath={settings.source}"]
+            lines += _drop_in(settings, pool, mask, minors, user=user)
+            files[f"poolmgr@{name}.service.d/{DROP_IN}"] = "\n".join(lines) + "\n"
+            for kind in ("service", "socket"):
+                link = f"orchd.target.wants/poolmgr@{name}.{kind}"
+                links[link] = f"{vendor}/poolmgr@.{kind}"
+            instances.append(name)
+    return Units(files, links, tuple(instances))
+
+
+def _drop_in(
+    settings: Settings, pool: Pool, mask: DeviceMask, minors: Sequence[int], *, user: bool
+) -> Iterator[str]:
+    wanted = folders.of(settings, pool)
+    plain = [path for path in wanted if _PLAIN.fullmatch(path)]
+    for path in plain:
+        yield f'WantsMountsFor="{_literal(path)}"'
+    for path in wanted:
+        if path not in plain:
+            yield f"# No unit can name {json.dumps(path)}: only what all may read is read there."
+    yield "[Service]"
+    if pool.limits.memory_mb is not None:
+        yield f"MemoryMax={pool.limits.memory_mb}M"
+    if pool.limits.cpu_percent is not None:
+        yield f"CPUQuota={pool.limits.cpu_percent}%"
+    if user:
+        return
+    if settings.devices.backend is Backend.NVML:
+        # m: nvidia-modprobe, which ExecStartPre= runs, makes nodes that are not there
+        for index in mask.indices:
+            minor = minors[index] if index < len(minors) else index
+            yield f"DeviceAllow=/dev/char/{_MAJOR}:{minor} rwm"
+        yield f"DeviceAllow=/dev/char/{_MAJOR}:{_CONTROL} rwm"
+        # nvidia-uvm-tools has the same major; both majors are not fixed, so by class
+        yield "DeviceAllow=char-nvidia-uvm rwm"
+        yield "DeviceAllow=char-nvidia-caps rwm"
+    homes = [path for path in plain if folders.in_a_home(path)]
+    if homes:
+        # Homes are closed to other users, whatever the mount says. With empty ones in their place
+        # the folder is on a way that is open, and the rest of the home is not there at all.
+        yield "ProtectHome=tmpfs"
+        for path in homes:
+            yield f'BindReadOnlyPaths="-{_literal(path)}"'
+
+
+def _literal(path: str) -> str:
+    return path.replace("%", "%%")

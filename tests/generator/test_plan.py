@@ -1,0 +1,157 @@
+"""Settings -> units: names, devices, limits, folders. As pure as it is: no systemd here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from orchd.config.load import load
+from orchd.generator import plan
+from orchd.generator.store import Units
+
+POOL = """
+[[pools]]
+id = "{id}"
+engine = {{ id = "{engine}", args = {args} }}
+model = {{ ref = "{ref}" }}
+replicas = {replicas}
+ctx = 8192
+{more}
+"""
+
+
+def pool(pool_id="llama", ref="file:/srv/m/a.gguf", replicas="[[0]]", more="", args="[]"):
+    return POOL.format(
+        id=pool_id, ref=ref, replicas=replicas, more=more, args=args, engine="llamacpp"
+    )
+
+
+@pytest.fixture
+def made(tmp_path):
+    def make(text: str, minors: tuple[int, ...] = (), *, user: bool = False) -> Units:
+        path = tmp_path / "orchd.toml"
+        path.write_text(text)
+        return plan.units(load(path, environ={"ORCHD_RUN_DIR": "/run"}), minors, user=user)
+
+    return make
+
+
+def lines(units: Units, replica: str = "llama:0") -> list[str]:
+    return units.files[f"poolmgr@{replica}.service.d/50-orchd.conf"].splitlines()
+
+
+def values(units: Units, key: str, replica: str = "llama:0") -> list[str]:
+    found = [line.partition("=") for line in lines(units, replica)]
+    return [value for name, _, value in found if name == key]
+
+
+@pytest.mark.req("SYSD-15")
+def test_each_replica_is_an_instance_that_the_target_wants(made):
+    units = made(pool("a") + pool("b-2", replicas="[[1], [0, 2]]"))
+    assert units.instances == ("a:0", "b-2:1", "b-2:0_2")
+    wanted = {f"orchd.target.wants/poolmgr@{name}.{kind}"
+              for name in units.instances for kind in ("service", "socket")}  # fmt: skip
+    assert units.links.keys() == wanted
+    assert units.links["orchd.target.wants/poolmgr@a:0.socket"] == (
+        "/usr/lib/systemd/system/poolmgr@.socket"
+    )
+    # as systemd has unit names (systemd.unit(5)): nothing in them needs an escape
+    assert all(re.fullmatch(r"[A-Za-z0-9:_.@-]+", Path(name).name) for name in units.links)
+
+
+@pytest.mark.req("SYSD-12", "OC-POOL-3020")
+def test_the_devices_are_those_of_the_mask_and_what_all_gpus_share(made):
+    units = made(pool(replicas="[[0, 2]]"))
+    shared = ["/dev/char/195:255 rwm", "char-nvidia-uvm rwm", "char-nvidia-caps rwm"]
+    devices = ["/dev/char/195:0 rwm", "/dev/char/195:2 rwm", *shared]
+    assert values(units, "DeviceAllow", "llama:0_2") == devices
+
+
+@pytest.mark.req("SYSD-12")
+def test_the_node_is_the_one_that_the_driver_names(made):
+    """NVML counts by PCI address, the driver gives minors in its own order."""
+    units = made(pool(replicas="[[0], [2]]"), minors=(1, 0))
+    assert values(units, "DeviceAllow", "llama:0")[0] == "/dev/char/195:1 rwm"
+    assert values(units, "DeviceAllow", "llama:2")[0] == "/dev/char/195:2 rwm"  # of no known GPU
+
+
+def test_simulated_devices_open_none(made):
+    text = '[devices]\nbackend = "simulated"\nsimulated = [{ name = "x", vram_mb = 9 }]\n'
+    units = made(text + pool(ref="mock:x").replace("llamacpp", "mock"))
+    assert values(units, "DeviceAllow") == []
+
+
+@pytest.mark.req("SYSD-17")
+def test_limits_are_systemd_s(made):
+    units = made(pool(more="limits = { memory_mb = 2048, cpu_percent = 350 }"))
+    assert values(units, "MemoryMax") == ["2048M"]
+    assert values(units, "CPUQuota") == ["350%"]
+    plain = made(pool())
+    assert values(plain, "MemoryMax") == values(plain, "CPUQuota") == []
+
+
+@pytest.mark.req("SYSD-16")
+def test_of_a_home_only_the_named_folders_are_shown(made):
+    units = made(
+        pool(
+            ref="file:/home/ada/models/a.gguf",
+            args='["--lora=/home/ada/lora/x.gguf", "--grammar-file", "/root/g/y"]',
+            more='read_paths = ["/home/ada/more/", "/srv/more"]\n'
+            'provisioning = { command = ["/home/ada/llama/bin/llama-server"] }',
+        )
+    )
+    bound = ["/home/ada/models", "/home/ada/llama/bin", "/home/ada/lora", "/root/g",
+             "/home/ada/more"]  # fmt: skip
+    assert values(units, "BindReadOnlyPaths") == [f'"-{path}"' for path in bound]
+    assert values(units, "ProtectHome") == ["tmpfs"]
+    assert values(units, "WantsMountsFor") == [f'"{path}"' for path in [*bound, "/srv/more"]]
+
+
+@pytest.mark.req("SYSD-16")
+def test_a_hugging_face_cache_is_shown_with_what_its_links_lead_to(made):
+    hub = "/home/ada/.cache/huggingface/hub/models--a--b"
+    units = made(pool(ref=f"file:{hub}/snapshots/0f/q4/a.gguf"))
+    assert values(units, "BindReadOnlyPaths") == [f'"-{hub}"']
+
+
+def test_a_model_outside_of_homes_changes_no_mount(made):
+    units = made(pool())
+    assert values(units, "WantsMountsFor") == ['"/srv/m"']
+    assert values(units, "ProtectHome") == values(units, "BindReadOnlyPaths") == []
+
+
+@pytest.mark.req("SYSD-16")
+def test_a_user_s_pools_read_what_the_user_reads(made):
+    units = made(pool(ref="file:/home/ada/m/a.gguf", more="limits = { memory_mb = 9 }"), user=True)
+    keys = {line.partition("=")[0] for line in lines(units) if "=" in line}
+    assert keys == {"SourcePath", "WantsMountsFor", "MemoryMax"}
+    assert set(units.links.values()) == {
+        f"/usr/lib/systemd/user/poolmgr@.{kind}" for kind in ("service", "socket")
+    }
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        r"file:/home/a/x\nExecStartPre=+/bin/touch /pwned\n/m.gguf",
+        r"file:/home/a/\"\nUser=root\n/m.gguf",
+        r"file:/home/a:/etc/m.gguf",
+        r"file:/home/a\\x2f/m.gguf",
+        r"file:/home/a/\u007f/m.gguf",
+    ],
+)
+@pytest.mark.req("SYSD-18")
+def test_a_path_cannot_say_anything_else_to_systemd(made, ref):
+    units = made(pool(ref=ref))
+    assert values(units, "BindReadOnlyPaths") == values(units, "ProtectHome") == []
+    known = {"SourcePath", "WantsMountsFor", "DeviceAllow"}
+    said = [line for line in lines(units) if not line.startswith(("#", "["))]
+    assert {line.partition("=")[0] for line in said} <= known
+    assert any(line.startswith("# No unit can name") for line in lines(units))
+
+
+def test_a_percent_sign_is_no_specifier(made):
+    units = made(pool(ref="file:/home/a/50%h/m.gguf"))
+    assert values(units, "BindReadOnlyPaths") == ['"-/home/a/50%%h"']
