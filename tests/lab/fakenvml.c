@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define API __attribute__((visibility("default")))
 #define MAX_GPUS 16
@@ -37,6 +36,20 @@ struct state { struct gpu gpus[MAX_GPUS]; unsigned n; struct process processes[M
 static struct handle handles[MAX_GPUS];
 static int initialised;
 
+/* A zombie has given its memory back already. */
+static int lives(unsigned pid) {
+    char path[32], line[512], *name_end;
+    FILE *file;
+
+    snprintf(path, sizeof path, "/proc/%u/stat", pid);
+    file = fopen(path, "re");
+    if (!file)
+        return 0;
+    name_end = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
+    fclose(file);
+    return name_end && name_end[1] == ' ' && name_end[2] != 'Z' && name_end[2] != 'X';
+}
+
 /* Each call reads into its own state: pynvml may be called from several threads at once. */
 static int load(struct state *s) {
     const char *path = getenv("FAKE_NVML");
@@ -57,9 +70,7 @@ static int load(struct state *s) {
             if (split < s->n)
                 s->gpus[split].mig = 1;
         } else if (s->np < MAX_PROCESSES && sscanf(line, "L %u %u %llu", &p->gpu, &p->pid, &p->used) == 3) {
-            char proc[32];
-            snprintf(proc, sizeof proc, "/proc/%u/fd/0", p->pid);
-            if (p->gpu < s->n && access(proc, F_OK) == 0) {  /* no fd of a zombie */
+            if (p->gpu < s->n && lives(p->pid)) {
                 s->gpus[p->gpu].used += p->used << 20;
                 p->used <<= 20;
                 s->np++;
