@@ -28,6 +28,7 @@ NEEDS_A_GPU = (
     "VRAM is back after an engine was stopped or killed",
     "an engine built with CUDA decodes the same bytes on every replica of a set",
     "Xid and ECC events of a real driver make a pool unready",
+    "NVML counts GPUs that DeviceAllow= closes to a pool, so indices stay, as its manual says",
     "DeviceAllow= on real /dev/nvidia* nodes (proven with a fake node where root boots systemd)",
 )
 

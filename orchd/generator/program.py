@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,6 +24,8 @@ STOPPER: Final = "orchd-removed.service"
 _SOCKET: Final = re.compile(r"([a-z0-9][a-z0-9-]{0,62}:[0-9]{1,2}(?:_[0-9]{1,2}){0,63})\.sock")
 """Name of a pool's socket (orchd.wire.ids.POOL_ID, MASK; a test holds them together)."""
 _MAX_READ: Final = (1 << 20) + 1  # past what orchd.config reads
+_MAX_SOCKETS: Final = 4096
+"""Entries of the folder that are looked at: engines may write there too."""
 _UNREAD: Final = "not-read-by-the-generator"
 
 
@@ -118,7 +121,8 @@ def _with_stopper(units: Units, where: Places) -> Units:
     A pool that is there has its socket there: RemoveOnStop= takes it away.
     """
     try:
-        there = sorted(path.name for path in (where.run / "poolmgr").iterdir())
+        entries = (path.name for path in (where.run / "poolmgr").iterdir())
+        there = sorted(islice(entries, _MAX_SOCKETS))
     except OSError:
         return units
     found = [match[1] for match in map(_SOCKET.fullmatch, there) if match]

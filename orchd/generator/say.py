@@ -36,7 +36,8 @@ def error(event: str, text: str) -> None:
         record = "".join(f"{name}={value}\n" for name, value in fields.items())
         journal.sendto(record.encode("utf-8", "replace"), JOURNAL)
         return
-    with contextlib.suppress(OSError), KMSG.open("wb", buffering=0) as kernel:
+    # not "wb", which would make a file where a container has no such device
+    with contextlib.suppress(OSError), KMSG.open("r+b", buffering=0) as kernel:
         kernel.write(f"<{_ERROR}>{IDENTIFIER}: {line}\n".encode("utf-8", "replace"))
         return
     print(f"{IDENTIFIER}: {line}", file=sys.stderr)

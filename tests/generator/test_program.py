@@ -211,12 +211,14 @@ def test_the_line_goes_to_the_journal_and_is_one(monkeypatch, tmp_path):
 def test_before_the_journal_runs_it_goes_to_the_kernel(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(say, "JOURNAL", str(tmp_path / "nobody"))
     kernel = tmp_path / "kmsg"
+    kernel.touch()
     monkeypatch.setattr(say, "KMSG", kernel)
     say.error("e", "what is wrong")
     assert kernel.read_text() == "<3>orchd-generator: what is wrong\n"
-    monkeypatch.setattr(say, "KMSG", tmp_path / "no" / "kmsg")
+    monkeypatch.setattr(say, "KMSG", tmp_path / "none")
     say.error("e", "what is wrong")
     assert capsys.readouterr().err == "orchd-generator: what is wrong\n"
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.req("SYSD-21")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -172,31 +173,50 @@ def test_it_is_fast(house: House, record_property) -> None:
     assert took["changed"] < MOST_S
 
 
+BootWith = Callable[[str], House]
+
+
 @pytest.fixture
-def machine_with_pools(
+def boot_with(
     house_layers: list[Path], lab_cache: Cache, gpus: FakeNvml, tmp_path: Path
-) -> Iterator[House]:
-    """A machine that boots with pools in its configuration and the suite enabled."""
+) -> Iterator[BootWith]:
+    """Boot a machine with a configuration file, and with the suite enabled."""
     tmp_path.chmod(0o755)
     layer = tmp_path / "configured"
     (layer / "etc/orchd").mkdir(parents=True)
-    (layer / "etc/orchd/orchd.toml").write_text(SIMULATED + mock_pool("a", "[[0], [1]]"))
     wants = layer / "etc/systemd/system/multi-user.target.wants"
     wants.mkdir(parents=True)
     (wants / "orchd.target").symlink_to("/usr/lib/systemd/system/orchd.target")
     for path in [layer, *layer.rglob("*")]:
         if path.is_dir():
             path.chmod(0o755)
-    with Machine([layer, *house_layers], binds=gpus.binds, cache=lab_cache) as machine:
-        yield House(machine)
+    with ExitStack() as machines:
+
+        def boot(config: str) -> House:
+            (layer / "etc/orchd/orchd.toml").write_text(config)
+            machine = Machine([layer, *house_layers], binds=gpus.binds, cache=lab_cache)
+            return House(machines.enter_context(machine))
+
+        yield boot
 
 
 @pytest.mark.req("SYSD-15")
-def test_pools_are_up_after_a_boot(machine_with_pools: House) -> None:
-    house = machine_with_pools
+def test_pools_are_up_after_a_boot(boot_with: BootWith) -> None:
+    house = boot_with(SIMULATED + mock_pool("a", "[[0], [1]]"))
     house.wait(lambda: active(house, "a:0") and active(house, "a:1"), "both replicas are up")
     house.wait_ready("a")
     assert house.machine.systemctl("is-system-running").stdout == "running\n"
+
+
+@pytest.mark.req("SYSD-19")
+def test_a_boot_with_a_file_that_is_refused_is_a_boot(boot_with: BootWith) -> None:
+    """The line about it goes to the kernel's log then, which a container does not have."""
+    house = boot_with("bad = 1\n")
+    assert house.machine.systemctl("is-system-running").stdout == "running\n"
+    assert house.property("orchd.socket", "ActiveState") == "active"
+    assert house.machine.run("test -e /dev/kmsg", check=False).returncode == 1
+    house.apply(SIMULATED, mock_pool("a"))
+    house.wait(lambda: active(house, "a:0"), "a:0 is up")
 
 
 @pytest.mark.req("SYSD-23", "HME-031")
