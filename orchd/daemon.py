@@ -64,6 +64,7 @@ async def serve(read: Callable[[], Settings], stop: trio.Event) -> None:
             settings.auth_token.reveal() if settings.auth_token is not None else None,
             settings.auth_optional,
             settings.trust_proxy_auth,
+            frozenset(settings.cors_origins),
         ),
     )
     handler = allowing(settings.cors_origins, routes)

@@ -131,6 +131,10 @@ def _budgets(file: File) -> Iterator[Fault]:
 
 def _devices(file: File) -> Iterator[Fault]:
     devices = file.devices
+    named = [one.gpu for one in devices.reserve]
+    for index, gpu in enumerate(named):
+        if gpu in named[:index]:
+            yield Fault(f"$.devices.reserve[{index}].gpu", f"{gpu} has a reserve already")
     if devices.backend is Backend.NVML:
         if devices.simulated:
             yield Fault("$.devices.simulated", 'needs backend = "simulated"')

@@ -76,6 +76,16 @@ class SimulatedDevice:
 
 
 @frozen(kw_only=True)
+class Reserve:
+    """What engines leave free of one GPU."""
+
+    gpu: Count
+    """Its index, as nvidia-smi counts."""
+    mb: Count
+    """MiB that stay free when an engine is loaded there."""
+
+
+@frozen(kw_only=True)
 class Devices:
     """The GPUs of this machine."""
 
@@ -83,6 +93,15 @@ class Devices:
     """nvml asks the NVIDIA driver; simulated is for demos and only with engine mock."""
     simulated: tuple[SimulatedDevice, ...] = ()
     """The GPUs of backend simulated; the first has index 0."""
+    reserve_mb: Count = Count(0)
+    """MiB of each GPU that stay free when an engine is loaded: for a desktop, a game, a browser."""
+    reserve: tuple[Reserve, ...] = ()
+    """The same for single GPUs, in the place of reserve_mb: { gpu = 0, mb = 2048 }."""
+
+    def reserved_bytes(self, gpu: int) -> int:
+        """Return what stays free of the GPU with this index."""
+        said = [one.mb for one in self.reserve if one.gpu == gpu]
+        return (said[0] if said else self.reserve_mb) << 20
 
 
 @frozen(kw_only=True)

@@ -75,6 +75,12 @@ class Forecast:
 
     # what happened
 
+    def another_model(self) -> None:
+        """The pool serves another model: its jobs are not known yet. Who asks stays the same."""
+        self._lengths.clear()
+        self._scores.clear()
+        self._measure = Measure()
+
     def weigh(self, request: TaskRequest) -> int:
         """Return the tokens that the queue is to count for a task; at least 1.
 

@@ -207,6 +207,7 @@ def _serve(world: World, pool: Pool, model_ref: str, now: float) -> list[Effect]
     if model_ref == pool.spec.model_ref:
         return []
     pool.spec = evolve(pool.spec, model_ref=model_ref)
+    pool.forecast.another_model()
     world.index()
     world.version.bump()
     waiting = [world.tasks[task_id] for task_id in pool.queue]

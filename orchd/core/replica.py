@@ -203,7 +203,9 @@ class Replica:
             slots_total=self.slots,
             leases=len(self.leases),
             vram_free_bytes=snapshot.vram_free_bytes if snapshot else None,
-            kv_bytes_per_token=snapshot.kv_bytes_per_token if snapshot else None,
+            kv_bytes_per_token=(
+                snapshot.kv_bytes_per_token if snapshot and not snapshot.kv_reserved else None
+            ),
             tokens_per_s=snapshot.tokens_per_s if snapshot else None,
             first_token_ms=snapshot.first_token_ms if snapshot else None,
             waiting=waiting,

@@ -34,6 +34,8 @@ class Guard:
     auth_optional: bool
     trust_proxy: bool = False
     """Callers on this machine that carry FORWARDED_USER are the proxy's users [AUTH-1006]."""
+    origins: frozenset[str] = frozenset()
+    """Web pages that may ask without a token, like the programs of this machine (cors.py)."""
 
     def identity(self, request: Request) -> str:
         """Return who asks: `localhost`, `uid:N`, `proxy:USER` or `token:<fp6>`.
@@ -53,6 +55,8 @@ class Guard:
                     raise OrchError(Kind.BAD_TOKEN, f"{FORWARDED_USER} holds no user's name")
                 return f"proxy:{user}"
         if here is not None and (self.token is None or self.auth_optional):
+            if here == "localhost" and request.path not in OPEN_PATHS:
+                self._no_strange_page(request)
             return here
         if self.token is None:
             raise OrchError(
@@ -62,6 +66,26 @@ class Guard:
         if request.path in OPEN_PATHS:
             return "anonymous"
         raise OrchError(Kind.MISSING_TOKEN, "a bearer token is needed")
+
+    def _no_strange_page(self, request: Request) -> None:
+        """Refuse a web page that a browser of this machine shows: loopback proves nothing of it.
+
+        A page says its origin with all that changes something. One whose own name was made to
+        point here (DNS rebinding) need not, but then the Host is that name. Raises OrchError.
+        """
+        origin = request.headers.get("origin")
+        if origin is not None and origin not in self.origins:
+            raise OrchError(
+                Kind.NON_LOOPBACK_WITHOUT_TOKEN,
+                f"the page {origin[:80]!r} may not ask without the token; cors_origins names those "
+                "that may",
+            )
+        host = request.headers.get("host", "")
+        if not _is_of_here(host):
+            raise OrchError(
+                Kind.NON_LOOPBACK_WITHOUT_TOKEN,
+                f"the Host {host[:80]!r} is not this machine's; say localhost or its address",
+            )
 
     def registration(self, request: Request) -> None:
         """Check a worker that may ask: it must carry the token also where others need not
@@ -96,3 +120,15 @@ def _is_loopback(host: str) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
+
+
+@lru_cache(1024)
+def _is_of_here(host: str) -> bool:
+    """Return whether a Host is an address, localhost, or a name without a dot: nobody's domain."""
+    name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        name = name.lower().rstrip(".")
+        return "." not in name or name.endswith(".localhost")
+    return True

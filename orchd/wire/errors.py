@@ -160,7 +160,8 @@ TABLE: dict[Kind, Row] = {
     ),
     Kind.NON_LOOPBACK_WITHOUT_TOKEN: Row(
         "NON_LOOPBACK_WITHOUT_TOKEN", 403, _CONFIG, False, "operator",
-        "Configure auth_token, or bind a loopback address.", 40301,
+        "Configure auth_token and send it, or ask over loopback, as a program of this machine.",
+        40301,
     ),
     Kind.QUEUE_FULL: _later(
         "ADMISSION_REJECT", 429, "Wait for the time that Retry-After gives, then send it again."

@@ -141,8 +141,10 @@ class Snapshot:
     ram_used_bytes: Count = Count(0)
     """Of the engine's process tree."""
     kv_bytes_per_token: Count | None = None
-    """What a job takes of free VRAM for each token of its context. None: its engine reserved the
-    cache when it loaded the model (llama.cpp does: ctx_max says it all), or it cannot be seen."""
+    """What the KV cache takes for each token of context. None: it cannot be seen."""
+    kv_reserved: bool | None = None
+    """True: the engine reserved the cache when it loaded the model (llama.cpp does), so a job takes
+    none of the free VRAM, and ctx_max says it all. None: it takes its cache as it goes."""
     kv_cache_usage_ratio: NonNegative | None = None
     tokens_per_s: NonNegative | None = None
     """Of one slot, smoothed; None until one job has run."""

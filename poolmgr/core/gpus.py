@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from attrs import frozen
 
 
@@ -31,11 +33,35 @@ class Gpu:
     compute_capability: str | None = None
     processes: tuple[GpuProcess, ...] | None = ()
     """None: NVML refuses to list them."""
+    mig: bool = False
+    """It is split into MIG instances: nothing runs on it as a whole."""
+    reserved_bytes: int = 0
+    """What an engine has to leave free (devices.reserve_mb, devices.reserve)."""
 
     @property
     def free_bytes(self) -> int:
         """Bytes that nobody holds."""
         return max(0, self.total_bytes - self.used_bytes)
+
+    @property
+    def room_bytes(self) -> int:
+        """Bytes that a new engine may take."""
+        return max(0, self.free_bytes - self.reserved_bytes)
+
+    def held_by(self, pids: Collection[int]) -> int | None:
+        """Return what these processes hold of it; None where none of them is listed.
+
+        Where NVML names no size, it is what is in use and no other process is known to hold: as
+        much as it can be.
+        """
+        mine = [one for one in self.processes or () if one.pid in pids]
+        if not mine:
+            return None
+        sizes = [one.used_bytes for one in mine]
+        if None in sizes:
+            others = [one for one in self.processes or () if one.pid not in pids]
+            return max(0, self.used_bytes - sum(one.used_bytes or 0 for one in others))
+        return sum(size or 0 for size in sizes)
 
 
 def gib(size: int) -> str:

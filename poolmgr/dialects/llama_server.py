@@ -13,7 +13,13 @@ import orjson
 
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
-from poolmgr.dialects import llama, llama_arguments, llama_errors, llama_vectors
+from poolmgr.dialects import (
+    llama,
+    llama_arguments,
+    llama_errors,
+    llama_memory,
+    llama_vectors,
+)
 from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader, Tuning, Usage
 
 _JSON = (("content-type", "application/json"),)
@@ -28,6 +34,18 @@ class LlamaServer:
     def tuning(self, arguments: Sequence[str]) -> Tuning:
         """Return micro-batch size and flash attention."""
         return llama_arguments.tuning(arguments)
+
+    def telling(self, line: str) -> bool:
+        """Whether a line says of VRAM or of the GPU what may matter later."""
+        return llama_memory.telling(line)
+
+    def out_of_vram(self, lines: Sequence[str]) -> str | None:
+        """Return the line about CUDA's memory that ran out."""
+        return llama_memory.out_of_vram(lines)
+
+    def why_on_cpu(self, lines: Sequence[str]) -> str | None:
+        """Return the line about layers or CUDA."""
+        return llama_memory.why_on_cpu(lines)
 
     def health(self) -> Call:
         """Return `GET /health`."""

@@ -40,6 +40,8 @@ class Facts:
     proof: GpuProof = GpuProof.PENDING
     pid: int | None = None
     kv_ratio: float | None = None
+    kv_bytes_per_token: int | None = None
+    """Of an engine that reserves its cache when it loads; None: not known."""
     embedding_dim: int | None = None
     """Numbers of a vector, as the self-test saw it."""
 
@@ -148,7 +150,12 @@ class Board:
             vram_total_bytes=Count(sum(gpu.total_bytes for gpu in self.gpus)),
             vram_free_bytes=Count(sum(gpu.free_bytes for gpu in self.gpus)),
             ram_used_bytes=Count(self.ram_bytes),
-            kv_bytes_per_token=pool.engine.kv_bytes_per_token,
+            kv_bytes_per_token=(
+                pool.engine.kv_bytes_per_token
+                if engine.kv_bytes_per_token is None
+                else Count(engine.kv_bytes_per_token)
+            ),
+            kv_reserved=None if engine.kv_bytes_per_token is None else True,
             kv_cache_usage_ratio=engine.kv_ratio,  # type: ignore[arg-type]
             tokens_per_s=slots.tokens_per_s,  # type: ignore[arg-type]
             first_token_ms=slots.first_token_ms,  # type: ignore[arg-type]

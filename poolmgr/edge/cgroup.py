@@ -31,6 +31,11 @@ class Cgroup:
         """The file that a process writes 0 to in order to move in."""
         return self.path / "cgroup.procs"
 
+    @property
+    def unit(self) -> Path:
+        """The unit's own, above the engine's: its counts include the engine's, and outlive it."""
+        return self.path.parent
+
     def pids(self) -> frozenset[int]:
         """Return the processes in it."""
         try:

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -21,9 +21,11 @@ from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.edge import procs
 from poolmgr.edge.cgroup import ENGINE, Cgroup, engine_cgroup
+from poolmgr.edge.oom import OomKills, oom_kills
 
 LINE_BYTES: Final = 2000  # journald's own limit is 48 KiB; an engine's honest lines are below 1 KiB
 LINES_KEPT: Final = 20
+TELLING_KEPT: Final = 20
 LINES_PER_S: Final = 50
 """Lines of the engine that go to the log each second; the rest is counted. llama-server writes some
 hundred lines while it loads and a few for each request."""
@@ -53,13 +55,31 @@ class Child:
         guard: subprocess.Popen[bytes],
         output: int,
         cgroup: Cgroup | None,
+        telling: Callable[[str], bool],
     ) -> None:
         self.pid = popen.pid
+        self.telling_lines: deque[str] = deque(maxlen=TELLING_KEPT)
+        """Lines that name a cause, however much was said since."""
         self.last_lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._popen = popen
         self._guard = guard
         self._output = output
         self._cgroup = cgroup
+        self._telling = telling
+        self._oom_kills = self._count_oom_kills()
+
+    def _count_oom_kills(self) -> OomKills:
+        return oom_kills(self._cgroup.unit if self._cgroup else None)
+
+    def oom_kills(self) -> tuple[int | None, int]:
+        """Return how many processes the kernel has killed for memory since the start, of our unit
+        (None: it has no such count) and of the machine."""
+        return self._count_oom_kills().since(self._oom_kills)
+
+    @property
+    def code(self) -> int:
+        """The exit status once it has ended; of a signal, less than 0."""
+        return int(self._popen.returncode)
 
     @property
     def running(self) -> bool:
@@ -93,6 +113,8 @@ class Child:
         if not line:
             return
         self.last_lines.append(line)
+        if self._telling(line):
+            self.telling_lines.append(line)
         if rate.may_log():
             skipped, rate.skipped = rate.skipped or None, 0
             log.event("engine_output", line, engine_pid=self.pid, lines_skipped=skipped)
@@ -129,8 +151,15 @@ class Child:
                 os.killpg(self._guard.pid, signal.SIGKILL)
 
 
-def start(argv: Sequence[str], env: Mapping[str, str], cgroup_name: str = ENGINE) -> Child:
+def start(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cgroup_name: str = ENGINE,
+    telling: Callable[[str], bool] = lambda _line: False,
+) -> Child:
     """Start `argv` with `env` added to ours. Raises OrchError(ENGINE_MISSING, ENGINE_START_FAILED).
+
+    Of the lines that it prints, those that are `telling` are kept longer.
 
     On the loop's own thread and not in a worker: the parent-death signal is sent when the *thread*
     that forked ends (prctl(2)), and trio's worker threads end after ten idle seconds. It costs the
@@ -164,7 +193,7 @@ def start(argv: Sequence[str], env: Mapping[str, str], cgroup_name: str = ENGINE
         raise OrchError(Kind.ENGINE_START_FAILED, f"cannot start {argv[0]}: {exc}") from exc
     finally:
         os.close(write_end)
-    return Child(popen, guard, read_end, cgroup)
+    return Child(popen, guard, read_end, cgroup, telling)
 
 
 async def _ended(popen: subprocess.Popen[bytes]) -> int:
@@ -196,8 +225,7 @@ def ending(returncode: int) -> str:
         name = signal.Signals(-returncode).name
     except ValueError:
         name = f"signal {-returncode}"
-    hint = " (the kernel's out-of-memory killer, or a person)" if returncode == -9 else ""
-    return f"was killed by {name}{hint}"
+    return f"was killed by {name}"
 
 
 class _Rate:

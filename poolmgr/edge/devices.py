@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import pynvml
 import trio
+from attrs import evolve
 
 from orchd.config.schema import Devices as Configured
 from orchd.wire.errors import Kind, OrchError
@@ -46,6 +47,14 @@ def masked(gpus: tuple[Gpu, ...], mask: DeviceMask) -> tuple[Gpu, ...]:
         raise OrchError(
             Kind.DEVICE_MISSING, f"GPU {wanted} of the mask cannot be used; usable here: {there}"
         )
+    split = [index for index in mask.indices if by_index[index].mig]
+    if split:
+        wanted = " and ".join(map(str, split))
+        raise OrchError(
+            Kind.DEVICE_MISSING,
+            f"GPU {wanted} of the mask is split into MIG instances, and a mask names whole GPUs: "
+            f"take it out of the mask, or end the split with nvidia-smi -i {split[0]} -mig 0",
+        )
     return tuple(by_index[index] for index in mask.indices)
 
 
@@ -59,6 +68,7 @@ class Simulated:
     ) -> None:
         """`held_bytes()` is what the engine holds now, spread evenly over the mask."""
         self._configured = configured.simulated
+        self._reserved_bytes = configured.reserved_bytes
         self._mask = mask
         self._held_bytes = held_bytes
 
@@ -72,6 +82,7 @@ class Simulated:
                 name=device.name,
                 total_bytes=device.vram_mb * MIB,
                 used_bytes=held if index in self._mask.indices else 0,
+                reserved_bytes=self._reserved_bytes(index),
             )
             for index, device in enumerate(self._configured)
         )
@@ -87,8 +98,9 @@ class Nvml:
 
     simulated = False
 
-    def __init__(self, mask: DeviceMask) -> None:
+    def __init__(self, mask: DeviceMask, configured: Configured | None = None) -> None:
         self._mask = mask
+        self._reserved_bytes = (configured or Configured()).reserved_bytes
         self._open = False
         self._limiter = trio.CapacityLimiter(1)  # one hung call, not one more each second
 
@@ -116,7 +128,8 @@ class Nvml:
         gpus = []
         for index in range(pynvml.nvmlDeviceGetCount()):
             try:
-                gpus.append(_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)))
+                gpu = _gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index))
+                gpus.append(evolve(gpu, reserved_bytes=self._reserved_bytes(index)))
             except pynvml.NVMLError_NoPermission:
                 continue  # DeviceAllow= of another mask: as good as not there
             except pynvml.NVMLError as exc:
@@ -140,6 +153,7 @@ def _gpu(index: int, handle: Any) -> Gpu:
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     rates = _said(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
     capability = _said(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(handle))
+    mig = _said(lambda: pynvml.nvmlDeviceGetMigMode(handle))
     return Gpu(
         index=index,
         uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
@@ -149,6 +163,7 @@ def _gpu(index: int, handle: Any) -> Gpu:
         utilization_percent=None if rates is None else int(rates.gpu),
         compute_capability=None if capability is None else f"{capability[0]}.{capability[1]}",
         processes=_processes(handle),
+        mig=mig is not None and mig[0] == pynvml.NVML_DEVICE_MIG_ENABLE,
     )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import trio
+from attrs import evolve
 
 from orchd.config.schema import Backend, Pool, Settings
 from orchd.kit import log
@@ -20,6 +22,7 @@ from orchd.wire.ids import DeviceMask, ReplicaId
 from orchd.wire.snapshot import GpuProof
 from poolmgr.core import fit
 from poolmgr.core import lifewords as lw
+from poolmgr.core.ending import Ending, judge
 from poolmgr.core.gpus import Gpu, named
 from poolmgr.core.proof import prove
 from poolmgr.edge import child as children
@@ -29,7 +32,9 @@ from poolmgr.edge.cgroup import ENGINE
 from poolmgr.edge.child import Child
 from poolmgr.edge.devices import Devices, Nvml, Simulated, masked
 from poolmgr.edge.engine import Engine, check_identity
+from poolmgr.edge.room import Room
 from poolmgr.engines.base import Adapter, Load
+from poolmgr.provision import lessons
 from poolmgr.provision.models import stage
 from poolmgr.provision.plan import Plan, plan
 
@@ -45,6 +50,7 @@ HEALTH_LOST: Final = 3
 """Probes in a row without an answer before an engine is given up: one may meet a full queue."""
 LAST_BYTES_S: Final = 0.2
 """After the engine's end: its last lines are still in the pipe, and its jobs see for themselves."""
+UVM: Final = Path("/dev/nvidia-uvm")
 LAST_LINE: Final = 160  # characters of it in a status line, which has to hold the advice too
 
 Say = Callable[[lw.Event], None]
@@ -79,6 +85,7 @@ class Preload:
         self._child: Child | None = None
         self._plan: Plan | None = None
         self._external_pid: int | None = None
+        self._room = Room(lessons.file_of(settings, replica_id), replica_id, mask)
         self._was_ready = False
         self._seat: int = 1 - beside._seat if beside is not None else 0
         self._beside = beside
@@ -90,7 +97,7 @@ class Preload:
         self.devices = (
             Simulated(settings.devices, mask, self._simulated_bytes)
             if settings.devices.backend is Backend.SIMULATED
-            else Nvml(mask)
+            else Nvml(mask, settings.devices)
         )
         board.engine = self.facts
 
@@ -129,6 +136,7 @@ class Preload:
                 self.name, plan_.need, gpus, pool.tensor_split, procs.available_bytes()
             )
             self._say_fits(said)
+        self._room.begin(gpus)
         say(lw.Provisioned(self.name))
 
     async def _stage(self) -> Plan:
@@ -137,7 +145,12 @@ class Preload:
         self.name = model.name
         socket = self._settings.engine_socket(self._replica_id, self._seat)
         self._plan = plan(pool, self._adapter, model, socket, tuple(gpu.uuid for gpu in gpus))
-        self.weights_bytes = self._plan.need.weights_bytes if self._plan.need else None
+        need, argv = self._plan.need, self._plan.argv
+        if need is not None and argv is not None:
+            self.weights_bytes = need.weights_bytes
+            self.facts.kv_bytes_per_token = need.kv_bytes_per_token
+            key = lessons.key_of(pool, self._mask, model, argv)
+            self._plan = evolve(self._plan, need=self._room.taught(need, key))
         return self._plan
 
     async def make_room(self, say: Say) -> None:
@@ -153,6 +166,7 @@ class Preload:
         assert need is not None, "what is reloaded is started by us"
         gpus = masked(await self.devices.read(), self._mask)
         held, ram_bytes = old.held_bytes(gpus), procs.available_bytes()
+        self._room.begin(gpus if held is None else fit.without(gpus, held))
         split = self.pool.tensor_split
         if held is not None:
             fit.check(self.name, need, fit.without(gpus, held), split, ram_bytes)
@@ -161,6 +175,7 @@ class Preload:
                 self._say_fits(
                     f"beside {old.name}: " + fit.check(self.name, both, gpus, split, ram_bytes)
                 )
+                self._room.begin(gpus)
                 say(lw.Roomy())
                 return
             except OrchError as exc:
@@ -205,7 +220,9 @@ class Preload:
         except OSError as exc:
             words = f"the engine cannot have its socket {plan_.socket}: {exc.strerror}"
             raise OrchError(Kind.ENGINE_START_FAILED, words) from exc
-        self._child = children.start(plan_.argv, plan_.env, f"{ENGINE}{self._seat or ''}")
+        self._child = children.start(
+            plan_.argv, plan_.env, f"{ENGINE}{self._seat or ''}", self._adapter.telling
+        )
         self.facts.pid = self._child.pid
         self._was_ready = False
         self._running.add(self)
@@ -222,23 +239,34 @@ class Preload:
         """Wait for the engine's end; any end is a failure, also with code 0."""
         child = self._child
         assert child is not None
-        ending = await child.wait()
+        words = await child.wait()
         await trio.sleep(LAST_BYTES_S)
-        when, kind = (
-            ("", Kind.ENGINE_DIED)
-            if self._was_ready
-            else (" before it served", Kind.ENGINE_START_FAILED)
+        oom_line = self._adapter.out_of_vram(tuple(child.telling_lines))
+        own, machine = child.oom_kills()
+        ending = Ending(
+            words=words,
+            code=child.code,
+            was_ready=self._was_ready,
+            oom_line=None if oom_line is None else oom_line[-LAST_LINE:],
+            own_oom_kills=own,
+            machine_oom_kills=machine,
+            ram_free_bytes=procs.available_bytes(),
         )
-        last = f"; its last line: {child.last_lines[-1][:LAST_LINE]}" if child.last_lines else ""
+        kind, said = judge(ending)
+        last = ""
+        if oom_line is not None:
+            await self._room.ran_out(self.devices, oom_line, (child.pid,))
+        elif child.last_lines:
+            last = f"; its last line: {child.last_lines[-1][:LAST_LINE]}"
         log.event(
             "engine_ended",
-            f"The engine {ending}{when}.",
+            f"The engine {said}.",
             level="error",
             replica_id=self._replica_id,
             engine_pid=child.pid,
             last_lines="\n".join(child.last_lines) or None,
         )
-        say(lw.Broke(OrchError(kind, f"the engine {ending}{when}{last}")))
+        say(lw.Broke(OrchError(kind, f"the engine {said}{last}")))
 
     async def load(self, say: Say) -> None:
         """Probe until the engine serves. An external one may take for ever."""
@@ -310,12 +338,27 @@ class Preload:
         if self._child is None:
             self._external_pid = await trio.to_thread.run_sync(procs.server_pid, engine.target)
             self.facts.pid = self._external_pid
+        need = self._plan.need if self._plan is not None else None
+        floors: tuple[int, ...] = ()
+        if need is not None:
+            floors = fit.floors(need, self._board.gpus, self.pool.tensor_split)
         return prove(
             gpus,
             self.engine_pids() or None,
             self._mask,
             attested=self.pool.provisioning.gpu_attested,
+            floors=floors,
+            floor=(need.floor_bytes or 0) if need is not None else 0,
+            why=self._why_on_cpu(),
         )
+
+    def _why_on_cpu(self) -> str | None:
+        """Return what may keep an engine off the GPUs: its own word, else what is missing here."""
+        lines = tuple(self._child.telling_lines) if self._child else ()
+        said = self._adapter.why_on_cpu(lines)
+        if said is None and not UVM.exists():
+            return f"there is no {UVM} (modprobe nvidia_uvm)"
+        return None if said is None else said[-LAST_LINE:]
 
     async def watch_health(self, say: Say) -> None:
         """Probe while Ready. An external engine may come back, ours is started anew.
@@ -356,24 +399,25 @@ class Preload:
         return f"the engine's process {pid} has ended"
 
     async def stop(self) -> None:
-        """End the engine. Takes at most some ten seconds."""
+        """End the engine, and see its memory return. Takes at most some 15 seconds."""
         if self.engine is not None:
             self.engine.close()
         child = self._child
         if child is None:
             return
-        was_running = child.running
+        was_running, pids = child.running, child.pids()
         ending = await child.stop()
         self._child = self.facts.pid = None
         self._running.discard(self)
-        if not was_running:
-            return  # watch_child has told it
-        log.event(
-            "engine_stopped",
-            f"The engine {ending}.",
-            replica_id=self._replica_id,
-            engine_pid=child.pid,
-        )
+        if was_running:  # else watch_child has told it
+            log.event(
+                "engine_stopped",
+                f"The engine {ending}.",
+                replica_id=self._replica_id,
+                engine_pid=child.pid,
+            )
+        if not self.devices.simulated:
+            await self._room.wait_back(self.devices, pids | {child.pid})
 
     def close(self) -> None:
         """Leave nothing of the engine behind, however poolmgr ends: a bug and a second SIGTERM come

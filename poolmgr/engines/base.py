@@ -15,6 +15,8 @@ from attrs import frozen
 
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
+from poolmgr.core.fit import Need
+from poolmgr.core.modelfile import Head
 from poolmgr.dialects.exchange import (
     Broken,
     Call,
@@ -92,6 +94,25 @@ class Adapter(Protocol):
 
         The socket's file must not exist then. `model` is None where the engine needs no file.
         """
+        ...
+
+    def need(self, pool: Pool, size_bytes: int | None, head: Head) -> Need:
+        """Return what an engine that we start will take with a model of this size and head.
+
+        Raises OrchError(CONFIG_INVALID) for arguments that keep the model off the GPUs.
+        """
+        ...
+
+    def telling(self, line: str) -> bool:
+        """Whether a line of the engine's output may explain a failure much later."""
+        ...
+
+    def out_of_vram(self, lines: Sequence[str]) -> str | None:
+        """Return the line in which the engine ran out of VRAM; None: it did not."""
+        ...
+
+    def why_on_cpu(self, lines: Sequence[str]) -> str | None:
+        """Return the engine's own word about why its weights are not on a GPU."""
         ...
 
     def tuning(self, arguments: Sequence[str]) -> Tuning:

@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchd.wire.ids import EngineId
+from poolmgr.core.fit import FLOOR, Need
+from poolmgr.core.modelfile import Head
 from poolmgr.dialects.llama_server import LlamaServer
 from poolmgr.engines.base import Launch, gpu_environment
 
 if TYPE_CHECKING:
     from orchd.config.schema import Faults, Pool
+
+
+RAM_BYTES = 64 << 20  # a Python process and its canned texts
 
 
 class Mock(LlamaServer):
@@ -48,6 +53,22 @@ class Mock(LlamaServer):
             *_faults(engine.faults),
         ]  # fmt: skip
         return Launch(argv=(*argv, *engine.args), env=gpu_environment(device_uuids))
+
+    def need(
+        self,
+        pool: Pool,
+        size_bytes: int | None,  # noqa: ARG002 it has no file
+        head: Head,  # noqa: ARG002
+    ) -> Need:
+        """Return what it says that it needs."""
+        vram = pool.engine.vram_mb << 20
+        return Need(
+            weights_bytes=vram,
+            kv_bytes=0,
+            gpu_overhead_bytes=0,
+            ram_bytes=RAM_BYTES,
+            floor_bytes=int(vram * FLOOR),
+        )
 
 
 def _faults(faults: Faults) -> list[str]:

@@ -19,6 +19,8 @@ from attrs import frozen
 from orchd.config.schema import Pool, Settings, is_file_ref
 from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
+from poolmgr.core.modelfile import Head
+from poolmgr.provision.heads import read_head
 
 CHUNK_BYTES: Final = 4 << 20
 _SCHEME: Final = re.compile(r"(hf|https?|s3|oci):.*")
@@ -35,6 +37,8 @@ class Staged:
     """None: the engine needs no file from us."""
     size_bytes: int | None = None
     """Of all its files; None: unknown."""
+    head: Head = Head(why="poolmgr sees no file of it")
+    """What its files say of themselves."""
 
 
 async def stage(settings: Settings, pool: Pool) -> Staged:
@@ -71,7 +75,8 @@ async def stage(settings: Settings, pool: Pool) -> Staged:
                 Kind.MODEL_MISSING,
                 f"{path} is not the model that model.digest names: it has sha256:{found}",
             )
-    return Staged(path.name, path, size)
+    head = await trio.to_thread.run_sync(read_head, files, abandon_on_cancel=True)
+    return Staged(path.name, path, size, head)
 
 
 def _files(path: Path) -> list[Path]:

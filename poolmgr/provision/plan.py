@@ -25,7 +25,6 @@ INSTALL: Final = {
     "llama-server": "install llama.cpp with CUDA (Arch: llama.cpp-cuda from the AUR), or name the "
     "program's path in provisioning.command",
 }
-MOCK_RAM_BYTES: Final = 64 << 20  # a Python process and its canned texts
 
 
 @frozen(kw_only=True)
@@ -49,7 +48,7 @@ def plan(
     """Return the plan.
 
     Raises OrchError: ENGINE_MISSING that says what to install; CONFIG_INVALID for a sampler profile
-    that the engine does not have.
+    that the engine does not have, or arguments that keep the model off the GPUs.
     """
     how = pool.provisioning
     check_profile(pool, adapter)
@@ -66,7 +65,7 @@ def plan(
         argv=(*command, *launch.argv),
         env=launch.env,
         socket=socket,
-        need=_need(pool, model),
+        need=adapter.need(pool, model.size_bytes, model.head),
     )
 
 
@@ -80,10 +79,3 @@ def program(command: tuple[str, ...]) -> str:
         what = INSTALL.get(name, f"install {name}, or correct provisioning.command")
         raise OrchError(Kind.ENGINE_MISSING, f"{command[0]} cannot be run here: {what}")
     return found
-
-
-def _need(pool: Pool, model: Staged) -> Need:
-    if pool.engine.id == MOCK:
-        vram = pool.engine.vram_mb << 20
-        return Need(weights_bytes=vram, kv_bytes=0, gpu_overhead_bytes=0, ram_bytes=MOCK_RAM_BYTES)
-    return Need(weights_bytes=model.size_bytes, kv_bytes=None)

@@ -241,6 +241,13 @@ def test_a_kv_cache_that_does_not_fit_is_told_with_its_size() -> None:
     house.admit(2, ctx=500)
 
 
+@pytest.mark.req("ORCH-3901", "ORCH-3022")
+def test_a_cache_that_was_reserved_at_loading_takes_no_free_vram() -> None:
+    house = House.of(pool())
+    house.see(snapshot(kv_bytes_per_token=1 << 20, kv_reserved=True, vram_free_bytes=1 << 20))
+    assert house.admit(1, ctx=1000).started.replica_id == "demo:0"
+
+
 class TestAffinity:
     @pytest.fixture
     def house(self) -> House:

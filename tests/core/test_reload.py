@@ -71,6 +71,20 @@ def model_of(house: House) -> str:
 # reload
 
 
+def test_what_was_learned_of_a_models_jobs_is_forgotten_with_it() -> None:
+    house = a_set(1)
+    for number in range(10, 30):  # each ends long before its limit
+        house.submit(number, max_tokens=1000)
+        house.finish(number, 10)
+    learned = house.front.world.pools[DEMO].forecast
+    asked_for = request(1, max_tokens=1000)
+    assert max(learned.ends(asked_for, 0.0, 1)) < 100
+    house.send(ReloadPool(DEMO, NEW))
+    house.see(told(0, Outcome.RUNNING))
+    house.see(told(0, Outcome.READY, NEW))
+    assert min(learned.ends(asked_for, 0.0, 1)) == 1000
+
+
 @pytest.mark.req("OC-CTRL-2003", "ORCH-3038")
 def test_one_replica_has_the_new_model_and_the_pool_serves_it() -> None:
     house = a_set(1)

@@ -118,7 +118,12 @@ async def open_front(
             for peer in peers.values():
                 await nursery.start(peer.run)
             await nursery.start(app.run)
-            guard = Guard(token, config.auth_optional, config.trust_proxy_auth)
+            guard = Guard(
+                token,
+                config.auth_optional,
+                config.trust_proxy_auth,
+                frozenset(config.cors_origins),
+            )
             handler = allowing(config.cors_origins, Routes(app, guard))
             await nursery.start(partial(http.serve, [listener], handler))
             with trio.fail_after(5):

@@ -236,6 +236,48 @@ def proxied(kind: str, address: str, user: str, token: str | None = None) -> Req
     return evolve(request, headers=request.headers | {"x-forwarded-user": user})
 
 
+PAGE = "http://localhost:5173"
+HERE = (
+    "127.0.0.1:8484",
+    "[::1]:8484",
+    "localhost",
+    "LOCALHOST:8484",
+    "x.localhost:1",
+    "ws:8484",
+    "",
+)
+
+
+@pytest.mark.req("AUTH-1004", "ORCH-3381")
+@pytest.mark.parametrize(
+    ("headers", "served"),
+    [
+        *(({"host": host}, True) for host in HERE),
+        *(({"host": host}, False) for host in ("evil.example:8484", "a.local", "1.2.3.4.evil.org")),
+        ({"host": "localhost", "origin": PAGE}, True),
+        ({"host": "localhost", "origin": "http://evil.example"}, False),
+        ({"host": "localhost", "origin": "null"}, False),
+        ({"host": "evil.example", "origin": PAGE}, False),
+    ],
+)
+def test_a_page_is_no_program_of_this_machine(headers: dict[str, str], served: bool) -> None:
+    for token in (None, "t"):
+        guard = Guard(token, token is not None, origins=frozenset({PAGE}))
+        asked = evolve(request_from("tcp", "127.0.0.1:9"), headers=headers)
+        if served:
+            assert guard.identity(asked) == "localhost"
+        else:
+            with pytest.raises(OrchError) as refused:
+                guard.identity(asked)
+            assert refused.value.kind is Kind.NON_LOOPBACK_WITHOUT_TOKEN
+        assert guard.identity(evolve(asked, path="/readyz")) == "localhost"
+        assert guard.identity(evolve(asked, peer=Peer("unix", "pid:1", 7))) == "uid:7"
+    with_token = evolve(
+        request_from("tcp", "127.0.0.1:9", "t"), headers=headers | {"authorization": "Bearer t"}
+    )
+    assert Guard("t", True).identity(with_token) == f"token:{fingerprint('t')}"
+
+
 @pytest.mark.req("AUTH-1001", "AUTH-1004", "AUTH-1006", "AUTH-1008", "OC-CONFIG-6033")
 @pytest.mark.parametrize(
     ("guard", "request_", "answer"),

@@ -1,13 +1,15 @@
 /* A stub of NVIDIA's management library for tests on machines without a GPU.
  *
  * Here: the calls that the project makes through pynvml, answered from a text file that is read
- * anew at every call, so that a test changes a GPU while a daemon runs. Not here: event sets, MIG,
- * and anything else; pynvml reports a missing symbol as NVMLError_FunctionNotFound.
+ * anew at every call, so that a test changes a GPU while a daemon runs. Not here: event sets and
+ * anything else; pynvml reports a missing symbol as NVMLError_FunctionNotFound.
  *
  * The file is $FAKE_NVML, else /opt/fakenvml/gpus.txt. One GPU a line:
  *     UUID TOTAL_MIB USED_MIB UTIL_PERCENT TEMP_C POWER_MW ERROR NAME WITH BLANKS
  * ERROR != 0 is what every query of that GPU then returns (15: GPU_IS_LOST).
  *     P GPU PID USED_MIB     adds a compute process to a GPU (counted from 0).
+ *     L GPU PID USED_MIB     the same while the process lives; its memory is added to the GPU's.
+ *     M GPU                  the GPU is split into MIG instances.
  * No file: the driver is not loaded (9). */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -27,12 +29,26 @@ enum {
 typedef unsigned long long u64;
 typedef struct handle { unsigned index; } *device;
 
-struct gpu { char uuid[96], name[96]; u64 total, used; unsigned util, temp, power; int error; };
+struct gpu { char uuid[96], name[96]; u64 total, used; unsigned util, temp, power, mig; int error; };
 struct process { unsigned gpu, pid; u64 used; };
 struct state { struct gpu gpus[MAX_GPUS]; unsigned n; struct process processes[MAX_PROCESSES]; unsigned np; };
 
 static struct handle handles[MAX_GPUS];
 static int initialised;
+
+/* A zombie has given its memory back already. */
+static int lives(unsigned pid) {
+    char path[32], line[512], *name_end;
+    FILE *file;
+
+    snprintf(path, sizeof path, "/proc/%u/stat", pid);
+    file = fopen(path, "re");
+    if (!file)
+        return 0;
+    name_end = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
+    fclose(file);
+    return name_end && name_end[1] == ' ' && name_end[2] != 'Z' && name_end[2] != 'X';
+}
 
 /* Each call reads into its own state: pynvml may be called from several threads at once. */
 static int load(struct state *s) {
@@ -49,7 +65,17 @@ static int load(struct state *s) {
         line[strcspn(line, "\n")] = 0;
         if (line[0] == '#' || !line[0])
             continue;
-        if (s->np < MAX_PROCESSES && sscanf(line, "P %u %u %llu", &p->gpu, &p->pid, &p->used) == 3) {
+        unsigned split;
+        if (sscanf(line, "M %u", &split) == 1) {
+            if (split < s->n)
+                s->gpus[split].mig = 1;
+        } else if (s->np < MAX_PROCESSES && sscanf(line, "L %u %u %llu", &p->gpu, &p->pid, &p->used) == 3) {
+            if (p->gpu < s->n && lives(p->pid)) {
+                s->gpus[p->gpu].used += p->used << 20;
+                p->used <<= 20;
+                s->np++;
+            }
+        } else if (s->np < MAX_PROCESSES && sscanf(line, "P %u %u %llu", &p->gpu, &p->pid, &p->used) == 3) {
             p->used <<= 20;
             s->np++;
         } else if (s->n < MAX_GPUS
@@ -57,6 +83,7 @@ static int load(struct state *s) {
                              &g->util, &g->temp, &g->power, &g->error, g->name) == 8) {
             g->total <<= 20;
             g->used <<= 20;
+            g->mig = 0;
             handles[s->n].index = s->n;
             s->n++;
         }
@@ -137,6 +164,7 @@ API int nvmlDeviceGetName(device d, char *out, unsigned size) { DEVICE(d); retur
 API int nvmlDeviceGetUUID(device d, char *out, unsigned size) { DEVICE(d); return text(out, size, g->uuid); }
 API int nvmlDeviceGetIndex(device d, unsigned *out) { DEVICE(d); *out = d->index; return SUCCESS; }
 API int nvmlDeviceGetMinorNumber(device d, unsigned *out) { DEVICE(d); *out = d->index; return SUCCESS; }
+API int nvmlDeviceGetMigMode(device d, unsigned *current, unsigned *pending) { DEVICE(d); *current = *pending = g->mig; return SUCCESS; }
 API int nvmlDeviceGetTemperature(device d, int sensor, unsigned *out) { (void)sensor; DEVICE(d); *out = g->temp; return SUCCESS; }
 API int nvmlDeviceGetPowerUsage(device d, unsigned *out) { DEVICE(d); *out = g->power; return SUCCESS; }
 API int nvmlDeviceGetCudaComputeCapability(device d, int *major, int *minor) { DEVICE(d); *major = 9; *minor = 0; return SUCCESS; }

@@ -50,6 +50,8 @@ class GpuProcess:
     gpu: int
     pid: int
     used_mib: int
+    alive: bool = False
+    """It is shown while it lives, as real ones are; its memory comes on top of the GPU's."""
 
 
 def uuid_of(index: int) -> str:
@@ -86,6 +88,7 @@ class FakeNvml:
     folder: Path
     _gpus: list[Gpu] = field(factory=two_gpus)
     _processes: list[GpuProcess] = field(factory=list)
+    _split: set[int] = field(factory=set)
 
     @classmethod
     def create(cls, cache: Cache, folder: Path, gpus: list[Gpu] | None = None) -> FakeNvml:
@@ -151,10 +154,22 @@ class FakeNvml:
         self._processes.append(GpuProcess(gpu, pid, used_mib))
         self.set_gpu(gpu, used_mib=self._gpus[gpu].used_mib + used_mib)
 
+    def follow_process(self, gpu: int, pid: int, used_mib: int) -> None:
+        """A process of this PID namespace shows up on a GPU, and is gone when it ends."""
+        self._processes.append(GpuProcess(gpu, pid, used_mib, alive=True))
+        self._write()
+
+    def split_into_instances(self, gpu: int) -> None:
+        """MIG is enabled on a GPU."""
+        self._split.add(gpu)
+        self._write()
+
     def remove_process(self, pid: int) -> None:
         """The process is gone from every GPU, and its memory with it."""
         for process in [p for p in self._processes if p.pid == pid]:
             self._processes.remove(process)
+            if process.alive:
+                continue
             self.set_gpu(process.gpu, used_mib=self._gpus[process.gpu].used_mib - process.used_mib)
         self._write()
 
@@ -165,7 +180,10 @@ class FakeNvml:
     def _write(self) -> None:
         """Replace the file in one step: a daemon reads it at any moment."""
         lines = [gpu.line() for gpu in self._gpus]
-        lines += [f"P {p.gpu} {p.pid} {p.used_mib}" for p in self._processes]
+        lines += [
+            f"{'L' if p.alive else 'P'} {p.gpu} {p.pid} {p.used_mib}" for p in self._processes
+        ]
+        lines += [f"M {gpu}" for gpu in sorted(self._split)]
         fresh = self.file.with_suffix(".new")
         fresh.write_text("\n".join(lines) + "\n")
         fresh.chmod(0o644)

@@ -60,7 +60,7 @@ async def test_an_engine_on_its_gpu_is_verified_and_found_by_uuid(
     tmp_path: Path, fake: FakeNvml
 ) -> None:
     async with poolmgr(tmp_path, "gpu:1", POOL, head=HEAD, env=fake.env) as run:
-        await while_loading(run, lambda pid: fake.add_process(1, pid, 2048))
+        await while_loading(run, lambda pid: fake.follow_process(1, pid, 2048))
         ready = await run.until(200)
         assert ready["gpu_proof"] == "verified"
         assert ready["status"].endswith("mock:lorem on GPU 1 (NVIDIA Fake 3060), verified")
@@ -80,8 +80,8 @@ async def test_an_engine_on_the_cpu_never_gets_ready(tmp_path: Path, fake: FakeN
 @pytest.mark.req("ORCH-3052", "OC-POOL-3020")
 async def test_an_engine_that_spills_over_is_refused(tmp_path: Path, fake: FakeNvml) -> None:
     def spill(pid: int) -> None:
-        fake.add_process(0, pid, 1024)
-        fake.add_process(1, pid, 1024)
+        fake.follow_process(0, pid, 1024)
+        fake.follow_process(1, pid, 1024)
 
     async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
         await while_loading(run, spill)
@@ -113,7 +113,7 @@ async def test_no_driver_and_no_such_gpu_are_told_apart(tmp_path: Path, fake: Fa
 @pytest.mark.req("ORCH-1102", "OC-POOL-3010")
 async def test_a_gpu_that_falls_off_the_bus_ends_the_pool(tmp_path: Path, fake: FakeNvml) -> None:
     async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
-        await while_loading(run, lambda pid: fake.add_process(0, pid, 2048))
+        await while_loading(run, lambda pid: fake.follow_process(0, pid, 2048))
         await run.until(200)
         fake.lose_gpu(1)  # beside the mask
         await trio.sleep(2 * HEARTBEAT_S)
@@ -122,6 +122,43 @@ async def test_a_gpu_that_falls_off_the_bus_ends_the_pool(tmp_path: Path, fake: 
         assert await run.exit_code() == TABLE[Kind.DRIVER_UNAVAILABLE].exit_code
         (failed,) = [entry for entry in run.log if entry["event"] == "failed"]
         assert "GPU 0 does not answer: " in failed["human"]
+
+
+@pytest.mark.req("OC-POOL-3012", "ORCH-1102")
+async def test_a_cuda_context_alone_is_no_proof(tmp_path: Path, fake: FakeNvml) -> None:
+    # what a CUDA build holds that keeps its weights in host memory
+    async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
+        await while_loading(run, lambda pid: fake.follow_process(0, pid, 450))
+        human = await fails(run, Kind.CPU_FALLBACK)
+        assert "holds 450 MiB of GPU 0, and its weights there take at least 1.8 GiB" in human
+
+
+@pytest.mark.req("OC-POOL-3012")
+async def test_who_keeps_the_memory_after_a_stop_is_named(tmp_path: Path, fake: FakeNvml) -> None:
+    async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
+        await while_loading(run, lambda pid: fake.add_process(0, pid, 2048))  # stuck in the driver
+        pid = (await run.until(200))["engine_pid"]
+        run.stop()
+        assert await run.exit_code() == 0
+        (entry,) = [entry for entry in run.log if entry["event"] == "memory_not_returned"]
+        assert f"(pid {pid}) still holds 2.0 GiB of GPU 0" in entry["human"]
+
+
+@pytest.mark.req("OC-POOL-3020", "ORCH-3052")
+async def test_a_gpu_in_instances_is_refused(tmp_path: Path, fake: FakeNvml) -> None:
+    fake.split_into_instances(1)
+    async with poolmgr(tmp_path, "gpu:1", POOL, head=HEAD, env=fake.env) as run:
+        human = await fails(run, Kind.DEVICE_MISSING)
+        assert "GPU 1 of the mask is split into MIG instances" in human
+        assert "nvidia-smi -i 1 -mig 0" in human
+
+
+@pytest.mark.req("ORCH-3003", "OC-POOL-3002")
+async def test_what_is_reserved_of_a_gpu_stays_free(tmp_path: Path, fake: FakeNvml) -> None:
+    head = HEAD + "devices = {{ reserve = [{{ gpu = 1, mb = 11000 }}] }}\n"
+    async with poolmgr(tmp_path, "gpu:1", POOL, head=head, env=fake.env) as run:
+        human = await fails(run, Kind.VRAM_SHORT)
+        assert "needs 2.0 GiB, GPU 1 has 12.0 GiB free, 10.7 GiB of it reserved" in human
 
 
 EXTERNAL = """

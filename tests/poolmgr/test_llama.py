@@ -6,6 +6,7 @@ The GPU is the stub's: the engine computes on the CPU, and a test puts it on NVM
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,9 +34,28 @@ state_dir = "{0}/state"
 """
 
 
+POOL = """
+[[pools]]
+id = "llama"
+engine = {{ id = "llamacpp", args = {args} }}
+model = {{ ref = "{model}" }}
+devices = [0]
+ctx = 2048
+provisioning = {{ mode = "binary", command = {command} }}
+"""
+PRINTED = re.compile(r"llama_kv_cache: size = +([\d.]+) MiB \( *(\d+) cells.* \d+/(\d+) seqs\)")
+WEIGHTS = re.compile(r"CPU_Mapped model buffer size = +([\d.]+) MiB")
+
+
 @asynccontextmanager
 async def llama(
-    folder: Path, model: TinyModel = SLOW, ctx: int = 8192, slots: int = 2
+    folder: Path,
+    model: TinyModel = SLOW,
+    ctx: int = 8192,
+    slots: int = 2,
+    *,
+    args: tuple[str, ...] = (),
+    held_mib: int = 600,
 ) -> AsyncIterator[Run]:
     """Run it on GPU 0 of the stub; it shows up there once it is started."""
     require(needs_of(LlamaBuild.DEBIAN))
@@ -46,7 +66,7 @@ async def llama(
     pools = f"""
 [[pools]]
 id = "llama"
-engine = {{ id = "llamacpp" }}
+engine = {{ id = "llamacpp", args = {json.dumps(args)} }}
 model = {{ ref = "{tiny_model(model)}" }}
 devices = [0]
 ctx = {ctx}
@@ -57,7 +77,7 @@ provisioning = {{ mode = "binary", command = {json.dumps(command)} }}
     async with poolmgr(folder, "llama:0", pools, head=HEAD, env=env) as run:
         while "engine_pid" not in (state := await run.until(503)):
             await trio.sleep(0.01)
-        fake.add_process(0, state["engine_pid"], 600)
+        fake.follow_process(0, state["engine_pid"], held_mib)
         yield run
 
 
@@ -80,6 +100,83 @@ async def test_llama_server_gets_ready_and_its_text_comes_through(tmp_path: Path
             assert too_long.kind is Kind.INVALID_PARAMS
         run.stop()
         assert await run.exit_code() == 0
+
+
+@pytest.mark.req("OC-CORE-1014", "ORCH-3003")
+@pytest.mark.parametrize(
+    ("ctx", "slots", "args"),
+    [
+        (8192, 2, ()),
+        (1000, 3, ("-ctk", "q8_0", "-fa", "on")),
+        (700, 2, ("-kvu", "-ctk", "q8_0", "--cache-type-v", "q4_0", "-fa", "on")),
+    ],
+)
+async def test_the_cache_takes_what_the_formula_says(
+    tmp_path: Path, ctx: int, slots: int, args: tuple[str, ...]
+) -> None:
+    async with llama(tmp_path, ctx=ctx, slots=slots, args=("-lv", "4", *args)) as run:
+        await run.until(200)
+        state = (await run.get("/state"))[1]
+        lines = [entry["human"] for entry in run.log if entry["event"] == "engine_output"]
+        (fits,) = [entry["human"] for entry in run.log if entry["event"] == "model_fits"]
+    said = [found for line in lines if (found := PRINTED.search(line))]
+    assert said, lines
+    mib, cells, streams = float(said[-1][1]), int(said[-1][2]), int(said[-1][3])
+    assert state["kv_reserved"] is True
+    assert abs(state["kv_bytes_per_token"] * cells * streams / 2**20 - mib) < 0.01
+    assert "not counted" not in fits
+    weights = next(found for line in lines if (found := WEIGHTS.search(line)))
+    # beside the 512 MiB that are assumed: the cache, and all weights but the embedding
+    wanted = 512 + mib + float(weights[1]) - 320 * 256 * 4 / 2**20
+    assert f"needs {wanted:.0f} MiB" in fits
+
+
+@pytest.mark.req("OC-POOL-3012", "ORCH-1102")
+async def test_a_context_without_the_weights_is_the_cpu(tmp_path: Path) -> None:
+    async with llama(tmp_path, held_mib=2) as run:  # the weights take 5 MiB
+        assert await run.exit_code() == TABLE[Kind.CPU_FALLBACK].exit_code
+        (failed,) = [entry for entry in run.log if entry["event"] == "failed"]
+        assert "holds 2 MiB of GPU 0, and its weights there take at least 4 MiB" in failed["human"]
+        assert "no usable GPU found" in failed["human"]  # the engine's own word
+        assert not [said for said in run.said if "READY=1" in said]
+
+
+@pytest.mark.req("ORCH-1102")
+async def test_an_engine_that_is_told_to_use_no_gpu_is_not_started(tmp_path: Path) -> None:
+    pools = POOL.format(model=tiny_model(SLOW), args='["-ngl", "0"]', command='["true"]')
+    fake = FakeNvml.create(Cache.default(), tmp_path / "nvml")
+    async with poolmgr(tmp_path, "llama:0", pools, head=HEAD, env=fake.env) as run:
+        assert await run.exit_code() == TABLE[Kind.CONFIG_INVALID].exit_code
+        assert "keep all layers off the GPU" in str(run.log[-1])
+
+
+OUT_OF_VRAM = (
+    "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 590.07 MiB on device 0: "
+    "cudaMalloc failed: out of memory"
+)
+
+
+@pytest.mark.req("ORCH-3039", "OC-POOL-3002")
+async def test_running_out_of_vram_is_learnt_over_restarts(tmp_path: Path) -> None:
+    fake = FakeNvml.create(Cache.default(), tmp_path / "nvml")
+    fake.set_gpu(0, used_mib=20 << 10)  # 4 GiB are free
+    command = json.dumps(["/bin/sh", "-c", f"echo '{OUT_OF_VRAM}' >&2; exit 1", "sh"])
+    pools = POOL.format(model=tiny_model(SLOW), args="[]", command=command)
+
+    async def failed() -> str:
+        async with poolmgr(tmp_path, "llama:0", pools, head=HEAD, env=fake.env) as run:
+            assert await run.exit_code() == TABLE[Kind.VRAM_SHORT].exit_code
+            (entry,) = [entry for entry in run.log if entry["event"] == "failed"]
+        (tmp_path / "notify").unlink()
+        return str(entry["human"])
+
+    assert "ran out of VRAM while it loaded" in await failed()
+    assert (tmp_path / "state/pools/llama:0.capacity").stat().st_size < 1000
+    refused = await failed()
+    assert "needs 4.2 GiB (it ran out of memory with less), GPU 0 has 4.0 GiB free" in refused
+    fake.set_gpu(0, used_mib=19 << 10)
+    assert "ran out of VRAM while it loaded" in await failed()  # tried, for there is more
+    assert "needs 5.2 GiB (it ran out of memory with less)" in await failed()
 
 
 @pytest.mark.req("ORCH-3026")

@@ -41,7 +41,7 @@ async def ready_llama(suite: Suite, nvml: FakeNvml) -> int:
     """Show the engine's process on the fake GPU, as a CUDA build does; return its pid."""
     started = await trio.to_thread.run_sync(lambda: suite.wait_event("engine_started"))
     pid = int(started["engine_pid"])
-    nvml.add_process(0, pid, 300)
+    nvml.follow_process(0, pid, 300)
     await trio.to_thread.run_sync(suite.wait_ready)
     return pid
 
@@ -186,7 +186,7 @@ async def test_the_real_engine_changes_its_model_and_comes_back_from_a_bad_one(
         body = {"new_model_ref": f"file:{model}"}
         assert (await post(client, "/v1/pools/llama/reload", body)).status == 202
         wait = partial(suite.wait_event, "engine_started", mark)
-        fake_nvml.add_process(0, int((await trio.to_thread.run_sync(wait))["engine_pid"]), 300)
+        fake_nvml.follow_process(0, int((await trio.to_thread.run_sync(wait))["engine_pid"]), 300)
         with trio.fail_after(30):
             while "reloading" in (health := await get(client, "/v1/pools/llama/health")):
                 await trio.sleep(0.05)

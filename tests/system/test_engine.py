@@ -28,7 +28,7 @@ UNIT = pool("llama:0")
 MODEL = Path("/var/lib/orchd/models/tiny.gguf")
 # What the driver shows; an engine on a GPU appears in the driver's list, here by its own hand.
 GPUS = "/var/cache/orchd/gpus.txt"
-ON_THE_GPU = f'#!/bin/sh\necho "P 0 $$ 900" >> {GPUS}\nexec {{engine}} "$@"\n'
+ON_THE_GPU = f'#!/bin/sh\necho "L 0 $$ 900" >> {GPUS}\nexec {{engine}} "$@"\n'
 
 
 def configuration(command: list[str]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.core.fit import Need, beside, check, shares, without
+from poolmgr.core.fit import Need, beside, check, floors, shares, without
 from poolmgr.core.gpus import Gpu, GpuProcess, gib
 
 GIB = 1 << 30
@@ -71,6 +72,34 @@ def test_exactly_what_is_free_fits_and_a_byte_more_does_not() -> None:
 def test_host_memory_is_checked_too() -> None:
     message = refused(Kind.RAM_SHORT, need(1, ram=2), (gpu(0, 24),), None, GIB)
     assert message == "the engine of m.gguf needs 2.0 GiB of host memory, 1.0 GiB are available"
+
+
+@pytest.mark.req("ORCH-3003", "OC-POOL-3002")
+def test_what_is_reserved_is_not_for_engines() -> None:
+    desktop = evolve(gpu(0, 24, 2), reserved_bytes=2 * GIB)
+    assert "needs 20.0 GiB of 20.0 GiB free on GPU 0" in check("m", need(20), (desktop,), None, 0)
+    assert refused(Kind.VRAM_SHORT, need(20.5), (desktop,), None, 0) == (
+        "m.gguf needs 20.5 GiB, GPU 0 has 22.0 GiB free, 2.0 GiB of it reserved: 2.0 GiB used"
+    )
+
+
+@pytest.mark.req("OC-CORE-1014")
+def test_what_is_not_counted_is_said_with_its_reason() -> None:
+    dark = evolve(need(4, kv=None), kv_why="no formula for architecture mamba", more=("adapters",))
+    said = check("m", dark, (gpu(0, 24),), None, 64 * GIB)
+    assert said.endswith(
+        "KV cache not counted (no formula for architecture mamba), adapters not counted"
+    )
+
+
+@pytest.mark.req("OC-POOL-3012")
+def test_the_floor_is_split_only_where_a_split_was_said() -> None:
+    pair, whole = (gpu(0, 24), gpu(1, 24)), evolve(need(10), floor_bytes=9 * GIB)
+    assert floors(whole, pair[:1], None) == (9 * GIB,)
+    assert floors(whole, pair, None) == (0, 0)
+    assert floors(whole, pair, (2, 1)) == (3 * GIB, int(1.5 * GIB))
+    assert floors(evolve(whole, split=(1.0, 2.0)), pair, (2, 1)) == (int(1.5 * GIB), 3 * GIB)
+    assert floors(need(10), pair, (2, 1)) == (0, 0)
 
 
 @pytest.mark.req("OC-POOL-3021", "ORCH-3052")

@@ -56,6 +56,44 @@ def test_an_engine_beside_its_mask_is_refused_whatever_was_attested(attested: bo
     assert caught.value.message == "the engine holds memory of GPU 1, and the mask is 0"
 
 
+def holding(*sizes: int | None, used: int = 0) -> tuple[Gpu, ...]:
+    """Each GPU with the engine on it, holding so many bytes, and another process with 7."""
+    return tuple(
+        Gpu(
+            index=index, uuid=f"GPU-{index}", name="RTX", total_bytes=1000, used_bytes=used,
+            processes=(GpuProcess(100, "x", size), GpuProcess(7, "y", 7)),
+        )
+        for index, size in enumerate(sizes)
+    )  # fmt: skip
+
+
+@pytest.mark.req("OC-POOL-3012", "ORCH-1102")
+@pytest.mark.parametrize(
+    ("seen", "floors", "floor", "kind"),
+    [
+        (holding(90), (90,), 90, None),
+        (holding(89), (90,), 90, Kind.CPU_FALLBACK),
+        (holding(60, 30), (), 90, None),  # by free memory: the sum counts
+        (holding(60, 29), (), 90, Kind.CPU_FALLBACK),
+        (holding(80, 10), (22, 22), 90, Kind.GPU_MISMATCH),
+        (holding(None, used=97), (90,), 90, None),  # NVML names no size: what is in use
+        (holding(None, used=96), (90,), 90, Kind.CPU_FALLBACK),
+    ],
+)
+def test_the_memory_has_to_fit_the_weights(
+    seen: tuple[Gpu, ...], floors: tuple[int, ...], floor: int, kind: Kind | None
+) -> None:
+    every = mask(*range(len(seen)))
+    if kind is None:
+        proof = prove(seen, ENGINE, every, attested=False, floors=floors, floor=floor)
+        assert proof is GpuProof.VERIFIED
+        return
+    with pytest.raises(OrchError) as caught:
+        prove(seen, ENGINE, every, attested=False, floors=floors, floor=floor, why="no CUDA")
+    assert caught.value.kind is kind
+    assert caught.value.message.endswith(": no CUDA") is (kind is Kind.CPU_FALLBACK)
+
+
 @pytest.mark.req("OC-POOL-3021")
 def test_a_gpu_of_the_mask_that_is_not_used_is_named() -> None:
     with pytest.raises(OrchError) as caught:

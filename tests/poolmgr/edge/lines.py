@@ -24,6 +24,7 @@ from orchd.wire import link as wire
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, PoolId, ReplicaId
 from orchd.wire.shapes import FinishReason, Workload
+from poolmgr.core.fit import Need
 from poolmgr.core.slots import Slots
 from poolmgr.dialects.exchange import Usage
 from poolmgr.edge.jobs import Jobs
@@ -52,6 +53,18 @@ class Lines:
     strict_needs_single_slot = False
 
     def launch(self, *_arguments: object) -> Launch:
+        raise NotImplementedError
+
+    def need(self, *_arguments: object) -> Need:
+        raise NotImplementedError
+
+    def telling(self, line: str) -> bool:
+        raise NotImplementedError
+
+    def out_of_vram(self, lines: Sequence[str]) -> str | None:
+        raise NotImplementedError
+
+    def why_on_cpu(self, lines: Sequence[str]) -> str | None:
         raise NotImplementedError
 
     def serving(self, _pool: object) -> tuple[str, ...]:

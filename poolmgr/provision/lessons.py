@@ -1,0 +1,92 @@
+"""The small file that keeps what running out of VRAM has taught a replica, over restarts and boots.
+
+It lies in poolmgr's own state folder, `POOL:MASK.capacity`: `$STATE_DIRECTORY` of its unit, else
+`pools` below state_dir. Removing it forgets everything. What a lesson means is core/capacity.py's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from orchd.config.schema import Pool, Settings
+from orchd.kit import log
+from orchd.wire import codec
+from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
+from poolmgr.core.capacity import MAX_LESSONS, Key, Lessons
+from poolmgr.provision.models import Staged
+
+MAX_BYTES: Final = MAX_LESSONS * (16 << 10)
+
+
+def file_of(
+    settings: Settings, replica_id: ReplicaId, environ: Mapping[str, str] = os.environ
+) -> Path:
+    """Return where this replica's lessons are."""
+    own = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    folder = Path(own) if own else settings.state_dir / "pools"
+    return folder / f"{replica_id}.capacity"
+
+
+def key_of(pool: Pool, mask: DeviceMask, model: Staged, argv: Sequence[str]) -> Key:
+    """Return what a lesson would be about. Another build of the engine is another engine."""
+    model_words = pool.model.digest or _identity(model.path, model.name)
+    program = Path(shutil.which(argv[0]) or argv[0])
+    arguments = hashlib.sha256("\0".join(pool.engine.args).encode()).hexdigest()[:16]
+    pin = pool.engine.version or "unpinned"
+    return Key(
+        model=Text(model_words),
+        engine=Text(f"{pool.engine.id} {pin} {_identity(program, argv[0])} {arguments}"),
+        ctx=pool.ctx,
+        slots=Positive(pool.slots),
+        mask=Text(str(mask)),
+    )
+
+
+def _identity(path: Path | None, name: str) -> str:
+    try:
+        if path is not None:
+            said = path.stat()
+            return f"{path.name} {said.st_size} {said.st_mtime_ns}"
+    except OSError:
+        pass
+    return name
+
+
+def load(path: Path) -> Lessons:
+    """Return what is remembered; nothing where the file is missing or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return codec.loads(Lessons, file.read(MAX_BYTES))
+    except FileNotFoundError:
+        return Lessons()
+    except (OSError, codec.ShapeError) as exc:
+        log.event(
+            "capacity_forgotten",
+            f"{path} cannot be read ({exc}): what running out of VRAM has taught is forgotten.",
+            level="warning",
+        )
+        return Lessons()
+
+
+def save(path: Path, lessons: Lessons) -> None:
+    """Write the file whole or not at all. What cannot be written is logged: it is learnt again."""
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("wb") as file:
+            file.write(codec.dumps(lessons))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as exc:
+        log.event(
+            "capacity_not_kept",
+            f"{path} cannot be written ({exc.strerror}): after a restart the model is tried again "
+            "with as little VRAM as before.",
+            level="warning",
+        )
