@@ -77,7 +77,6 @@ PULSE_S: Final = 0.25
 """How often core hears of progress and streams get what is due: often enough for a prediction."""
 ALIVE_S: Final = 5.0
 """A pulse that is later than this by its own clock beats no more: twenty of them were missed."""
-PAGE: Final = 100
 _StreamEffect = Accepted | Dispatch | Seal | Finish | Break | Moved | Forget
 _WHY: Final[dict[CancelReason, str]] = {
     "client": "Canceled on request.",
@@ -161,16 +160,16 @@ class App:
         """Raises OrchError(UNKNOWN_ID)."""
         return self.front.task_status(task_id, trio.current_time())
 
-    def tasks(self, state: TaskState | None, cursor: str | None) -> TaskStatuses:
-        """Return a page of tasks. Raises OrchError for a cursor that is none of ours."""
+    def tasks(self, state: TaskState | None, cursor: str | None, limit: int) -> TaskStatuses:
+        """Return the newest `limit` tasks behind `cursor`. Raises OrchError for none of ours."""
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 20):
             raise OrchError(
                 Kind.INVALID_PARAMS, "cursor must be one that an answer gave", path="cursor"
             )
-        found = list(self.front.tasks(state=state, after=int(cursor or 0), limit=PAGE))
+        found = list(self.front.tasks(state=state, after=int(cursor or 0), limit=limit + 1))
         return TaskStatuses(
-            tasks=tuple(self.task_status(task_id) for _, task_id in found),
-            next_cursor=str(found[-1][0]) if len(found) == PAGE else None,
+            tasks=tuple(self.task_status(task_id) for _, task_id in found[:limit]),
+            next_cursor=str(found[limit - 1][0]) if len(found) > limit else None,
         )
 
     def session(self, session_id: SessionId) -> SessionStatus:

@@ -26,7 +26,6 @@ from orchd.wire.artifacts import (
 )
 from orchd.wire.errors import Kind, OrchError
 
-PAGE: Final = 100
 OPEN_S: Final = 10.0
 """For the records to be read after the start: 10,000 take about a second."""
 _CURSOR: Final = re.compile(r"([0-9]{1,15})\.([0-9a-f]{32})")
@@ -94,11 +93,11 @@ class Registry:
             self._known.drop(record)
         log.event("artifact_removed", f"Artifact {record.id} is gone.", artifact_id=record.id)
 
-    async def page(self, tag: str | None, cursor: str | None) -> Artifacts:
-        """Return the newest artifacts behind `cursor`. Raises OrchError for none of ours."""
+    async def page(self, tag: str | None, cursor: str | None, limit: int) -> Artifacts:
+        """Return the newest `limit` behind `cursor`. Raises OrchError for none of ours."""
         await self._ready()
         before = None if cursor is None else _place(cursor)
-        found, following = self._known.page(tag, before, PAGE)
+        found, following = self._known.page(tag, before, limit)
         return Artifacts(
             artifacts=tuple(found),
             next_cursor=None if following is None else f"{following[0]}.{following[1]}",

@@ -1,4 +1,4 @@
-"""What every handler of a route is given, and what handlers share: reading a body, an ETag.
+"""What every handler of a route is given, and what handlers share: a body, a page, an ETag.
 
 The table of routes is in routes.py.
 """
@@ -6,13 +6,16 @@ The table of routes is in routes.py.
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
 from attrs import frozen
 
 from orchd.kit.http import Request, Response, Streaming
 from orchd.wire import codec
+from orchd.wire.errors import Kind, OrchError
 
 Answer = Response | Streaming
+MAX_PAGE: Final = 100
 
 
 @frozen
@@ -32,6 +35,17 @@ def body(cls: type[codec.T], request: Request) -> codec.T:
         return codec.loads(cls, request.body)
     except codec.ShapeError as exc:
         raise exc.as_error() from None
+
+
+def page_size(request: Request) -> int:
+    """Return `limit` of the query, 1 to 100; without it 100. Raises OrchError(INVALID_PARAMS)."""
+    text = request.query.get("limit")
+    if text is None:
+        return MAX_PAGE
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= MAX_PAGE):
+        why = f"limit must be an integer from 1 to {MAX_PAGE}"
+        raise OrchError(Kind.INVALID_PARAMS, why, path="limit")
+    return int(text)
 
 
 def with_etag(request: Request, response: Response) -> Response:

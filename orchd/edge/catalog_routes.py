@@ -6,9 +6,9 @@ artifacts.py of this room.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from orchd.edge.asked import Answer, Asked, body, with_etag
+from orchd.edge.asked import Answer, Asked, body, page_size, with_etag
 from orchd.kit.http import Response, json_response, require_json
 from orchd.wire.artifacts import ArtifactUpload
 from orchd.wire.catalog import (
@@ -23,8 +23,6 @@ from orchd.wire.ids import MODEL_ID
 
 if TYPE_CHECKING:
     from orchd.edge.routes import Routes
-
-MAX_PAGE: Final = 100
 
 # A handler is awaited, whether it waits itself or not: hence the noqa.
 
@@ -48,7 +46,7 @@ async def list_models(routes: Routes, asked: Asked) -> Answer:  # noqa: ASYNC124
     if cursor is not None and not MODEL_ID.fullmatch(cursor):
         why = "cursor must be one that an answer gave"
         raise OrchError(Kind.INVALID_PARAMS, why, path="cursor")
-    page = routes.app.catalog.page(cursor or "", _limit(query.get("limit")))
+    page = routes.app.catalog.page(cursor or "", page_size(asked.request))
     return with_etag(asked.request, json_response(page))
 
 
@@ -86,8 +84,8 @@ async def store_artifact(routes: Routes, asked: Asked) -> Answer:
 
 async def list_artifacts(routes: Routes, asked: Asked) -> Answer:
     """GET /v1/artifacts."""
-    query = asked.request.query
-    return json_response(await routes.app.artifacts.page(query.get("tag"), query.get("cursor")))
+    tag, cursor = asked.request.query.get("tag"), asked.request.query.get("cursor")
+    return json_response(await routes.app.artifacts.page(tag, cursor, page_size(asked.request)))
 
 
 async def get_artifact(routes: Routes, asked: Asked) -> Answer:
@@ -99,12 +97,3 @@ async def remove_artifact(routes: Routes, asked: Asked) -> Answer:
     """DELETE /v1/artifacts/{artifact_id}."""
     await routes.app.artifacts.remove(asked.named)
     return Response(204)
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return MAX_PAGE
-    if not (text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= MAX_PAGE):
-        why = f"limit must be an integer from 1 to {MAX_PAGE}"
-        raise OrchError(Kind.INVALID_PARAMS, why, path="limit")
-    return int(text)

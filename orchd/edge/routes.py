@@ -16,7 +16,7 @@ from attrs import frozen
 from orchd import __version__
 from orchd.edge import catalog_routes as shelves
 from orchd.edge.app import App
-from orchd.edge.asked import Answer, Asked
+from orchd.edge.asked import Answer, Asked, page_size
 from orchd.edge.asked import body as _body
 from orchd.edge.asked import with_etag as _with_etag
 from orchd.edge.auth import Guard
@@ -104,8 +104,8 @@ class Routes:
             raise OrchError(
                 Kind.INVALID_PARAMS, f"state must be one of {', '.join(TaskState)}", path="state"
             )
-        found = self.app.tasks(TaskState(state) if state else None, query.get("cursor"))
-        return json_response(found)
+        only, limit = TaskState(state) if state else None, page_size(asked.request)
+        return json_response(self.app.tasks(only, query.get("cursor"), limit))
 
     async def _stream(self, asked: Asked) -> Answer:
         stream = self.app.stream(_task_id(asked.named))

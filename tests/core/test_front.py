@@ -446,11 +446,14 @@ def test_a_new_life_is_a_restart_whatever_its_first_snapshot_is() -> None:
 
 @pytest.mark.req("ORCH-3027")
 def test_a_drain_on_request_is_no_warning_and_names_the_replica_once(house: House) -> None:
-    emptying = {"seq": 2, "phase": Phase.EMPTYING, "ready": False, "draining": True}
-    (note,) = of(house.see(snapshot(status="Draining", **emptying)), Note)
+    said = snapshot(seq=2, phase=Phase.EMPTYING, ready=False, draining=True, status="Draining")
+    (note,) = of(house.see(said), Note)
     assert (note.level, note.human) == ("info", "demo:0 is not placed on: Draining")
     house.see(snapshot(seq=3))
-    (lost,) = of(house.see(snapshot(seq=4, phase=Phase.FAILED, ready=False)), Note)
+    (note,) = of(house.see(snapshot(seq=4, phase=Phase.DRAINING, draining=True)), Note)
+    assert note.level == "info"  # its unit is stopped
+    house.see(snapshot(seq=5))
+    (lost,) = of(house.see(snapshot(seq=6, phase=Phase.FAILED, ready=False)), Note)
     assert lost.level == "warning"
 
 

@@ -70,18 +70,19 @@ async def test_an_artifact_is_stored_by_its_content_and_found_again(
     assert len(left) == 2
 
 
-async def test_pages_lead_to_the_oldest(front: Opener) -> None:
+@pytest.mark.parametrize(("limit", "size"), [("", 100), ("&limit=40", 40)])
+async def test_pages_lead_to_the_oldest(front: Opener, limit: str, size: int) -> None:
     async with front(ready=False) as it:
         ids = [(await stored(it, content=str(n), tags=["all"]))["id"] for n in range(101)]
         found: list[str] = []
-        query = "?tag=all"
+        query = f"?tag=all{limit}"
         while True:
             page = read_json(await it.get(URL + query))
             found += [each["id"] for each in page["artifacts"]]
             if "next_cursor" not in page:
                 break
-            assert len(page["artifacts"]) == 100
-            query = f"?tag=all&cursor={page['next_cursor']}"
+            assert len(page["artifacts"]) == size
+            query = f"?tag=all{limit}&cursor={page['next_cursor']}"
         assert sorted(found) == sorted(ids)
 
 

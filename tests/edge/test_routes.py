@@ -68,6 +68,8 @@ async def test_replicasets_is_not_served_and_capabilities_is(front: Opener) -> N
         ("PUT", "/v1/tasks/6e7a1d0c-0000-4000-8000-000000000001/stream", 405, "GET"),
         ("GET", "/v1/tasks?state=unknown", 400, None),
         ("GET", "/v1/tasks?cursor=x", 400, None),
+        ("GET", "/v1/tasks?limit=0", 400, None),
+        ("GET", "/v1/artifacts?limit=101", 400, None),
     ],
 )
 async def test_what_is_not_there_is_said_in_the_envelope(

@@ -162,6 +162,20 @@ async def test_two_readers_and_a_resumed_one_see_the_same(front: Opener) -> None
         assert [e.data for e in rest] == [e.data for e in first[21:]]
 
 
+async def test_tasks_are_listed_in_pages_and_the_last_page_leads_nowhere(front: Opener) -> None:
+    async with front() as it:
+        tasks = [await it.submit() for _ in range(4)]
+        found: list[list[str]] = []
+        query = "?limit=2"
+        while True:
+            page = read_json(await it.get(f"/v1/tasks{query}"))
+            found.append([task["task_id"] for task in page["tasks"]])
+            if "next_cursor" not in page:
+                break
+            query = f"?limit=2&cursor={page['next_cursor']}"
+        assert found == [tasks[:1:-1], tasks[1::-1]]
+
+
 @pytest.mark.req("ORCH-2007", "OC-CTRL-2011", "ORCH-3005", "OC-CORE-1002")
 async def test_a_full_queue_answers_429_with_the_time_to_wait(front: Opener) -> None:
     async with front(queue=Queue(interactive=Positive(1), batch=Positive(1))) as it:

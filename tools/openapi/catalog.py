@@ -158,6 +158,7 @@ ARTIFACTS: Final = (
         parameters=(
             Parameter("query", "tag", str, "Only artifacts that have this tag."),
             Parameter("query", "cursor", ArtifactCursor, "`next_cursor` of the page before."),
+            Parameter("query", "limit", PageSize, "Artifacts on a page; without it 100."),
         ),
         replies={200: Reply("A page.", artifacts.Artifacts)},
     ),

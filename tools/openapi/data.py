@@ -10,7 +10,16 @@ from typing import Final
 
 from orchd.wire import control, shapes
 from orchd.wire.errors import Kind
-from tools.openapi.table import BUDGETS, EVENTS, Cursor, EventId, Operation, Parameter, Reply
+from tools.openapi.table import (
+    BUDGETS,
+    EVENTS,
+    Cursor,
+    EventId,
+    Operation,
+    PageSize,
+    Parameter,
+    Reply,
+)
 
 _TASK_LINKS: Final = {
     name: {"to": to, "task_id": "task_id"}
@@ -66,6 +75,7 @@ ROWS: Final = (
         parameters=(
             Parameter("query", "state", shapes.TaskState, "Only tasks in this state."),
             Parameter("query", "cursor", Cursor, "`next_cursor` of the page before."),
+            Parameter("query", "limit", PageSize, "Tasks on a page; without it 100."),
         ),
         replies={200: Reply("A page.", shapes.TaskStatuses)},
     ),
