@@ -13,7 +13,7 @@ from orchd.wire.control import MAX_DRAIN_MS
 from orchd.wire.errors import Kind, OrchError
 
 
-def begin(world: World, pool: Pool, deadline_ms: int) -> list[Effect]:
+def begin(world: World, pool: Pool, deadline_ms: int, now: float) -> list[Effect]:
     """Ask every replica. Raises OrchError: INVALID_PARAMS, RELOAD_UNDER_WAY, POOL_UNREADY."""
     if deadline_ms > MAX_DRAIN_MS:
         raise OrchError(
@@ -31,7 +31,8 @@ def begin(world: World, pool: Pool, deadline_ms: int) -> list[Effect]:
             retry_after_ms=round(world.limits.unready_retry_s * 1000),
         )
     for replica in live:
-        replica.refusing = True  # until its next snapshot, which says that it drains
+        replica.refusing = True  # until its next snapshot
+        replica.drain_asked_at = now  # who asks for the health next is not told that it serves
     running = sum(len(replica.leases) for replica in live)
     return [
         notes.pool_draining(pool, running, deadline_ms),

@@ -63,6 +63,8 @@ class Replica:
     was_ready: bool = False
     """What was noted last."""
     refusing: bool = False
+    drain_asked_at: float | None = None
+    """When it was last asked to drain, until it says that it does."""
     pins_differ: bool = False
     last_error: Cause | None = None
     leases: dict[TaskId, Task] = field(factory=dict)
@@ -98,11 +100,19 @@ class Replica:
             and not self.pins_differ
         )
 
+    def drains(self, now: float) -> bool:
+        """Return whether it drains, or was asked to so lately that it could not say so yet."""
+        if self.snapshot is not None and self.snapshot.draining:
+            return True
+        return self.drain_asked_at is not None and now - self.drain_asked_at < FRESH_S
+
     def see(self, snapshot: Snapshot, now: float) -> None:
         """Take a new snapshot. A cause stays while it tries again, but not "it is out of reach"."""
         self.snapshot, self.live = snapshot, True
         self.fresh_until = now + FRESH_S
         self.refusing = False
+        if snapshot.draining:
+            self.drain_asked_at = None
         unheard = self.last_error is not None and self.last_error.kind is Kind.POOL_UNREADY
         if snapshot.last_error is not None or snapshot.ready or unheard:
             self.last_error = snapshot.last_error

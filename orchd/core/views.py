@@ -151,14 +151,15 @@ def pool_health(world: World, pool: Pool, now: float) -> PoolHealth:
     """Return the health of a pool and its replicas [OC-CTRL-2001]."""
     replicas = list(pool.replicas.values())
     live = [replica for replica in replicas if replica.fresh(now)]
-    draining = [r for r in live if r.snapshot is not None and r.snapshot.draining]
+    draining = [replica for replica in live if replica.drains(now)]
+    drained = bool(live) and len(draining) == len(live)
     return PoolHealth(
         pool_id=pool.spec.pool_id,
         engine=pool.spec.engine,
         model_ref=pool.spec.model_ref,
         live=bool(live),
-        ready=_takes(world, pool, now) and not world.draining,
-        draining=world.draining or (bool(live) and len(draining) == len(live)),
+        ready=_takes(world, pool, now) and not (world.draining or drained),
+        draining=world.draining or drained,
         metrics=_pool_metrics(pool, live, now),
         reloading=pool.reload.target if pool.reload else None,
         last_error=pool.last_error(),

@@ -285,6 +285,8 @@ def test_a_drain_asks_every_replica_and_places_nothing_meanwhile() -> None:
     assert [(e.replica_id, e.deadline_ms) for e in of(effects, AskDrain)] == [
         ("demo:0", 30_000), ("demo:1", 30_000),
     ]  # fmt: skip
+    health = house.front.pool_health(DEMO, house.now)
+    assert (health.ready, health.draining) == (False, True)  # before they could say so
     house.admit(1)
     assert not house.front.world.pools[DEMO].replicas[ReplicaId("demo:0")].leases
     drained = {
