@@ -270,9 +270,7 @@ def why_unready(pool: Pool, now: float) -> str:
     """Return the cause in words: the last error, or where its replicas are."""
     if pool.reload is not None:
         return f"it is being reloaded with {pool.reload.target}"
-    held = [
-        r for r in pool.replicas.values() if r.fresh(now) and r.snapshot and r.snapshot.draining
-    ]
+    held = [r for r in pool.replicas.values() if r.fresh(now) and r.drains]
     if held:  # what an operator wants goes before what once went wrong
         return why_replica(held[0], now)
     cause = pool.last_error()
@@ -288,6 +286,8 @@ def why_replica(replica: Replica, now: float) -> str:
         return replica.last_error.message
     if replica.snapshot is None or not replica.fresh(now):
         return f"nothing is heard of {replica.replica_id}"
+    if replica.drain_unheard:
+        return f"{replica.replica_id} was asked to drain"
     if replica.pins_differ:
         return f"{replica.replica_id} runs another engine, model or version than its set"
     return f"{replica.replica_id}: {replica.snapshot.status}"

@@ -5,6 +5,8 @@ The replicas hold the drain themselves, and say so in their snapshots; nothing i
 
 from __future__ import annotations
 
+from typing import Final
+
 from orchd.core import notes, reload
 from orchd.core.events import AskDrain, Effect
 from orchd.core.pool import Pool
@@ -12,8 +14,12 @@ from orchd.core.world import World
 from orchd.wire.control import MAX_DRAIN_MS
 from orchd.wire.errors import Kind, OrchError
 
+UNHEARD: Final = 3
+"""Snapshots in which a replica need not say yet that it drains: some were sent before it was
+asked, and one comes each second. After that the request has failed, which the edge has logged."""
 
-def begin(world: World, pool: Pool, deadline_ms: int, now: float) -> list[Effect]:
+
+def begin(world: World, pool: Pool, deadline_ms: int) -> list[Effect]:
     """Ask every replica. Raises OrchError: INVALID_PARAMS, RELOAD_UNDER_WAY, POOL_UNREADY."""
     if deadline_ms > MAX_DRAIN_MS:
         raise OrchError(
@@ -31,8 +37,7 @@ def begin(world: World, pool: Pool, deadline_ms: int, now: float) -> list[Effect
             retry_after_ms=round(world.limits.unready_retry_s * 1000),
         )
     for replica in live:
-        replica.refusing = True  # until its next snapshot
-        replica.drain_asked_at = now  # who asks for the health next is not told that it serves
+        replica.drain_unheard = UNHEARD  # nobody is let in, or told that it serves, meanwhile
     running = sum(len(replica.leases) for replica in live)
     return [
         notes.pool_draining(pool, running, deadline_ms),

@@ -139,7 +139,7 @@ class Front:
         try:
             pool = world.pool(event.pool_id)
             if isinstance(event, DrainPool):
-                return drain.begin(world, pool, event.deadline_ms, now)
+                return drain.begin(world, pool, event.deadline_ms)
             return reload.begin(world, pool, event.model_ref, now)
         except OrchError as error:
             return [Refused(error)]

@@ -63,8 +63,8 @@ class Replica:
     was_ready: bool = False
     """What was noted last."""
     refusing: bool = False
-    drain_asked_at: float | None = None
-    """When it was last asked to drain, until it says that it does."""
+    drain_unheard: int = 0
+    """It was asked to drain and does not say so yet: for so many snapshots more it is believed."""
     pins_differ: bool = False
     last_error: Cause | None = None
     leases: dict[TaskId, Task] = field(factory=dict)
@@ -95,24 +95,23 @@ class Replica:
         return (
             snapshot is not None
             and snapshot.ready
-            and not snapshot.draining
+            and not self.drains
             and self.fresh(now)
             and not self.pins_differ
         )
 
-    def drains(self, now: float) -> bool:
-        """Return whether it drains, or was asked to so lately that it could not say so yet."""
-        if self.snapshot is not None and self.snapshot.draining:
-            return True
-        return self.drain_asked_at is not None and now - self.drain_asked_at < FRESH_S
+    @property
+    def drains(self) -> bool:
+        """Whether it drains, or was asked to and could not say so yet."""
+        return self.drain_unheard > 0 or (self.snapshot is not None and self.snapshot.draining)
 
     def see(self, snapshot: Snapshot, now: float) -> None:
         """Take a new snapshot. A cause stays while it tries again, but not "it is out of reach"."""
         self.snapshot, self.live = snapshot, True
         self.fresh_until = now + FRESH_S
         self.refusing = False
-        if snapshot.draining:
-            self.drain_asked_at = None
+        if self.drain_unheard:
+            self.drain_unheard = 0 if snapshot.draining else self.drain_unheard - 1
         unheard = self.last_error is not None and self.last_error.kind is Kind.POOL_UNREADY
         if snapshot.last_error is not None or snapshot.ready or unheard:
             self.last_error = snapshot.last_error
@@ -200,7 +199,7 @@ class Replica:
             engine=snapshot.engine if snapshot else pool.engine,
             model_ref=snapshot.model_ref if snapshot else pool.model_ref,
             ready=snapshot is not None and snapshot.ready,
-            draining=snapshot is not None and snapshot.draining,
+            draining=self.drains,
             fresh=self.fresh(now),
             refusing=self.refusing,
             pins_differ=self.pins_differ,

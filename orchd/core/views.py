@@ -151,7 +151,7 @@ def pool_health(world: World, pool: Pool, now: float) -> PoolHealth:
     """Return the health of a pool and its replicas [OC-CTRL-2001]."""
     replicas = list(pool.replicas.values())
     live = [replica for replica in replicas if replica.fresh(now)]
-    draining = [replica for replica in live if replica.drains(now)]
+    draining = [replica for replica in live if replica.drains]
     drained = bool(live) and len(draining) == len(live)
     return PoolHealth(
         pool_id=pool.spec.pool_id,

@@ -281,14 +281,18 @@ def test_a_replica_that_comes_with_another_model_is_asked_for_the_sets_once() ->
 @pytest.mark.req("OC-CTRL-2002")
 def test_a_drain_asks_every_replica_and_places_nothing_meanwhile() -> None:
     house = a_set(2)
+    house.submit(10)
+    house.submit(11)
+    house.admit(1)
     effects = house.send(DrainPool(DEMO, 30_000))
     assert [(e.replica_id, e.deadline_ms) for e in of(effects, AskDrain)] == [
         ("demo:0", 30_000), ("demo:1", 30_000),
     ]  # fmt: skip
     health = house.front.pool_health(DEMO, house.now)
     assert (health.ready, health.draining) == (False, True)  # before they could say so
-    house.admit(1)
-    assert not house.front.world.pools[DEMO].replicas[ReplicaId("demo:0")].leases
+    refusal = house.refuse(2)
+    assert refusal.kind is Kind.POOL_UNREADY
+    assert "was asked to drain" in refusal.message
     drained = {
         "ready": False, "draining": True, "phase": Phase.EMPTYING, "status": "Drained on request",
         "last_error": BAD,
@@ -299,6 +303,7 @@ def test_a_drain_asks_every_replica_and_places_nothing_meanwhile() -> None:
     assert refusal.kind is Kind.POOL_UNREADY
     assert refusal.message == "pool demo is not ready: demo:0: Drained on request"
     # what waits keeps its place until the pool is back
+    assert not dispatched(house.finish(10) + house.finish(11))
     assert dispatched(house.see(ready(0, seq=3))) == [(uid(1), "demo:0")]
 
 
