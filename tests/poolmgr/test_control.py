@@ -122,7 +122,9 @@ async def test_a_model_that_fits_beside_takes_over_without_a_gap(tmp_path: Path)
             assert ready_all_along(peer, since)
             crossed = last_of(await peer.finished(peer.open(model_ref="mock:lorem")), link.Fail)
             assert crossed.kind is Kind.POOL_UNREADY
-            fresh = last_of(await peer.finished(peer.open(model_ref="mock:short", max_tokens=500)), link.End)
+            fresh = last_of(
+                await peer.finished(peer.open(model_ref="mock:short", max_tokens=500)), link.End
+            )
             assert fresh.finish_reason == "stop"  # mock:short ends by itself
             # the job that ran goes on where it began, and then that engine ends
             assert last_of(await peer.finished(running), link.End).tokens_out == 150
@@ -172,7 +174,9 @@ async def test_a_model_that_does_not_fit_beside_takes_its_place(tmp_path: Path) 
             assert trio.current_time() - begun < 10
             assert (now.model_ref, now.ready, gone(old_pid)) == ("mock:short", True, True)
             assert now.vram_free_bytes == (24576 - BIG) << 20
-            done = last_of(await peer.finished(peer.open(model_ref="mock:short", max_tokens=500)), link.End)
+            done = last_of(
+                await peer.finished(peer.open(model_ref="mock:short", max_tokens=500)), link.End
+            )
             assert done.finish_reason == "stop"
 
 
