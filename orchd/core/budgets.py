@@ -61,6 +61,11 @@ class Budget:
     def _bounded(self) -> bool:
         return (self.tokens, self.time_ms, self.cost) != (None, None, None)
 
+    @property
+    def on_prompts(self) -> bool:
+        """Whether the length of a prompt counts."""
+        return self.tokens is not None or self.cost is not None
+
 
 UNBOUNDED: Final = Budget()
 

@@ -6,7 +6,9 @@ pools, so that each of them has its reason.
 
 from __future__ import annotations
 
-from orchd.core import admission, asking, models, turns
+from contextlib import suppress
+
+from orchd.core import admission, asking, gates, models, turns
 from orchd.core.world import World
 from orchd.wire.errors import Envelope, OrchError
 from orchd.wire.ids import Count
@@ -21,12 +23,9 @@ def explain(world: World, request: TaskRequest, identity: str, now: float) -> Pl
     budget hangs on it, it is taken to fit.
     """
     admission.check_request(world, request, None)
-    refusal: Envelope | None = None
-    try:
+    refusal = _refusal(world, request, identity, now)
+    with suppress(OrchError):  # who is stopped by the catalog is told where the name itself leads
         request = models.resolved(world, request, now)
-        _let_in(world, request, identity, now)
-    except OrchError as error:
-        refusal = error.envelope()
     decision, options = admission.settle(world, request, list(world.pools.values()), now)
     selected, pool_id = decision.selected, decision.pool_id
     outcome = PlacementOutcome.REFUSED
@@ -49,11 +48,13 @@ def explain(world: World, request: TaskRequest, identity: str, now: float) -> Pl
     )
 
 
-def _let_in(world: World, request: TaskRequest, identity: str, now: float) -> None:
-    """Raise what the task would be refused with."""
-    if world.draining:
-        raise admission.stopping(world)
-    world.throttle.check(identity, request, None, now)
-    pool = admission.admit(world, request, None, now).pool
-    tokens = 0 if turns.tight(world, request, now) else None
-    turns.let_in(world, request, pool, tokens, now)
+def _refusal(world: World, request: TaskRequest, identity: str, now: float) -> Envelope | None:
+    """Return what Submit would refuse the task with, or None."""
+    try:
+        request = gates.passed(world, request, identity, None, now)
+        pool = admission.admit(world, request, None, now).pool
+        tokens = 0 if turns.tight(world, request, now) else None
+        turns.let_in(world, request, pool, tokens, now)
+    except OrchError as error:
+        return error.envelope()
+    return None

@@ -253,8 +253,7 @@ class Front:
 
     def counted_by(self, request: TaskRequest, identity: str, now: float) -> ReplicaId | None:
         """Return the replica that is to count the texts before Submit; None: none need, or can."""
-        tight = turns.tight(self.world, request, now)
-        return prompts.counted_by(self.world, request, identity, now, tight=tight)
+        return prompts.counted_by(self.world, request, identity, now)
 
     def tokenized_by(self, model_ref: str, now: float) -> ReplicaId:
         """Return a replica that serves the model. Raises OrchError(UNKNOWN_ID, POOL_UNREADY)."""

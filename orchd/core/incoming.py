@@ -1,14 +1,14 @@
 """How a task comes in: one answer for each Submit, and the task in its queue or on its slot.
 
-Whether it is let in, and where, is decided in throttle.py, models.py, admission.py and turns.py;
-here they are asked, in this order, and what they say is done.
+Whether it is let in, and where, is decided in gates.py, admission.py and turns.py; here they are
+asked, in this order, and what they say is done.
 """
 
 from __future__ import annotations
 
 from attrs import evolve
 
-from orchd.core import admission, endings, models, notes, runs, turns, waiting
+from orchd.core import admission, endings, gates, notes, runs, turns, waiting
 from orchd.core.events import Accepted, Effect, Refused, Submit
 from orchd.core.sessions import Turn
 from orchd.core.task import Task
@@ -25,14 +25,11 @@ def submit(world: World, event: Submit, now: float) -> list[Effect]:
     try:
         if known is not None:
             return [_repeat(known, event)]
-        if world.draining:
-            raise admission.stopping(world)
-        asked = (event.identity, request, event.prompt_tokens, now)
-        world.throttle.check(*asked)
-        request = models.resolved(world, request, now)
+        request = gates.passed(world, request, event.identity, event.prompt_tokens, now)
         admitted = admission.admit(world, request, event.prompt_tokens, now, event.longest)
         turn = turns.let_in(world, request, admitted.pool, event.prompt_tokens, now)
-        world.throttle.take(*asked)  # a task that is refused takes nothing
+        # a task that is refused takes nothing
+        world.throttle.take(event.identity, request, event.prompt_tokens, now)
     except OrchError as error:
         if error.kind is Kind.SESSION_OVER:
             turns.end(world, request.session_id)

@@ -6,42 +6,32 @@ text that is too long. Which texts are counted is workloads.py's.
 
 from __future__ import annotations
 
-from orchd.core import admission, models, workloads
+from orchd.core import admission, gates, models, turns, workloads
 from orchd.core.replica import Replica
 from orchd.core.world import World
 from orchd.wire.control import MAX_TEXT_BYTES
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import ReplicaId
-from orchd.wire.shapes import TaskRequest, Workload
+from orchd.wire.shapes import TaskRequest
 
 
-def most_tokens(request: TaskRequest) -> int:
-    """Return how many tokens prompt or inputs have at most; a query is read with each document."""
-    texts = request.inputs or () if request.prompt is None else (request.prompt,)
-    sizes = [len(text.encode()) + workloads.ADDED_TOKENS for text in texts]
-    again = max(0, len(sizes) - 2) * sizes[0] if request.workload is Workload.RERANK else 0
-    return sum(sizes) + again
-
-
-def counted_by(
-    world: World, request: TaskRequest, identity: str, now: float, *, tight: bool = False
-) -> ReplicaId | None:
+def counted_by(world: World, request: TaskRequest, identity: str, now: float) -> ReplicaId | None:
     """Return the replica that is to count the texts; None: they need not, or cannot, be counted.
 
-    `tight`: its session's budget hangs on it (turns.tight).
-    Nothing is asked for a task that is known already or would be refused anyhow.
+    They are to be where `ctx` or the budget of the session hangs on them. Nothing is asked for a
+    task that is known already or would be refused anyhow.
     """
     texts = workloads.to_count(request)
-    if not (texts or (tight and request.prompt is not None)):
-        return None
-    if request.task_id in world.tasks or world.draining:
+    if not texts and (request.prompt is None or not world.limits.budget.on_prompts):
         return None
     parts = [part for text in texts for part in text.parts] or [request.prompt or ""]
-    if any(len(part.encode()) > MAX_TEXT_BYTES for part in parts):
+    if request.task_id in world.tasks or any(len(p.encode()) > MAX_TEXT_BYTES for p in parts):
         return None
     try:
-        world.throttle.check(identity, request, None, now)
-        admitted = admission.admit(world, models.resolved(world, request, now), None, now)
+        request = gates.passed(world, request, identity, None, now)
+        if not texts and not turns.tight(world, request, now):
+            return None
+        admitted = admission.admit(world, request, None, now)
     except OrchError:
         return None  # Submit says it
     return _idlest(admitted.pool.servable(now))

@@ -11,7 +11,7 @@ from typing import Final
 
 from attrs import evolve
 
-from orchd.core import notes, prompts
+from orchd.core import notes, workloads
 from orchd.core.budgets import NOTHING, PICO, WITHOUT_BOUND, Account, Amounts, Left, Price, Short
 from orchd.core.events import Effect, Note
 from orchd.core.pool import Pool
@@ -54,7 +54,7 @@ def let_in(
     price = pool.spec.price
     if not limits.budget.bounded:
         return Turn(session=session, price=price)
-    most = prompts.most_tokens(request) if prompt_tokens is None else prompt_tokens
+    most = workloads.most_tokens(request) if prompt_tokens is None else prompt_tokens
     held = _most(request, most, price, _most_ms(request, pool, now))
     short = session.account.short(held)
     if short is not None:
@@ -76,9 +76,12 @@ def end(world: World, session_id: SessionId) -> Session | None:
 
 
 def tight(world: World, request: TaskRequest, now: float) -> bool:
-    """Return whether the budget hangs on how long the prompt is exactly."""
+    """Return whether the budget hangs on how long the prompt is exactly.
+
+    The request is one that passed gates.py: the prices are those of the pools that serve its model.
+    """
     budget = world.limits.budget
-    if budget.tokens is None and budget.cost is None:
+    if not budget.on_prompts:
         return False
     known = world.sessions.find(request.session_id, now)
     account = known.account if known is not None else Account(budget)
@@ -87,7 +90,7 @@ def tight(world: World, request: TaskRequest, now: float) -> bool:
     ]
     dearest = max(prices, key=lambda p: p.token_in, default=Price())
     least, most = (
-        _most(request, tokens, dearest, 0) for tokens in (0, prompts.most_tokens(request))
+        _most(request, tokens, dearest, 0) for tokens in (0, workloads.most_tokens(request))
     )
     return account.short(least) is None and account.short(most) is not None
 

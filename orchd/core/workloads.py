@@ -94,6 +94,14 @@ def too_many(request: TaskRequest, dimension: int | None) -> tuple[str, str] | N
     )
 
 
+def most_tokens(request: TaskRequest) -> int:
+    """Return how many tokens prompt or inputs have at most; a query is read with each document."""
+    texts = request.inputs or () if request.prompt is None else (request.prompt,)
+    sizes = [len(text.encode()) + ADDED_TOKENS for text in texts]
+    again = max(0, len(sizes) - 2) * sizes[0] if request.workload is Workload.RERANK else 0
+    return sum(sizes) + again
+
+
 def to_count(request: TaskRequest) -> list[Text]:
     """Return the texts that could be too long, and so are to be counted.
 

@@ -104,6 +104,19 @@ class TestExplain:
         assert told.refusal.policy_label == "throttle"
         assert house.front.explain(request(2), house.now, "you").refusal is None
 
+    @pytest.mark.req("ORCH-3961")
+    def test_of_two_refusals_it_tells_the_one_that_submit_tells(self) -> None:
+        house = House.of(rates=Rates(requests_per_s=1.0, burst=1))
+        house.see()
+        house.admit(1)
+        retired = ModelCard("lorem", "sha256:" + "ab" * 32, "mock:lorem", closes_at=house.now)
+        house.send(CatalogChanged((retired,)))
+        told = house.front.explain(request(2, model_ref="lorem"), house.now, "me")
+        assert told.refusal is not None
+        refused = house.refuse(2, model_ref="lorem")
+        assert refused.kind is Kind.THROTTLED
+        assert told.refusal == refused.envelope()
+
     @pytest.mark.req("ORCH-3906")
     def test_a_position_counts_the_one_who_would_leave(self) -> None:
         house = House.of(pool(full_policy=FullPolicy.DROP_LRU, queue_interactive=1, queue_batch=1))
