@@ -48,6 +48,19 @@ def page_size(request: Request) -> int:
     return int(text)
 
 
+def no_strangers(request: Request, known: frozenset[str]) -> None:
+    """Refuse a parameter that would be ignored: a filter that is misspelt lists everything.
+
+    Probes and scrapers add their own (`?verbose`, `?name[]=`) where they ask: outside /v1/.
+    Raises OrchError(INVALID_PARAMS).
+    """
+    strange = next((name for name in request.query if name not in known), None)
+    if strange is not None and request.path.startswith("/v1/"):
+        takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+        why = f"{strange[:40]!r} is no parameter of the query here: {takes}"
+        raise OrchError(Kind.INVALID_PARAMS, why, path=strange[:40])
+
+
 def with_etag(request: Request, response: Response) -> Response:
     """Return a 200 with the ETag of its body, or 304 to a client that has it."""
     tag = f'"{hashlib.sha256(response.body).hexdigest()[:16]}"'

@@ -15,7 +15,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from orchd.catalog import artifacts
 from orchd.edge.auth import OPEN_PATHS
-from orchd.edge.routes import ROUTES
+from orchd.edge.routes import QUERIES, ROUTES
 from orchd.wire import codec, sse
 from orchd.wire.artifacts import ArtifactUpload
 from orchd.wire.control import API_VERSION
@@ -62,6 +62,15 @@ def test_every_route_is_documented_and_nothing_else() -> None:
     assert served == {(row.method, row.path) for row in OPERATIONS}
     assert examples.operations() == set(ROWS)
     assert {row.path for row in OPERATIONS if row.open} == OPEN_PATHS
+
+
+def test_every_parameter_of_a_query_is_documented_and_no_other_is_read() -> None:
+    read = {(method, path): QUERIES.get(served, frozenset()) for method, path, served in ROUTES}
+    told = {
+        (row.method, row.path): {each.name for each in row.parameters if each.place == "query"}
+        for row in OPERATIONS
+    }
+    assert read == told
 
 
 @pytest.mark.req("OC-CTRL-2031")

@@ -156,6 +156,41 @@ async def test_a_body_must_be_json_by_name_and_by_nature(front: Opener) -> None:
         assert "is not JSON" in read_json(answer)["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "stranger", "takes"),
+    [
+        ("/v1/tasks?limit=2&Cursor=1", "Cursor", "cursor, limit, state"),
+        ("/v1/catalog/models?tag=a", "tag", "cursor, limit"),
+        ("/v1/artifacts?tags=a", "tags", "cursor, limit, tag"),
+        ("/v1/pools?id=demo", "id", "none"),
+        ("/v1/pools/demo/health?verbose", "verbose", "none"),
+    ],
+)
+async def test_a_parameter_that_nobody_reads_is_refused_by_its_name(
+    front: Opener, path: str, stranger: str, takes: str
+) -> None:
+    async with front() as it:
+        answer = await it.get(path)
+        said = read_json(answer)
+        assert (answer.status, said["code"]) == (400, "INVALID_PARAMS")
+        assert repr(stranger) in said["message"]
+        assert said["message"].endswith(f"it takes {takes}")
+
+
+@pytest.mark.parametrize("path", ["/health?verbose", "/readyz?verbose=1", "/metrics?name[]=up"])
+async def test_probes_and_scrapers_may_add_parameters_of_their_own(
+    front: Opener, path: str
+) -> None:
+    async with front() as it:
+        assert (await it.get(path)).status == 200
+
+
+async def test_a_refused_parameter_changes_nothing(front: Opener) -> None:
+    async with front() as it:
+        assert (await it.post("/v1/tasks?dry_run=1", task_body())).status == 400
+        assert read_json(await it.get("/v1/tasks"))["tasks"] == []
+
+
 @pytest.mark.req("OC-CTRL-2001")
 async def test_a_pools_health_tells_what_is_ready_and_what_is_not(front: Opener) -> None:
     async with front() as it:

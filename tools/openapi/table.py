@@ -77,7 +77,7 @@ class Operation:
 
 
 EVERYWHERE: Final = (
-    Kind.INVALID_PARAMS,  # the query names a key twice
+    Kind.INVALID_PARAMS,  # the query names a key twice, or one that the route does not read
     Kind.MALFORMED_HTTP,
     Kind.MISSING_TOKEN,
     Kind.BAD_TOKEN,
