@@ -39,7 +39,7 @@ _LATER: Final = {
     "mode": ("source", "container"),
 }
 _LATER_KEYS: Final = {
-    "allow_binary_downloads", "allow_package_installs", "container", "policy", "source",
+    "allow_binary_downloads", "allow_package_installs", "container", "source",
     "trust_proxy_auth",
 }  # fmt: skip
 

@@ -24,6 +24,7 @@ BACKOFF_MAX_S: Final = 15.0
 RETRY_AFTER_MAX_S: Final = 60.0
 AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 T = TypeVar("T")
+_chance = random.SystemRandom()
 
 
 class LaterError(Exception):
@@ -52,7 +53,7 @@ async def persist(deed: Callable[[], Awaitable[T]], at: Callable[[], int] = lamb
                 why = f"{redact(str(exc))}; given up after {ATTEMPTS} attempts"
                 raise OrchError(Kind.FETCH_FAILED, why) from exc
             pause = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** (failures - 1))
-            pause *= random.uniform(0.5, 1.0)
+            pause *= _chance.uniform(0.5, 1.0)
             if isinstance(exc, LaterError) and exc.after_s is not None:
                 pause = max(pause, min(exc.after_s, RETRY_AFTER_MAX_S))
         await trio.sleep(pause)

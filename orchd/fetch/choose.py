@@ -44,10 +44,10 @@ def _gguf(files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
     if not models:
         raise ValueError("it holds no .gguf file, and llama.cpp reads no other form")
     if len(models) > 1:
-        names = sorted(names[0] for names in models)
-        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        firsts = sorted(parts[0] for parts in models)
+        more = f" and {len(firsts) - MAX_NAMED} more" if len(firsts) > MAX_NAMED else ""
         raise ValueError(
-            f"it holds {len(names)} models: name one of {', '.join(names[:MAX_NAMED])}{more}"
+            f"it holds {len(firsts)} models: name one of {', '.join(firsts[:MAX_NAMED])}{more}"
         )
     (names,) = models
     missing = [name for name in names if name not in by_name]

@@ -17,12 +17,11 @@ from typing import Final
 import trio
 
 from orchd.fetch import hashing
-from orchd.fetch.attempts import check, persist
+from orchd.fetch.attempts import LaterError, check, persist
 from orchd.fetch.entry import Entry
 from orchd.fetch.parts import Part, Partial, split
 from orchd.fetch.progress import Meter, size
 from orchd.fetch.remote import RemoteFile, Source
-from orchd.kit.client import PeerError
 from orchd.policy.web import Got, Web
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count
@@ -100,9 +99,9 @@ class Downloads:
             path = self._entry.file(file.name)
             there = path.stat().st_size if path.exists() else 0
             old = begun.get(file.name)
-            if old is not None and old.same(fresh.size, fresh.sha256, fresh.validator):
-                if max((part.at for part in old.parts if part.at > part.begin), default=0) <= there:
-                    fresh = old
+            same = old is not None and old.same(fresh.size, fresh.sha256, fresh.validator)
+            if old is not None and same and old.furthest <= there:
+                fresh = old
             self._partials[file.name] = fresh
             flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
             self._descriptors[file.name] = os.open(path, flags, 0o644)
@@ -202,7 +201,8 @@ class Downloads:
         if partial.size is None:
             part.end = partial.size = part.at
         elif not part.done:
-            raise PeerError(got.incoming.target, "receive", "the answer was too short")
+            why = f"{got.address.origin} answers less of {file.name} than it was asked for"
+            raise LaterError(why, None)
         self._moved.unpark_all()
 
     async def _receive(self, got: Got, descriptor: int, part: Part) -> None:

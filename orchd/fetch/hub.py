@@ -81,7 +81,9 @@ class Hub:
             )
         if status in (401, 403):
             return "the token may not read it; accept the model's terms on its page"
-        return "there is no such repository, revision or file" if status == 404 else "not understood"
+        return (
+            "there is no such repository, revision or file" if status == 404 else "not understood"
+        )
 
     async def _files(self) -> tuple[RemoteFile, ...]:
         found: list[RemoteFile] = []

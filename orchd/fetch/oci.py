@@ -22,8 +22,8 @@ from orchd.fetch.attempts import check, persist
 from orchd.fetch.orders import Shape
 from orchd.fetch.remote import Ask, RemoteFile
 from orchd.kit import log
-from orchd.policy import address
 from orchd.policy.web import Web
+from orchd.wire import address
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.modelref import OciRef
 
@@ -141,7 +141,7 @@ class Oci:
 
 
 def base_url(registry: str) -> str:
-    """Return a registry's address. One on this machine speaks HTTP, as docker and podman have it."""
+    """Return a registry's address. One on this machine speaks HTTP, as docker has it too."""
     here = address.parse(f"https://{registry}/").loopback
     return f"{'http' if here else 'https'}://{registry}"
 

@@ -8,6 +8,7 @@ import enum
 
 from attrs import frozen
 
+from orchd.config.policy import Outbound
 from orchd.wire.ids import Count, NonNegative, Positive, Text
 
 
@@ -33,11 +34,8 @@ class Order:
     named_by: Text
     """What of the configuration, or which command, names the model."""
     purpose: Text
-    enabled: bool = True
-    allow: tuple[Text, ...] = ()
-    deny: tuple[Text, ...] = ()
-    max_mb: Positive | None = None
-    requests_per_min: Positive | None = None
+    """For the journal: `model llama`."""
+    outbound: Outbound = Outbound()
     connections: Positive = Positive(8)
     """At the same time, over all files."""
 

@@ -62,6 +62,11 @@ class Partial:
                 return part.at
         return self.size or 0
 
+    @property
+    def furthest(self) -> int:
+        """Up to where the file has been written, with holes."""
+        return max((part.at for part in self.parts if part.at > part.begin), default=0)
+
     def same(self, size: int | None, sha256: str | None, validator: str | None) -> bool:
         """Whether this is the same content still, as far as anybody says."""
         return (

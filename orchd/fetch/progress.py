@@ -70,7 +70,9 @@ def size(count: float) -> str:
     while count >= 999.5 and unit < len(_UNITS) - 1:
         count /= 1000
         unit += 1
-    return f"{count:.1f} {_UNITS[unit]}" if unit and count < 99.95 else f"{count:.0f} {_UNITS[unit]}"
+    return (
+        f"{count:.1f} {_UNITS[unit]}" if unit and count < 99.95 else f"{count:.0f} {_UNITS[unit]}"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,6 @@
-"""What a source offers: files, and how each is asked for. Sources are hub.py, web.py, s3.py, oci.py.
+"""What a source offers: files, and how each is asked for.
 
-Choosing among them is choose.py's, bringing them here download.py's.
+The sources are hub.py, plainweb.py, s3.py and oci.py. Choosing among them is choose.py's, bringing them here download.py's.
 """
 
 from __future__ import annotations

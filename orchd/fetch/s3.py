@@ -2,9 +2,9 @@
 
 botocore is an optional extra (`orchd[s3]`), imported when such a model is fetched: credentials,
 region, endpoint and signatures are its business, as for any AWS tool (AWS_PROFILE,
-AWS_ENDPOINT_URL_S3, ~/.aws). Without credentials a public bucket is asked unsigned. Credentials that
-would have to be asked for over the network (SSO, instance metadata) are not used: such a request
-would pass no policy.
+AWS_ENDPOINT_URL_S3, ~/.aws). Without credentials a public bucket is asked unsigned. Credentials
+that would have to be asked for over the network (SSO, instance metadata) are not used: such a
+request would pass no policy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from orchd.fetch.orders import Shape
 from orchd.fetch.remote import Ask, RemoteFile
 from orchd.kit import log
 from orchd.policy.web import Web
-from orchd.wire import modelref
+from orchd.wire import address, modelref
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.modelref import S3Ref
 
@@ -37,18 +37,39 @@ _ROW: Final = re.compile(r"<Contents>.*?<Key>(.*?)</Key>.*?<Size>(\d{1,15})</Siz
 _MORE: Final = re.compile(r"<NextContinuationToken>(.*?)</NextContinuationToken>", re.DOTALL)
 
 
-class S3:
-    """One object, or all below a key that ends in `/`."""
+class Signer:
+    """Signs URLs with the user's AWS settings. Asks nobody."""
 
-    def __init__(self, ref: S3Ref, web: Web) -> None:
-        self._ref = ref
-        self._web = web
-        self._client, self._signed = _client()
+    def __init__(self, client: BaseClient, *, signs: bool) -> None:
+        self._client = client
+        self.signs = signs
+        """Whether there are credentials."""
 
     @property
     def endpoint(self) -> str:
         """Where requests go."""
         return str(self._client.meta.endpoint_url)
+
+    def url(self, method: str, **parameters: str) -> str:
+        """Return the URL of one request, good for SIGNED_S."""
+        url: str = self._client.generate_presigned_url(
+            method, Params=parameters, ExpiresIn=SIGNED_S
+        )
+        return url
+
+    def hosts(self, bucket: str) -> tuple[str, ...]:
+        """Return which hosts a bucket of this name is asked at."""
+        url = address.parse(self.url("get_object", Bucket=bucket, Key="x"))
+        return (url.origin.partition("://")[2],)
+
+
+class S3:
+    """One object, or all below a key that ends in `/`."""
+
+    def __init__(self, ref: S3Ref, web: Web, signer: Signer) -> None:
+        self._ref = ref
+        self._web = web
+        self._signer = signer
 
     async def listing(self, shape: Shape) -> tuple[RemoteFile, ...]:  # noqa: ARG002 - Source's form
         """Return the object with its further parts, or the objects below the key."""
@@ -63,7 +84,7 @@ class S3:
 
     def ask(self, file: RemoteFile) -> Ask:
         """Return a URL that is signed for this request."""
-        return Ask(self._url("get_object", Bucket=self._ref.bucket, Key=file.place))
+        return Ask(self._signer.url("get_object", Bucket=self._ref.bucket, Key=file.place))
 
     def refusal(self, status: int) -> str:
         """Return what a status may mean."""
@@ -72,7 +93,7 @@ class S3:
         if status == 403:
             return (
                 "these credentials may not read it"
-                if self._signed
+                if self._signer.signs
                 else "it is not for everybody: set AWS_PROFILE or the credential aws_credentials"
             )
         return "there is no such bucket or key" if status == 404 else "not understood"
@@ -81,7 +102,7 @@ class S3:
         found: list[RemoteFile] = []
         more: dict[str, str] = {}
         for _ in range(MAX_PAGES):
-            url = self._url(
+            url = self._signer.url(
                 "list_objects_v2",
                 Bucket=self._ref.bucket,
                 Prefix=prefix,
@@ -106,14 +127,9 @@ class S3:
             more = {"ContinuationToken": html.unescape(following[1])}
         raise OrchError(Kind.FETCH_FAILED, f"{prefix} has more than {MAX_PAGES} pages of objects")
 
-    def _url(self, method: str, **parameters: str) -> str:
-        url: str = self._client.generate_presigned_url(
-            method, Params=parameters, ExpiresIn=SIGNED_S
-        )
-        return url
 
-
-def _client() -> tuple[BaseClient, bool]:
+def configured() -> Signer:
+    """Return the signer of the user's AWS settings. Raises OrchError(FETCH_FAILED)."""
     try:
         import botocore.session
         from botocore import UNSIGNED
@@ -139,4 +155,4 @@ def _client() -> tuple[BaseClient, bool]:
         client = session.create_client("s3", region_name=region, config=config)
     except BotoCoreError as exc:
         raise OrchError(Kind.FETCH_FAILED, f"the AWS settings cannot be used: {exc}") from exc
-    return client, credentials is not None
+    return Signer(client, signs=credentials is not None)

@@ -12,8 +12,8 @@ from typing import Final
 import trio
 
 from orchd.kit import log
-from orchd.policy.address import Address
 from orchd.policy.rules import WINDOW_S, Allowed, Denied, Request, Rules, decide
+from orchd.wire.address import Address
 from orchd.wire.errors import Kind, OrchError
 
 MAX_TOLD: Final = 1024
@@ -46,9 +46,7 @@ class Outbound:
         now = self._clock()
         while self._left and self._left[0] <= now - WINDOW_S:
             self._left.popleft()
-        request = Request(
-            address=address, via=via, size_bytes=size_bytes, recent=len(self._left)
-        )
+        request = Request(address=address, via=via, size_bytes=size_bytes, recent=len(self._left))
         verdict = decide(request, self._rules)
         url = "" if address is None else address.shown
         match verdict:
@@ -65,7 +63,10 @@ class Outbound:
 
     async def wait_permit(self, address: Address, *, size_bytes: int | None = None) -> None:
         """Return when the request may leave. The deadline is the caller's. Raises as permit."""
-        while (pause := self.permit(address, size_bytes=size_bytes)) > 0:
+        while True:
+            pause = self.permit(address, size_bytes=size_bytes)
+            if pause == 0:
+                return
             await trio.sleep(pause)
 
     def _tell(self, name: str, via: str, url: str, rule: str, size_bytes: int | None) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from attrs import frozen
 
-from orchd.policy.address import Address, covers, matches
+from orchd.wire.address import Address, covers, matches
 
 KEY: Final = "policy.outbound"
 WINDOW_S: Final = 60.0
@@ -120,7 +120,9 @@ def _forbidden(request: Request, rules: Rules) -> Denied | None:
 def _allowed(request: Request, rules: Rules) -> Verdict:
     address = request.address
     if address is None:
-        return Allowed("the operator's own key")  # such as allow_package_installs: whoever asks checks
+        return Allowed(
+            "the operator's own key"
+        )  # such as allow_package_installs: whoever asks checks
     for pattern in rules.allow:
         if matches(pattern, address):
             return Allowed(f"{KEY}.allow: {pattern}")
@@ -128,5 +130,7 @@ def _allowed(request: Request, rules: Rules) -> Verdict:
         if matches(named.pattern, address):
             return Allowed(named.by)
     host = address.origin.partition("://")[2]
-    why = f"{address.origin} is named neither by the configuration nor in {KEY}.allow (add {host!r})"
+    why = (
+        f"{address.origin} is named neither by the configuration nor in {KEY}.allow (add {host!r})"
+    )
     return Denied(f"{KEY}.allow", why)

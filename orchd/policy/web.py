@@ -15,9 +15,9 @@ from typing import Final
 from attrs import frozen
 
 from orchd.kit.client import Client, Incoming, Target
-from orchd.policy import address as addresses
-from orchd.policy.address import Address
 from orchd.policy.hook import Outbound
+from orchd.wire import address as addresses
+from orchd.wire.address import Address
 from orchd.wire.errors import Kind, OrchError
 
 NONE: Final[Mapping[str, str]] = MappingProxyType({})

@@ -1,4 +1,4 @@
-"""What a model reference names: a file here, or something to be fetched. Text in, frozen classes out.
+"""What a model reference names: a file here, or what is to be fetched. Text in, frozen classes out.
 
 The forms are contract.md's (Models). Where a reference's files are asked for is orchd/fetch's; what
 may be asked is orchd/policy's.
@@ -70,7 +70,7 @@ RemoteRef = HubRef | WebRef | S3Ref | OciRef
 
 
 def is_remote(text: str) -> bool:
-    """Whether a reference names something elsewhere: not a file, and not a name of engine mock's."""
+    """Whether a reference names something elsewhere: no file, and no name of engine mock's."""
     return _REMOTE.match(text) is not None
 
 
@@ -101,7 +101,8 @@ def _hub(text: str) -> HubRef:
     match = _HUB_AT.fullmatch(text) or _HUB.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"must be hf:org/repo or hf:org/repo/path/file (a revision: hf:org/repo@v1), not {text!r}"
+            "must be hf:org/repo or hf:org/repo/path/file (a revision: hf:org/repo@v1), "
+            f"not {text!r}"
         )
     said = match.groupdict()
     path = said["path"] or ""

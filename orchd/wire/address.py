@@ -1,6 +1,6 @@
 """Where an outbound request goes: a URL taken apart, and the patterns that rules name hosts by.
 
-Pure. What is allowed is rules.py's.
+What is allowed is orchd/policy's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SAFE: Final = "/:@!$&'()*+,;=-._~%?[]"
 
 @frozen
 class Address:
-    """A URL, as far as a request needs it. `host` is in lower case, without brackets and last dot."""
+    """A URL, as far as a request needs it. `host`: lower case, no brackets, no dot at the end."""
 
     scheme: str
     host: str
