@@ -25,6 +25,7 @@ import trio
 from attrs import frozen
 
 from orchd.kit.client import Client, Target
+from tests.conftest import has_gpu
 from tests.lab.llama import Command
 from tests.lab.nvml import FakeNvml
 from tests.sockets.suite import Suite
@@ -216,7 +217,7 @@ async def test_a_fresh_haiku_is_made_and_counted_by_the_engine_itself(
 @pytest.mark.skipif(not REAL, reason="needs a GPU worker: set REQUIRE_REAL_LLAMA=1 where one is")
 @pytest.mark.timeout(600)
 async def test_a_gpu_worker_writes_the_haiku_that_was_asked_for(suite_of: SuiteOf) -> None:
-    assert Path("/dev/nvidia0").exists(), "REQUIRE_REAL_LLAMA=1, and there is no NVIDIA GPU"
+    assert has_gpu(), "REQUIRE_REAL_LLAMA=1, and there is no NVIDIA GPU"
     server, model = os.environ["REAL_LLAMA_SERVER"], Path(os.environ["REAL_LLAMA_MODEL"])
     config = with_counters(llama_pool(([server], {}), model, ctx=CTX))
     suite = suite_of(config, wait=False)
