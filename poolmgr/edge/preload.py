@@ -11,7 +11,9 @@ from typing import Final
 
 import trio
 
-from orchd.config.schema import Backend, Pool, Settings
+from orchd.config.devices import Backend
+from orchd.config.pool import Pool
+from orchd.config.schema import Settings
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, ReplicaId
 from orchd.wire.snapshot import GpuProof
