@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from orchd.kit.client import PeerError
+from orchd.kit.incoming import PeerError
 from orchd.kit.redact import redact
 from orchd.policy.web import Got
 from orchd.wire.errors import Kind, OrchError

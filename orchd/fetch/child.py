@@ -17,7 +17,8 @@ from orchd.fetch.orders import Done, Order, Progress, Said
 from orchd.wire import codec
 from orchd.wire.errors import Kind, OrchError
 
-ARGV: Final = (sys.executable, "-m", "orchd.fetch")
+ARGV: Final = (sys.executable, "-P", "-m", "orchd.fetch")
+"""-P: not from the folder that somebody happens to be in, which may be anybody's."""
 MAX_LINE: Final = 1 << 20
 STOP_S: Final = 5.0
 """What it gets to write its journal after SIGTERM."""
@@ -39,15 +40,20 @@ async def fetched(
     `log` is where the program's journal lines go. Raises OrchError: what the program says, or
     FETCH_FAILED when it ends without a word.
     """
-    process = await trio.lowlevel.open_process(
-        [*ARGV, "--log", log],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        # a user or group of None is ours
-        user=None if owner is None else owner.uid,
-        group=None if owner is None else owner.gid,
-        extra_groups=None if owner is None else [],
-    )
+    try:
+        process = await trio.lowlevel.open_process(
+            [*ARGV, "--log", log],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # a user or group of None is ours
+            user=None if owner is None else owner.uid,
+            group=None if owner is None else owner.gid,
+            extra_groups=None if owner is None else [],
+        )
+    except OSError as exc:
+        who = "" if owner is None else f" as user {owner.uid}"
+        why = f"{sys.executable} cannot be started{who}: {exc.strerror}"
+        raise OrchError(Kind.FETCH_FAILED, why) from exc
     assert process.stdin is not None, "it was asked for"
     assert process.stdout is not None, "it was asked for"
     try:
@@ -58,7 +64,14 @@ async def fetched(
     except trio.BrokenResourceError:
         pass  # it ended before it had read the order
     finally:
-        await _end(process)
+        with trio.move_on_after(STOP_S, shield=True):
+            await process.stdin.aclose()  # it ends by itself when this does
+            await process.wait()
+        if process.returncode is None:
+            process.kill()
+        with trio.move_on_after(STOP_S, shield=True):
+            await process.wait()
+            await process.stdout.aclose()
     raise OrchError(
         Kind.FETCH_FAILED, f"the fetching program ended with {process.returncode} and no word"
     )
@@ -85,17 +98,3 @@ async def _heard(stream: trio.abc.ReceiveStream, say: Callable[[Progress], None]
             if said.progress is not None:
                 say(said.progress)
     return None
-
-
-async def _end(process: trio.Process) -> None:
-    """See it ended, whatever it does; a cancellation waits for that, at most STOP_S."""
-    with trio.CancelScope(shield=True):
-        if process.stdin is not None:
-            await process.stdin.aclose()  # it ends by itself when this does
-        with trio.move_on_after(STOP_S):
-            await process.wait()
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        if process.stdout is not None:
-            await process.stdout.aclose()

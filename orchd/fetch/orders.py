@@ -31,8 +31,9 @@ class Order:
     shape: Shape = Shape.GGUF
     digest: Text | None = None
     """sha256:<hex> that the model must have."""
-    named_by: Text
-    """What of the configuration, or which command, names the model."""
+    named_by: Text | None = None
+    """What of the configuration, or which command, names the model, and so its hosts; None: nothing
+    does, and the rules alone say what may be asked."""
     purpose: Text
     """For the journal: `model llama`."""
     outbound: Outbound = Outbound()

@@ -1,6 +1,7 @@
 """What a source offers: files, and how each is asked for.
 
-The sources are hub.py, plainweb.py, s3.py and oci.py. Choosing among them is choose.py's, bringing them here download.py's.
+The sources are hub.py, plainweb.py, s3.py and oci.py. Choosing among the files is choose.py's,
+bringing them here download.py's.
 """
 
 from __future__ import annotations

@@ -10,7 +10,9 @@ request would pass no policy.
 from __future__ import annotations
 
 import html
+import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
@@ -143,6 +145,10 @@ def configured() -> Signer:
         ) from None
     try:
         session = botocore.session.get_session()
+        if given := os.environ.get("CREDENTIALS_DIRECTORY"):
+            kept = Path(given, "aws_credentials")
+            if kept.is_file():
+                session.set_config_variable("credentials_file", str(kept))
         chain: Any = session.get_component("credential_provider")
         chain.providers = [one for one in chain.providers if one.METHOD in _LOCAL]
         credentials = session.get_credentials()

@@ -25,11 +25,12 @@ MAX_TOKEN: Final = 4096
 
 
 def open_source(
-    ref: RemoteRef, outbound: Outbound, by: str, purpose: str, environ: Mapping[str, str]
+    ref: RemoteRef, outbound: Outbound, by: str | None, purpose: str, environ: Mapping[str, str]
 ) -> tuple[Source, Web]:
     """Return the source of a reference, and the web that may ask it and whom it names.
 
-    `by` is what names the reference, for the journal. Raises OrchError(FETCH_FAILED).
+    `by` is what names the reference, and so its hosts, for the journal; None: nothing does. Raises
+    OrchError(FETCH_FAILED).
     """
     match ref:
         case HubRef():
@@ -54,8 +55,8 @@ def open_source(
             return S3(ref, web, signer), web
 
 
-def _web(outbound: Outbound, hosts: list[str], by: str, purpose: str) -> Web:
-    named = [Named(pattern=host, by=by) for host in dict.fromkeys(hosts)]
+def _web(outbound: Outbound, hosts: list[str], by: str | None, purpose: str) -> Web:
+    named = [] if by is None else [Named(pattern=host, by=by) for host in dict.fromkeys(hosts)]
     return Web(Hook(rules(outbound, named), purpose))
 
 

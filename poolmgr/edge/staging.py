@@ -5,6 +5,8 @@ The comparison is core/fit.py's, files and programs are poolmgr/provision's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attrs import evolve
 
 from orchd.config.pool import Pool
@@ -57,13 +59,14 @@ class Staging:
         """Of the staged model; None: not known."""
         return self.need.weights_bytes if self.need is not None else None
 
-    async def stage(self, gpus: tuple[Gpu, ...]) -> Plan:
-        """Stage the model and find the engine's program.
+    async def stage(self, gpus: tuple[Gpu, ...], say: Callable[[str], None]) -> Plan:
+        """Stage the model and find the engine's program. `say` hears of a fetch under way.
 
-        Raises MODEL_MISSING, ENGINE_MISSING, CONFIG_INVALID.
+        Raises MODEL_MISSING, ENGINE_MISSING, CONFIG_INVALID; FETCH_FAILED, OUTBOUND_DENIED,
+        DIGEST_WRONG, DISK_SHORT of a model that is not here.
         """
         pool = self._pool
-        model = await stage(self._settings, pool)
+        model = await stage(self._settings, pool, say)
         self.name = model.name
         uuids = tuple(gpu.uuid for gpu in gpus)
         self.plan = plan(pool, self._adapter, model, self._socket, uuids)

@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's
         """Nothing: the tests read `asked`."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the base class's
+    def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.house.asked.append(Asked(self.path, headers))
         served = self.house.answer(self.path)

@@ -1,7 +1,8 @@
 """A Hub on this machine: the part of the Hugging Face API that fetching uses, over Files.
 
-As recorded from huggingface.co: `/api/models/REPO/revision/REV` names the commit, `/tree/COMMIT` lists
-files in pages, `/REPO/resolve/COMMIT/PATH` redirects to content elsewhere for files in LFS.
+Written from the Hub's published API: `/api/models/REPO/revision/REV` names the commit,
+`/tree/COMMIT` lists files in pages, `/REPO/resolve/COMMIT/PATH` redirects to content elsewhere for
+files in LFS.
 """
 
 from __future__ import annotations

@@ -25,6 +25,16 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def read(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def below(folder: str) -> set[str]:
+    """Return the files below a folder."""
+    found = Path(folder).rglob("*")
+    return {str(path.relative_to(folder)) for path in found if path.is_file()}
+
+
 def order(ref: str, folder: Path, **more: Any) -> Order:
     outbound = Outbound(**more.pop("outbound", {}))
     return Order(

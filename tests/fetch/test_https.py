@@ -13,7 +13,7 @@ from orchd.fetch.orders import Progress, Shape
 from orchd.kit import log
 from orchd.wire.errors import Kind
 from tests.fakes.fileserver import Files
-from tests.fetch.making import bring, content, order, refused, sha256
+from tests.fetch.making import bring, content, order, read, refused, sha256
 
 SIZE = 3_000_000
 
@@ -31,7 +31,7 @@ async def test_a_file_comes_in_parts_and_is_whole(secure: Files, tmp_path: Path)
     secure.add("/m/tiny.gguf", data)
     said: list[Progress] = []
     done = await bring(f"{secure.url}/m/tiny.gguf", tmp_path, said.append)
-    assert Path(done.path).read_bytes() == data
+    assert read(done.path) == data
     assert (done.size_bytes, done.fetched_bytes) == (SIZE, SIZE)
     assert done.digest == f"sha256:{sha256(data)}"
     assert Path(done.path).name == "tiny.gguf"
@@ -62,7 +62,7 @@ async def test_lines_that_break_are_taken_up_where_they_broke(
     data = content(SIZE)
     secure.add("/m.gguf", data, cut_after=30_000, cuts=40)
     done = await bring(f"{secure.url}/m.gguf", tmp_path)
-    assert Path(done.path).read_bytes() == data
+    assert read(done.path) == data
     assert done.fetched_bytes == SIZE  # nothing came twice
 
 
@@ -89,7 +89,7 @@ async def test_a_server_without_ranges_will_do(secure: Files, tmp_path: Path, le
     data = content(500_000)
     secure.add("/m.gguf", data, ranges=False, length=length, cut_after=1000, cuts=2 * length)
     done = await bring(f"{secure.url}/m.gguf", tmp_path)
-    assert Path(done.path).read_bytes() == data
+    assert read(done.path) == data
 
 
 async def test_an_empty_file_is_whole(secure: Files, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ async def test_a_file_that_changes_under_way_is_begun_anew(
     served.bytes_per_s = None
     served.data = new
     done = await bring(ref, tmp_path)
-    assert Path(done.path).read_bytes() == new
+    assert read(done.path) == new
 
 
 @pytest.mark.req("ORCH-3436")
@@ -137,7 +137,7 @@ async def test_all_parts_of_a_model_come_together(secure: Files, tmp_path: Path)
     whole = b"".join(secure.files[f"/{name}"].data for name in names)
     done = await bring(f"{secure.url}/{names[1]}", tmp_path)  # whichever of them is named
     assert [Path(file).name for file in done.files] == names
-    assert b"".join(Path(file).read_bytes() for file in done.files) == whole
+    assert b"".join(read(file) for file in done.files) == whole
     assert done.path == done.files[0]
     assert done.digest == f"sha256:{sha256(whole)}"
     assert secure.at_once > 3
@@ -176,7 +176,7 @@ async def test_redirects_are_followed_where_they_may_go_and_no_further(
     secure.add("/a.gguf", b"", redirect="/b/c.gguf?x=1")
     secure.add("/b/c.gguf", data)
     done = await bring(f"{secure.url}/a.gguf", tmp_path)
-    assert Path(done.path).read_bytes() == data
+    assert read(done.path) == data
     assert Path(done.path).name == "a.gguf"
     secure.add("/round.gguf", b"", redirect="/round.gguf")
     assert "more than 8 redirects" in (await refused(f"{secure.url}/round.gguf", tmp_path)).message

@@ -34,7 +34,8 @@ def start(folder: Path, more: str = "") -> tuple[subprocess.Popen[bytes], str]:
         port = probe.getsockname()[1]
     config = folder / "config.yml"
     config.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
+        f"version: 0.1\nlog: {{level: error}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
         f"http: {{addr: '127.0.0.1:{port}'}}\n{more}"
     )
     process = subprocess.Popen(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ def written(journal: Path) -> int:
     return sum(partial.done_bytes for partial in said.files.values())
 
 
+def at_least(journal: Path, count: int) -> bool:
+    return written(journal) >= count
+
+
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, list[dict[str, Any]], str]:
     """Return exit code, what it said, and its log."""
     held, process.stdin = process.stdin, None  # closing it would end the program
@@ -74,7 +79,7 @@ def test_killed_at_any_instant_it_goes_on_where_it_was(secure: Files, tmp_path: 
     kept = 0
     for more in (1, 5_000_000):
         process = start(wanted)
-        until(lambda least=kept + more: written(journal) >= least, "nothing was written down")
+        until(partial(at_least, journal, kept + more), "nothing was written down")
         process.kill()
         process.communicate()
         kept = written(journal)
@@ -198,12 +203,16 @@ async def test_cancelled_it_leaves_no_process(secure: Files, tmp_path: Path) -> 
     secure.add("/m.gguf", content(60_000_000), bytes_per_s=1_000_000)
     with trio.move_on_after(1.5):
         await fetched(order(f"{secure.url}/m.gguf", tmp_path), lambda _: None, log="json")
-    mine = [
-        path
+    assert left_over() == []
+
+
+def left_over() -> list[str]:
+    """Return the fetching programs that are ours."""
+    return [
+        _command(path)
         for path in Path("/proc").glob("[0-9]*/stat")
         if _parent(path) == os.getpid() and "orchd.fetch" in _command(path)
     ]
-    assert mine == []
 
 
 def _parent(stat: Path) -> int:
