@@ -19,6 +19,7 @@ from poolmgr.dialects import (
     llama_errors,
     llama_memory,
     llama_vectors,
+    vectors,
 )
 from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader, Tuning, Usage
 
@@ -122,13 +123,13 @@ class LlamaServer:
         would be lost."""
         path = llama_vectors.PATHS.get(job.workload)
         if path is not None:
-            return Call(method="POST", path=path, body=llama_vectors.body(job), headers=_JSON)
+            return Call(method="POST", path=path, body=vectors.body(job), headers=_JSON)
         return Call(method="POST", path="/completion", body=llama.completion(job), headers=_JSON)
 
     def reader(self, job: Job, status: int) -> Reader:
         """Return the reader of a completion, of vectors or scores, or of an error."""
         if job.workload in llama_vectors.PATHS:
-            return llama_vectors.VectorsReader(job, status)
+            return vectors.VectorsReader(job, status, llama_vectors.refusal)
         return llama.StreamReader(job) if status == 200 else llama_errors.ErrorReader(status)
 
 
