@@ -14,7 +14,9 @@ from typing import Final
 import trio
 from attrs import evolve
 
-from orchd.config.schema import Backend, Pool, Settings
+from orchd.config.devices import Backend
+from orchd.config.pool import Pool
+from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.kit.client import PeerError
 from orchd.wire.errors import Kind, OrchError

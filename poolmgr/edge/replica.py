@@ -12,7 +12,8 @@ from typing import Final, assert_never
 
 import trio
 
-from orchd.config.schema import Mode, Pool, Settings
+from orchd.config.pool import Mode, Pool
+from orchd.config.schema import Settings
 from orchd.kit import http, log
 from orchd.kit.client import Client, Target
 from orchd.kit.notify import Notifier
