@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Final
@@ -28,6 +28,8 @@ __all__ = ["Answer", "Client", "Incoming", "PeerError", "Target"]
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 MAX_HEAD: Final = 64 << 10
+Gate = Callable[[Target, str, str], None]
+"""Where every request to another machine passes: target, method, path."""
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # RFC 9110, 9.2.2
 
 
@@ -45,12 +47,15 @@ class Client:
         token: str | None = None,
         max_idle: int = 8,
         connect_s: float | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """`token`, if any, goes out as a bearer token with every request. `connect_s` bounds the
-        wait for a connection: name, proxy and TLS included; None: the call's own deadline does."""
+        wait for a connection: name, proxy and TLS included; None: the call's own deadline does.
+        `gate` is asked before anything is sent, and raises to forbid it."""
         self.target = target
         self._max_idle = max_idle
         self._connect_s = connect_s
+        self._gate = gate
         self._idle: list[Pipe] = []
         self._standing = [("Host", target.authority)]
         if token is not None:
@@ -201,6 +206,8 @@ class Client:
         repeatable: bool,
     ) -> tuple[Pipe, Incoming]:
         """Send the request and return with the head of its answer."""
+        if self._gate is not None:
+            self._gate(self.target, method, path)
         kept = self._take_idle()
         while True:
             pipe = kept or await self._connect()

@@ -1,4 +1,4 @@
-"""The answer of a peer, whole or while its body comes: framing by hand (chunks.py), no h11 per read.
+"""The answer of a peer, whole or as it comes: framing by hand (chunks.py), no h11 for each read.
 
 Asking is client.py's.
 """

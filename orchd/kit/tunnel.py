@@ -30,13 +30,14 @@ async def through(pipe: Pipe, authority: str) -> None:
         while True:
             event = conn.next_event()
             if event is h11.NEED_DATA:
-                conn.receive_data(await pipe.recv())
+                data = await pipe.recv()
+                if not data:
+                    raise PipeClosed("no answer")
+                conn.receive_data(data)
             elif isinstance(event, h11.Response):
                 if 200 <= event.status_code < 300:
                     return
                 raise OSError(errno.ECONNREFUSED, f"the proxy answered {event.status_code}")
-            elif not isinstance(event, h11.InformationalResponse):
-                raise OSError(errno.EPROTO, "the proxy closed the connection")
     except PipeClosed as exc:
         raise OSError(errno.EPROTO, f"the proxy closed the connection: {exc}") from exc
     except h11.RemoteProtocolError as exc:

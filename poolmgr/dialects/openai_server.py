@@ -27,7 +27,7 @@ class OpenAiServer:
     """
 
     sampler_profiles: Container[str] = openai.SAMPLERS
-    strict_needs_single_slot = True
+    strict_slots: int | None = 0  # its caches and who else asks it are not ours to know
 
     def __init__(
         self, model: str, *, base: str, form: openai.Form, profile: str, version: str = "unknown"

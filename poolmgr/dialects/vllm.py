@@ -33,6 +33,7 @@ class VllmServer(OpenAiServer):
     """The methods of engines.base.Adapter that talk."""
 
     sampler_profiles = SAMPLERS
+    strict_slots = 1
 
     def health(self) -> Call:
         """Return `GET /health`."""

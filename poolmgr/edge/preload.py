@@ -213,7 +213,7 @@ class Preload:
         """Start the engine; None when it is external. Raises ENGINE_START_FAILED."""
         plan_ = self._plan
         assert plan_ is not None, "the table has provisioning first"
-        self.engine = Engine(plan_.target, self._adapter, self.pool.slots)
+        self.engine = Engine(plan_.target, self._adapter, self.pool.slots, key=plan_.key)
         if plan_.argv is None or plan_.socket is None:
             return None
         try:

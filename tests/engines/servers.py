@@ -24,7 +24,7 @@ from attrs import frozen
 from orchd.config.pool import Engine, Model, Pool
 from orchd.wire.ids import DeviceMask, PoolId, Positive, TaskId, Text
 from orchd.wire.shapes import Workload
-from poolmgr.engines.base import Adapter, Broken, Finished, Job, Load, Pieces
+from poolmgr.engines.base import Adapter, Broken, Finished, Job, Load, Pieces, Props, Reply
 from poolmgr.engines.registry import adapter
 from tests.lab.llama import LlamaBuild, llama_server_command, needs_of, tiny_model
 from tests.lab.needs import require
@@ -91,6 +91,10 @@ class Running:
         status, body = self.ask(call.method, call.path, call.body)
         return read(self.adapter, job, status, body)
 
+    def props(self) -> Props:
+        calls = self.adapter.props()
+        return self.adapter.read_props([Reply(*self.ask(c.method, c.path, c.body)) for c in calls])
+
     def busy(self) -> bool:
         _, body = self.ask("GET", "/slots")
         return any(slot["is_processing"] for slot in orjson.loads(body))
@@ -152,7 +156,6 @@ def running(
     `more` is what pool() takes; `ref` only for the mock.
     """
     sock = folder / "e.sock"
-    chosen = adapter(adapter_id(name))
     if name == "mock":
         extra: dict[str, str] = {}
         command, file = [sys.executable, "-m", "poolmgr.mockengine"], None
@@ -162,6 +165,7 @@ def running(
         command, extra = llama_server_command(name)
         file = tiny_model(model)
         made = pool(name, args=("--threads", "1", *more.pop("args", ())), **more)
+    chosen = adapter(made)
     launch = chosen.launch(made, file, sock, ("GPU-none",))
     argv = [*command, *fitting(name, launch.argv)]
     with (folder / "engine.log").open("wb") as log:

@@ -43,10 +43,7 @@ def server(
 
 @pytest.mark.req("OC-ADAPT-5010")
 def test_props_name_the_build_the_slots_and_the_context(server):
-    call = server.adapter.props()
-    status, body = server.ask(call.method, call.path)
-    props = server.adapter.read_props(body)
-    assert status == 200
+    props = server.props()
     assert re.fullmatch(r"mock-\d+|b\d+-\w+", props.engine_version)
     assert (props.slots, props.ctx_max) == (1, CTX)
 
@@ -178,7 +175,7 @@ def test_leaving_frees_the_slot_while_it_generates(name, tmp_path):
 def test_two_slots_have_the_whole_context_each_and_run_together(name, tmp_path):
     more: dict[str, Any] = {"tokens_per_s": 100.0} if name == "mock" else {}
     with running(name, tmp_path, model=SLOW, ctx=CTX, slots=2, **more) as server:
-        props = server.adapter.read_props(server.ask("GET", "/props")[1])
+        props = server.props()
         assert (props.slots, props.ctx_max) == (2, CTX)
         open_streams = [server.open(server.adapter.submit(job(max_tokens=400)).body) for _ in "ab"]
         firsts = [answer.read1(5) for _, answer in open_streams]

@@ -103,7 +103,7 @@ THREE = ((0, packed(1, 2)), (1, packed(1, 2)))
         (EMBED, answer(*THREE, ("2", packed(1, 2)))),  # type: ignore[arg-type]
         (EMBED, answer(*THREE, (2, packed(1)))),
         (EMBED, answer(*((n, packed()) for n in range(3)))),
-        (EMBED, answer(*THREE, (2, [1, 2]))),
+        (EMBED, answer(*THREE, (2, [1, "2"]))),
         (EMBED, answer(*THREE, (2, "AAA="))),
         (EMBED, answer(*THREE, (2, packed(1, math.nan)))),
         (EMBED, answer(*THREE, (2, packed(1, math.inf)))),

@@ -77,7 +77,7 @@ async def steps(folder: Path, *answers: Answer, external: bool = False) -> tuple
     device = SimulatedDevice(name=Text("S"), vram_mb=Positive(4096))
     devices = Devices(backend=Backend.SIMULATED, simulated=(device,))
     settings = Settings(state_dir=folder, run_dir=folder, devices=devices)
-    mask, name, engine = DeviceMask((0,)), ReplicaId("p:0"), adapter(mine.engine.id)
+    mask, name, engine = DeviceMask((0,)), ReplicaId("p:0"), adapter(mine)
     board = Board(mine, name, mask, engine, Life(0.0), Slots(1), Notifier())
     made = Preload(settings, mine, name, mask, engine, board)
     said: list[lw.Event] = []
@@ -284,7 +284,7 @@ async def test_a_new_model_fits_beside_or_in_place_or_not_at_all(
     mask, name = DeviceMask((0,)), ReplicaId("p:0")
     old.devices = Told((one,))
     settings = Settings(state_dir=tmp_path, run_dir=tmp_path)
-    new = Preload(settings, old.pool, name, mask, adapter(old.pool.engine.id), board, beside=old)
+    new = Preload(settings, old.pool, name, mask, adapter(old.pool), board, beside=old)
     heard: list[lw.Event] = []
     if isinstance(said, Kind):
         with pytest.raises(OrchError) as caught:
