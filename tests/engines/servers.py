@@ -1,7 +1,8 @@
 """Starts an engine as poolmgr would (the adapter's own launch arguments) and talks to it.
 
-Here: the three servers of the conformance cases, a plain blocking HTTP client on a unix socket.
+Here: the servers of the conformance cases, a plain blocking HTTP client on a unix socket.
 Not here: the cases. The client is Python's own, so that nothing of the product helps the product.
+`openai` is the real llama-server once more, asked as any OpenAI-compatible server of others is.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from attrs import frozen
+from attrs import evolve, frozen
 
-from orchd.config.pool import Engine, Model, Pool
-from orchd.wire.ids import DeviceMask, PoolId, Positive, TaskId, Text
+from orchd.config.pool import Api, Engine, Mode, Model, Pool, Provisioning
+from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, TaskId, Text
 from orchd.wire.shapes import Workload
-from poolmgr.engines.base import Adapter, Broken, Finished, Job, Load, Pieces, Props, Reply
+from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Pieces, Props, Reply
 from poolmgr.engines.registry import adapter
 from tests.lab.llama import LlamaBuild, llama_server_command, needs_of, tiny_model
 from tests.lab.needs import require
@@ -32,6 +33,8 @@ from tests.lab.tiny_gguf import PLAIN, TinyModel
 
 REAL = tuple(str(build) for build in LlamaBuild)
 ALL = ("mock", *REAL)
+OPENAI = ("openai", "chat")
+EVERY = (*ALL, *OPENAI)
 # What the wheel's main() does not know; it has no GPU backend and no web UI either.
 UNKNOWN_TO_WHEEL = {"--n-gpu-layers": 2, "--no-webui": 1}
 START_S = 20.0
@@ -82,9 +85,26 @@ class Running:
             connection.close()
 
     def open(self, body: bytes) -> tuple[UnixConnection, http.client.HTTPResponse]:
+        return self.begin(Call(method="POST", path="/completion", body=body))
+
+    def begin(self, call: Call) -> tuple[UnixConnection, http.client.HTTPResponse]:
         connection = UnixConnection(self.socket)
-        connection.request("POST", "/completion", body, {"content-type": "application/json"})
+        connection.request(call.method, call.path, call.body, {"content-type": "application/json"})
         return connection, connection.getresponse()
+
+    def whole(self, job: Job) -> tuple[str, int, int]:
+        """What the engine says of the same job when it is not streamed: text, tokens in and out."""
+        call = self.adapter.submit(job)
+        asked = orjson.loads(call.body) | {"stream": False}
+        asked.pop("stream_options", None)
+        status, body = self.ask(call.method, call.path, orjson.dumps(asked))
+        assert status == 200, body
+        said = orjson.loads(body)
+        if "choices" not in said:
+            return said["content"], said["tokens_evaluated"], said["tokens_predicted"]
+        choice, usage = said["choices"][0], said["usage"]
+        text = choice["text"] if "text" in choice else choice["message"]["content"]
+        return text, usage["prompt_tokens"], usage["completion_tokens"]
 
     def run(self, job: Job) -> Outcome:
         call = self.adapter.submit(job)
@@ -147,6 +167,16 @@ def adapter_id(server: str) -> Any:
     return "mock" if server == "mock" else "llamacpp"
 
 
+def of_others(server: str, made: Pool, sock: Path) -> Pool:
+    """The same server as somebody else's, asked over OpenAI's routes."""
+    api = Api.CHAT if server == "chat" else Api.COMPLETIONS
+    return evolve(
+        made,
+        engine=Engine(id=EngineId("openai"), api=api),
+        provisioning=Provisioning(mode=Mode.EXTERNAL, url=f"unix:{sock}"),
+    )
+
+
 @contextmanager
 def running(
     name: str, folder: Path, *, model: TinyModel = PLAIN, wait: bool = True, **more: Any
@@ -161,8 +191,9 @@ def running(
         command, file = [sys.executable, "-m", "poolmgr.mockengine"], None
         made = pool(name, tokens_per_s=more.pop("tokens_per_s", 0.0), **more)
     else:
-        require(needs_of(LlamaBuild(name)))
-        command, extra = llama_server_command(name)
+        build = "debian" if name in OPENAI else name
+        require(needs_of(LlamaBuild(build)))
+        command, extra = llama_server_command(build)
         file = tiny_model(model)
         made = pool(name, args=("--threads", "1", *more.pop("args", ())), **more)
     chosen = adapter(made)
@@ -172,6 +203,8 @@ def running(
         environment = {**os.environ, **launch.env, **extra}
         child = subprocess.Popen(argv, env=environment, stdout=log, stderr=log)
         try:
+            if name in OPENAI:
+                chosen = adapter(of_others(name, made, sock))
             server = Running(name, chosen, sock, child.pid, made.ctx)
             if wait:
                 wait_serving(server, child, folder / "engine.log")
