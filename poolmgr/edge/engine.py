@@ -62,6 +62,19 @@ class Engine:
             raise OrchError(Kind.ENGINE_UNHEALTHY, f"the engine does not answer: {exc}") from exc
         return self._adapter.read_props(replies)
 
+    async def changed(self, known: Props | None) -> str | None:
+        """Return, in words, that it is another engine than the one that said `known`; else None,
+        also when it does not answer, which its health tells better."""
+        try:
+            props = await self.props()
+        except OrchError:
+            return None
+        if known is None or props == known:
+            return None
+        was, now = known.engine_version, props.engine_version
+        what = f"version {now}, was {was}" if was != now else "another model or another context"
+        return f"the engine was replaced: {what}"
+
     async def kv_ratio(self) -> float | None:
         """Return how full its KV cache is, 0..1; None where it does not say."""
         call = self._adapter.usage()

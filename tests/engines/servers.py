@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,18 @@ from poolmgr.engines.registry import adapter
 from tests.lab.llama import LlamaBuild, llama_server_command, needs_of, tiny_model
 from tests.lab.needs import require
 from tests.lab.tiny_gguf import PLAIN, TinyModel
+from tests.lab.vllm import VLLM, tiny_hf, vllm_command
 
 REAL = tuple(str(build) for build in LlamaBuild)
 ALL = ("mock", *REAL)
 OPENAI = ("openai", "chat")
-EVERY = (*ALL, *OPENAI)
+EVERY = (*ALL, *OPENAI, "vllm")
+ENGINES = {"mock": "mock", "vllm": "vllm"}
 # What the wheel's main() does not know; it has no GPU backend and no web UI either.
 UNKNOWN_TO_WHEEL = {"--n-gpu-layers": 2, "--no-webui": 1}
 START_S = 20.0
+START_VLLM_S = 110.0  # 20 to 30 s alone
+FOR_VLLM = ("--enforce-eager", "--dtype", "float32")
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -116,8 +120,11 @@ class Running:
         return self.adapter.read_props([Reply(*self.ask(c.method, c.path, c.body)) for c in calls])
 
     def busy(self) -> bool:
-        _, body = self.ask("GET", "/slots")
-        return any(slot["is_processing"] for slot in orjson.loads(body))
+        """Whether the engine itself says that it generates."""
+        call = self.adapter.usage()
+        if call is None:  # llama-server, asked as a server of others
+            return any(slot["is_processing"] for slot in orjson.loads(self.ask("GET", "/slots")[1]))
+        return self.adapter.read_usage(self.ask(call.method, call.path)[1]).slots_active > 0
 
     def load_state(self) -> Load | None:
         """None while nobody listens."""
@@ -164,7 +171,7 @@ def pool(
 
 
 def adapter_id(server: str) -> Any:
-    return "mock" if server == "mock" else "llamacpp"
+    return ENGINES.get(server, "llamacpp")
 
 
 def of_others(server: str, made: Pool, sock: Path) -> Pool:
@@ -190,6 +197,11 @@ def running(
         extra: dict[str, str] = {}
         command, file = [sys.executable, "-m", "poolmgr.mockengine"], None
         made = pool(name, tokens_per_s=more.pop("tokens_per_s", 0.0), **more)
+    elif name == "vllm":
+        require(VLLM)
+        command, extra = vllm_command()
+        file = tiny_hf(model)
+        made = pool(name, args=(*FOR_VLLM, *more.pop("args", ())), **more)
     else:
         build = "debian" if name in OPENAI else name
         require(needs_of(LlamaBuild(build)))
@@ -201,7 +213,9 @@ def running(
     argv = [*command, *fitting(name, launch.argv)]
     with (folder / "engine.log").open("wb") as log:
         environment = {**os.environ, **launch.env, **extra}
-        child = subprocess.Popen(argv, env=environment, stdout=log, stderr=log)
+        child = subprocess.Popen(
+            argv, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             if name in OPENAI:
                 chosen = adapter(of_others(name, made, sock))
@@ -210,7 +224,8 @@ def running(
                 wait_serving(server, child, folder / "engine.log")
             yield server
         finally:
-            child.send_signal(signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
             child.wait()
 
 
@@ -228,7 +243,7 @@ def fitting(name: str, argv: tuple[str, ...]) -> list[str]:
 
 
 def wait_serving(server: Running, child: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_S
+    deadline = time.monotonic() + (START_VLLM_S if server.name == "vllm" else START_S)
     while server.load_state() is not Load.SERVING:
         assert child.poll() is None, f"{server.name} ended:\n{log.read_text()[-2000:]}"
         assert time.monotonic() < deadline, f"{server.name} does not serve within {START_S} s"
@@ -245,5 +260,5 @@ def until(condition: Any, within_s: float) -> float:
 
 
 def kill(server: Running) -> None:
-    """End it as a crash would."""
-    os.kill(server.pid, signal.SIGKILL)
+    """End it as a crash would, with its helpers."""
+    os.killpg(server.pid, signal.SIGKILL)

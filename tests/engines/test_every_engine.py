@@ -23,7 +23,11 @@ from tests.engines import servers
 from tests.engines.servers import Running, job, running
 from tests.lab.tiny_gguf import SLOW
 
-pytestmark = [pytest.mark.engine, pytest.mark.req("ADAPT-API", "ORCH-3600")]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.timeout(300),
+    pytest.mark.req("ADAPT-API", "ORCH-3600"),
+]
 
 CTX = 512
 

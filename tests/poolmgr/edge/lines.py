@@ -84,6 +84,7 @@ class Lines:
         return (Call(method="GET", path="/props"),)
 
     def read_props(self, replies: Sequence[Reply]) -> Props:
+        assert replies[0].status == 200
         return Props(engine_version=replies[0].body.decode(), slots=None, ctx_max=None)
 
     def usage(self) -> Call | None:
@@ -102,8 +103,8 @@ class Lines:
         return tuple(body)
 
     def submit(self, job: Job) -> Call:
-        if job.prompt == "impossible":
-            raise OrchError(Kind.INVALID_PARAMS, "this engine cannot do that")
+        if job.prompt is not None and job.prompt.startswith("impossible"):
+            raise OrchError(Kind.INVALID_PARAMS, f"this engine cannot do that: {job.prompt}")
         return Call(method="POST", path="/go", body=(job.prompt or "").encode())
 
     def reader(self, job: Job, status: int) -> LineReader:  # noqa: ARG002

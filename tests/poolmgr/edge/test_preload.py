@@ -49,6 +49,10 @@ class Scripted:
         self.probes = self.tokens = 0
         self.says = Props(engine_version="b1", slots=1, ctx_max=1024)
         self.fails: OrchError | None = None
+        self.replaced: str | None = None
+
+    async def changed(self, _known: Props | None) -> str | None:
+        return self.replaced
 
     async def probe(self) -> tuple[Load, str]:
         await trio.lowlevel.checkpoint()
@@ -241,6 +245,20 @@ async def test_an_external_engine_that_is_lost_may_come_back(
     (lost,) = said
     assert isinstance(lost, lw.HealthLost)
     assert lost.error.kind is Kind.ENGINE_UNHEALTHY
+
+
+@pytest.mark.req("ORCH-3602", "ORCH-3046")
+async def test_an_engine_that_was_replaced_is_proven_anew(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    made, _ = await steps(tmp_path, SERVING, external=True)
+    made.engine.replaced = "the engine was replaced: version 2, was 1"  # type: ignore[union-attr]
+    said: list[lw.Event] = []
+    await made.watch_health(said.append)
+    (lost,) = said
+    assert isinstance(lost, lw.HealthLost)
+    assert lost.error.message == "the engine was replaced: version 2, was 1"
+    assert module.IDENTITY_S <= trio.current_time() < module.IDENTITY_S + 3 * module.HEALTH_S
 
 
 @define
