@@ -7,7 +7,6 @@ configuration pins, as such a server tells none.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from orchd.config.pool import Api
 from orchd.wire.ids import EngineId
@@ -28,10 +27,11 @@ class OpenAi(NotStarted, OpenAiServer):
 
     def __init__(self, pool: Pool) -> None:
         engine, url = pool.engine, pool.provisioning.url or ""
-        path = "" if url.startswith("unix:") else urlsplit(url).path.rstrip("/")
+        path = "" if url.startswith("unix:") else url.partition("://")[2].partition("/")[2]
+        base = path.strip("/")
         super().__init__(
             engine.served_name or pool.model.ref,
-            base=path or BASE,
+            base=f"/{base}" if base else BASE,
             form="chat" if engine.api is Api.CHAT else "completions",
             profile=engine.sampler_profile_version,
             version=engine.version or "unknown",

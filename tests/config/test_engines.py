@@ -33,7 +33,7 @@ GOOD = [
 ]
 
 
-@pytest.mark.req("OC-CONFIG-6020", "ORCH-3430")
+@pytest.mark.req("OC-CONFIG-6020")
 @pytest.mark.parametrize("text", GOOD)
 def test_every_engine_can_be_configured(tmp_path, text):
     (tmp_path / "c.toml").write_text(text)

