@@ -29,10 +29,9 @@ def choose(files: Sequence[RemoteFile], shape: Shape) -> tuple[RemoteFile, ...]:
     return chosen
 
 
-def model_files(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the files with weights, in order; all, where none is known as such."""
-    found = sorted(name for name in names if name.endswith(WEIGHTS))
-    return tuple(found) or tuple(sorted(names))
+def in_order(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a folder's files in the order in which a digest counts them."""
+    return tuple(sorted(names, key=PurePosixPath))
 
 
 def _gguf(files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:

@@ -47,7 +47,7 @@ class Record:
     path: Text
     """Below `files`; `.` is the folder itself."""
     model: tuple[Text, ...]
-    """Names of the files with weights, in the order of `digest`."""
+    """Names of the files in the order in which `digest` counts them."""
     digest: Text
     files: tuple[Kept, ...]
 

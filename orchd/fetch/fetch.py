@@ -14,7 +14,7 @@ import trio
 from attrs import evolve
 
 from orchd.fetch import hashing
-from orchd.fetch.choose import choose, model_files
+from orchd.fetch.choose import choose, in_order
 from orchd.fetch.download import ChangedError, Downloads, disk_error
 from orchd.fetch.entry import Entry, Kept, Record
 from orchd.fetch.orders import Done, Order, Progress, Shape
@@ -138,7 +138,7 @@ async def _record(
     if order.shape is Shape.GGUF:
         model, path = tuple(names), names[0]
     else:
-        model, path = model_files(names), "."
+        model, path = in_order(names), "."
     if len(model) == 1:
         digest = digests[model[0]][1]
     else:

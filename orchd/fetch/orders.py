@@ -60,7 +60,7 @@ class Done:
     path: Text
     """What an engine is given: a file, or a folder."""
     files: tuple[Text, ...]
-    """Those with weights, in the order in which `digest` counts them."""
+    """Those that `digest` counts, in order: all of a folder, all parts of a GGUF model."""
     size_bytes: Count
     digest: Text
     """sha256:<hex> of `files`, one after the other."""

@@ -57,7 +57,7 @@ def open_source(
 
 def _web(outbound: Outbound, hosts: list[str], by: str | None, purpose: str) -> Web:
     named = [] if by is None else [Named(pattern=host, by=by) for host in dict.fromkeys(hosts)]
-    return Web(Hook(rules(outbound, named), purpose))
+    return Web(Hook(rules(outbound, named), purpose), outbound.proxy)
 
 
 def _host(url: str, what: str) -> str:

@@ -79,7 +79,7 @@ def _drop_in(
         # nvidia-uvm-tools has the same major; both majors are not fixed, so by class
         yield "DeviceAllow=char-nvidia-uvm rwm"
         yield "DeviceAllow=char-nvidia-caps rwm"
-    yield from _fetching(settings, pool)
+    yield from _network(settings, pool)
     homes = [path for path in plain if folders.in_a_home(path)]
     if homes:
         # Homes are closed to other users, whatever the mount says. With empty ones in their place
@@ -89,12 +89,18 @@ def _drop_in(
             yield f'BindReadOnlyPaths="-{_literal(path)}"'
 
 
-def _fetching(settings: Settings, pool: Pool) -> Iterator[str]:
-    """Open the network for a pool that may fetch its model, and its cache where that is elsewhere.
+def _network(settings: Settings, pool: Pool) -> Iterator[str]:
+    """Open the network for a pool that may fetch its model or has its engine elsewhere, and the
+    cache where that is not the unit's.
 
     The engine has the same unit, so it has the network too: `model.fetch = false` closes it.
     """
-    if not (folders.fetches(pool) and settings.policy.outbound.enabled):
+    if not settings.policy.outbound.enabled:
+        return
+    if folders.far(pool):
+        yield "# Its engine is on another machine."
+        yield "IPAddressAllow=any"
+    if not folders.fetches(pool):
         return
     yield f"# It may fetch its model ({json.dumps(modelref.shown(pool.model.ref))})."
     yield "IPAddressAllow=any"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -62,10 +61,10 @@ class Got:
 class Web:
     """GET requests under the rules of one `Outbound`. Holds kept-alive connections; close it."""
 
-    def __init__(self, outbound: Outbound, ca: Path | None = None) -> None:
-        """`ca`: a PEM file of who is trusted in the place of the system's."""
+    def __init__(self, outbound: Outbound, proxy: str | None = None) -> None:
+        """`proxy`: http://host:port of who carries the connections; None: nobody."""
         self._outbound = outbound
-        self._ca = ca
+        self._proxy = None if proxy is None else Target.parse(proxy)
         self._clients: OrderedDict[str, Client] = OrderedDict()
 
     @contextlib.asynccontextmanager
@@ -117,7 +116,7 @@ class Web:
                     host=address.host,
                     port=address.port,
                     tls=tls,
-                    ca=self._ca if tls else None,
+                    proxy=None if address.loopback else self._proxy,
                 ),
                 max_idle=16,
             )

@@ -22,6 +22,7 @@ from poolmgr.edge.room import Room
 from poolmgr.engines.base import Adapter
 from poolmgr.provision import lessons
 from poolmgr.provision.models import stage
+from poolmgr.provision.outward import permit_engine
 from poolmgr.provision.plan import Plan, plan
 
 
@@ -70,6 +71,7 @@ class Staging:
         self.name = model.name
         uuids = tuple(gpu.uuid for gpu in gpus)
         self.plan = plan(pool, self._adapter, model, self._socket, uuids)
+        permit_engine(self._settings, pool, self.plan.target)
         need, argv = self.plan.need, self.plan.argv
         if need is not None and argv is not None:
             key = lessons.key_of(pool, self._mask, model, argv)

@@ -16,16 +16,19 @@ from typing import Final
 import trio
 from attrs import frozen
 
-from orchd.config.pool import Pool, is_file_ref
+from orchd.config.pool import TRITON, VLLM, Pool, is_file_ref
 from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.modelref import is_remote
+from orchd.wire.modelref import is_remote, shown
 from poolmgr.core.modelfile import Head
 from poolmgr.provision.fetching import bring
 from poolmgr.provision.heads import read_head
 
 CHUNK_BYTES: Final = 4 << 20
+FOLDERS: Final = frozenset({VLLM, TRITON})
+"""Engines whose model is a folder."""
+_WEIGHTS: Final = frozenset({".gguf", ".safetensors"})
 _SHARD: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
@@ -66,10 +69,12 @@ async def stage(
     if is_remote(ref):
         done, compared = await bring(settings, pool, say)
         path, files = Path(done.path), [Path(file) for file in done.files]
+        name = shown(ref).rpartition("/")[2]
     else:
         local = settings.model_path(pool)
         assert local is not None, "what is not remote is a path"
-        path, files = local, _files(local)
+        path, files = local, _files(local, folder=pool.engine.id in FOLDERS)
+        name = path.name
     size = sum(_readable(file) for file in files)
     if pool.model.digest is not None and not compared:
         wanted = pool.model.digest.removeprefix("sha256:").lower()
@@ -79,12 +84,18 @@ async def stage(
                 Kind.MODEL_MISSING,
                 f"{path} is not the model that model.digest names: it has sha256:{found}",
             )
-    head = await trio.to_thread.run_sync(read_head, files, abandon_on_cancel=True)
-    return Staged(path.name, path, size, head)
+    heads = [file for file in files if file == path or file.suffix in _WEIGHTS]
+    head = await trio.to_thread.run_sync(read_head, heads, abandon_on_cancel=True)
+    return Staged(name, path, size, head)
 
 
-def _files(path: Path) -> list[Path]:
-    """Return all files of a model in several (`x-00001-of-00003.gguf`), or the one."""
+def _files(path: Path, *, folder: bool) -> list[Path]:
+    """Return all files of a model in several (`x-00001-of-00003.gguf`), or the one.
+
+    `folder`: the engine loads one, and its files are meant, in the order of their names.
+    """
+    if folder and path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
     match = _SHARD.fullmatch(path.name)
     if match is None:
         return [path]

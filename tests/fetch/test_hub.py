@@ -100,7 +100,8 @@ async def test_a_whole_repository_without_what_no_engine_reads(
         hub.add(name, b"x")
     done = await bring("hf:org/repo", tmp_path, shape=Shape.WHOLE, **allowed)
     assert below(done.path) == {*weights, "config.json", "tokenizer.json"}
-    assert done.digest == f"sha256:{sha256(b''.join(weights.values()))}"
+    whole = b"{}" + b"".join(weights.values()) + b"{}"  # as `cat` of all of them, by name
+    assert done.digest == f"sha256:{sha256(whole)}"
 
 
 @pytest.mark.req("ORCH-3206", "OC-CTRL-2041")

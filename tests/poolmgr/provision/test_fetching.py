@@ -12,9 +12,11 @@ from attrs import evolve
 from orchd.config.policy import Outbound, Policy
 from orchd.config.schema import Settings
 from orchd.kit import log
+from orchd.kit.client import Target
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Text
 from poolmgr.provision.models import Staged, stage
+from poolmgr.provision.outward import permit_engine
 from tests.fakes.certs import make_certificate
 from tests.fakes.fileserver import Files
 from tests.fetch.making import content, sha256
@@ -140,3 +142,19 @@ async def test_a_stop_ends_the_fetch(secure: Files, tmp_path: Path) -> None:
     with trio.move_on_after(2):
         await staged(tmp_path, f"{secure.url}/m.gguf")
     assert trio.current_time() - began < 8
+
+
+@pytest.mark.req("ORCH-3080", "ORCH-3206")
+async def test_an_engine_elsewhere_is_asked_about(tmp_path: Path) -> None:
+    far = Target.parse("https://engine.example")
+    named = configured(tmp_path, "m.gguf")
+    with log.capture() as events:
+        permit_engine(named, pool("m"), far)
+        permit_engine(configured(tmp_path, "m", enabled=False), pool("m"), Target.unix(tmp_path))
+    assert [(event["url"], event["rule"]) for event in events] == [
+        ("https://engine.example/", "provisioning.url of pool p")
+    ]
+    for rules in ({"enabled": False}, {"deny": (Text("engine.example"),)}):
+        with pytest.raises(OrchError) as caught:
+            permit_engine(configured(tmp_path, "m", **rules), pool("m"), far)
+        assert caught.value.kind is Kind.OUTBOUND_DENIED
