@@ -24,7 +24,9 @@ from orchd.wire import modelref
 from orchd.wire.errors import Kind, OrchError
 
 NARRATE_S: Final = 30.0
-"""How often the journal is told of a fetch that goes on; the status line hears every second."""
+"""How often the journal is told of a fetch that goes on."""
+STATUS_S: Final = 5.0
+"""How often the status line is: `orchctl up` writes each as a line."""
 Say = Callable[[str], None]
 
 
@@ -33,7 +35,7 @@ async def bring(
 ) -> tuple[Done, bool]:
     """Return the pool's model, and whether its digest has been compared just now.
 
-    `say` hears a sentence about once a second. Raises OrchError: MODEL_MISSING when it is not here
+    `say` hears a sentence every few seconds. Raises OrchError: MODEL_MISSING when it is not here
     and model.fetch is false; DIGEST_WRONG, FETCH_FAILED, OUTBOUND_DENIED, DISK_SHORT.
     """
     order = ordered(settings, pool, environ)
@@ -55,6 +57,7 @@ async def bring(
 
 async def _fetched(order: Order, shown: str, pool: Pool, say: Say) -> Done:
     began = told_at = trio.current_time()
+    said_at, saying = -STATUS_S, ""
     log.event(
         "model_fetch_began",
         f"Fetching {shown} into {order.folder}.",
@@ -63,10 +66,11 @@ async def _fetched(order: Order, shown: str, pool: Pool, say: Say) -> Done:
     )
 
     def hear(progress: Progress) -> None:
-        nonlocal told_at
-        sentence = words(progress)
-        say(sentence)
-        now = trio.current_time()
+        nonlocal told_at, said_at, saying
+        sentence, now = words(progress), trio.current_time()
+        if now - said_at >= STATUS_S or progress.what != saying:
+            said_at, saying = now, progress.what
+            say(sentence)
         if now - told_at >= NARRATE_S:
             told_at = now
             log.event(

@@ -48,15 +48,15 @@ async def staged(folder: Path, ref: str, heard: list[str] | None = None) -> Stag
 
 @pytest.mark.req("ORCH-3091", "ORCH-3090", "ORCH-3205", "ORCH-3490")
 async def test_an_absent_model_is_fetched_and_told_of(secure: Files, tmp_path: Path) -> None:
-    data = content(6_000_000)
-    secure.add("/m.gguf", data, bytes_per_s=300_000)
+    data = content(9_000_000)
+    secure.add("/m.gguf", data, bytes_per_s=600_000)
     ref, heard = f"{secure.url}/m.gguf", list[str]()
     with log.capture() as events:
         first = await staged(tmp_path, ref, heard)
     assert first.path is not None
     assert first.path.is_relative_to(tmp_path / "cache/models")
     assert (first.name, first.size_bytes) == ("m.gguf", len(data))
-    assert any("fetching m.gguf" in words and "% of 6.0 MB" in words for words in heard), heard
+    assert any("fetching m.gguf" in words and "% of 9.0 MB" in words for words in heard), heard
     said = {event["event"]: event for event in events}
     assert said["model_fetch_began"]["pool_id"] == "p"
     assert f"sha256:{sha256(data)}" in said["model_fetched"]["human"]
