@@ -6,6 +6,7 @@ import pytest
 
 from tests.lab.needs import require
 from tools.bench import engine, requests, staging
+from tools.bench.baselines import NGINX
 from tools.bench.figures import SUITE, Figure, markdown
 from tools.bench.house import Shape, house
 from tools.bench.orders import Api, Mode, Order
@@ -55,7 +56,7 @@ def test_an_answer_that_is_none_is_no_figure() -> None:
 @pytest.mark.slow
 @pytest.mark.req("PERF-BENCH")
 def test_fetching_is_measured_beside_curl(monkeypatch: pytest.MonkeyPatch) -> None:
-    require([staging.NGINX])
+    require([NGINX])
     monkeypatch.setattr(staging, "SIZE", 9 << 20)
     figures = staging.staging(1)
     assert {figure.who for figure in figures} >= {"curl", "orchd.fetch"}
