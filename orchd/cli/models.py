@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from orchd.cli import reach, say
+from orchd.cli.removal import remove
 from orchd.kit.client import Client
 from orchd.wire import codec
 from orchd.wire.catalog import CatalogModel, CatalogModels, StateAccepted, VerifyStarted
@@ -166,11 +167,8 @@ def activate_model(model: str, as_json: bool, url: str | None, token_file: Path 
 @reach.options
 def remove_model(model: str, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Forget a model; its file stays."""
-    reach.run(reach.find(url, token_file), reach.ask, "DELETE", f"{MODELS}/{model}")
-    if as_json:
-        say.json({"id": model, "removed": True})
-    else:
-        say.note(f"The catalog has no {model} any more.", "")
+    human = f"The catalog has no {model} any more."
+    remove(f"{MODELS}/{model}", human, as_json, url, token_file)
 
 
 def _change(

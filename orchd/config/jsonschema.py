@@ -1,4 +1,4 @@
-"""The JSON Schema of the configuration file, made from the classes of schema.py and the modules beside it.
+"""The JSON Schema of the configuration file, made from the classes of schema.py and beside it.
 
 The same bytes on every run [OC-CONFIG-6010]; stored as contracts/config.schema.json. Checks across
 keys have no words in JSON Schema: `orchctl config check` has the last word. What turns attrs

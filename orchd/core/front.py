@@ -54,6 +54,7 @@ from orchd.core.world import Limits, World
 from orchd.wire.control import Capabilities, PoolHealth, QueueDepths, WorkerRegistration
 from orchd.wire.errors import OrchError
 from orchd.wire.ids import PoolId, ReplicaId, SessionId, TaskId
+from orchd.wire.jobs import JobRecord
 from orchd.wire.shapes import (
     MetricsFrame,
     PlacementExplained,
@@ -201,6 +202,10 @@ class Front:
     def task_status(self, task_id: TaskId, now: float) -> TaskStatus:
         """Raises OrchError(UNKNOWN_ID)."""
         return views.task_status(self.world, task_id, now)
+
+    def job_record(self, task_id: TaskId, now: float) -> JobRecord:
+        """Return what is left of a task that is over. Raises OrchError(UNKNOWN_ID)."""
+        return views.job_record(self.world, task_id, now)
 
     def metrics_frame(self, task_id: TaskId, now: float) -> MetricsFrame:
         """Return what a `metrics` frame of this task says now. Raises OrchError(UNKNOWN_ID)."""
