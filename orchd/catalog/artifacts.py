@@ -93,10 +93,10 @@ class Artifacts:
     """Digest -> how many artifacts have this content."""
 
     def get(self, artifact_id: str) -> ArtifactRecord:
-        """Raises OrchError(UNKNOWN_ID)."""
+        """Raises OrchError(UNKNOWN_NAME)."""
         record = self.records.get(artifact_id)
         if record is None:
-            raise OrchError(Kind.UNKNOWN_ID, f"there is no artifact {artifact_id[:64]!r}")
+            raise OrchError(Kind.UNKNOWN_NAME, f"there is no artifact {artifact_id[:64]!r}")
         return record
 
     def admit(self, record: ArtifactRecord) -> None:

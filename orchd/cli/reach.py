@@ -142,6 +142,14 @@ def _token(token_file: Path | None, environ: Mapping[str, str]) -> str | None:
     return token
 
 
+_HERE: Final[Mapping[Kind, str]] = {
+    Kind.MISSING_TOKEN: "Name the file that holds it: --token-file FILE, or set ORCHD_AUTH_TOKEN.",
+    Kind.BAD_TOKEN: "Name the file with the token that orchd runs with: --token-file FILE, or set "
+    "ORCHD_AUTH_TOKEN.",
+}
+"""What to do next in orchctl, where the advice of the table is for programs."""
+
+
 class ToldError(OrchError):
     """An error that orchd told us: its message and advice, and the row they belong to."""
 
@@ -237,7 +245,7 @@ def from_envelope(told: Mapping[str, Any], status: int | None = None) -> ToldErr
     exact = [kind for kind in rows if TABLE[kind].status == status]
     hinted = [kind for kind in exact if TABLE[kind].advice == told.get("hint")]
     kind = (hinted or exact or rows or [Kind.INTERNAL])[0]
-    hint, wait = told.get("hint"), told.get("retry_after_ms")
+    hint, wait = _HERE.get(kind, told.get("hint")), told.get("retry_after_ms")
     label = f" ({told['policy_label']})" if isinstance(told.get("policy_label"), str) else ""
     return ToldError(
         kind,

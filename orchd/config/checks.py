@@ -22,7 +22,7 @@ from orchd.wire.codec import Fault
 from orchd.wire.errors import TABLE, Kind
 from orchd.wire.results import MAX_NUMBERS
 
-_MOCK_ONLY: Final = (
+MOCK_ONLY: Final = (
     *("tokens_per_s", "first_token_ms", "embedding_dim", "vram_mb", "kv_bytes_per_token", "faults"),
 )
 _FIXED: Final = ("channel_cap",)
@@ -151,7 +151,7 @@ def _engine(engine: Engine, path: str) -> Iterator[Fault]:
     if engine.id == MOCK:
         return
     defaults = {each.name: each.default for each in attrs.fields(Engine)}
-    for name in _MOCK_ONLY:
+    for name in MOCK_ONLY:
         if getattr(engine, name) != defaults[name]:
             yield Fault(f"{path}.{name}", "is only for engine mock")
 

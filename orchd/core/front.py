@@ -229,7 +229,7 @@ class Front:
         return views.tasks(self.world, state, after, limit)
 
     def pool_health(self, pool_id: PoolId, now: float) -> PoolHealth:
-        """Raises OrchError(UNKNOWN_ID)."""
+        """Raises OrchError(UNKNOWN_NAME)."""
         return views.pool_health(self.world, self.world.pool(pool_id), now)
 
     def pools(self, now: float) -> tuple[PoolHealth, ...]:
@@ -241,7 +241,7 @@ class Front:
         return views.unready_reasons(self.world, now)
 
     def queue_depth(self, pool_id: PoolId) -> QueueDepths:
-        """Raises OrchError(UNKNOWN_ID)."""
+        """Raises OrchError(UNKNOWN_NAME)."""
         return views.queue_depths(self.world.pool(pool_id))
 
     def capabilities(self, now: float) -> Capabilities:
@@ -253,7 +253,7 @@ class Front:
         return explain.explain(self.world, request, identity, now)
 
     def check_worker(self, worker: WorkerRegistration) -> None:
-        """Raises OrchError: UNKNOWN_ID for none of ours, PINS_DIFFER for one unlike its set."""
+        """Raises OrchError: UNKNOWN_REPLICA: none of ours; PINS_DIFFER: unlike its set."""
         workers.check(self.world, worker)
 
     def counted_by(self, request: TaskRequest, identity: str, now: float) -> ReplicaId | None:
@@ -261,7 +261,7 @@ class Front:
         return prompts.counted_by(self.world, request, identity, now)
 
     def tokenized_by(self, model_ref: str, now: float) -> ReplicaId:
-        """Return a replica that serves the model. Raises OrchError(UNKNOWN_ID, POOL_UNREADY)."""
+        """Return a replica that serves the model. Raises OrchError(UNKNOWN_NAME, POOL_UNREADY)."""
         return prompts.tokenized_by(self.world, model_ref, now)
 
     def engine_of(self, model_id: str) -> str | None:

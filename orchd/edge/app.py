@@ -162,7 +162,7 @@ class App:
         return self.front.pools(trio.current_time())
 
     def pool_health(self, pool_id: PoolId) -> PoolHealth:
-        """Raises OrchError(UNKNOWN_ID)."""
+        """Raises OrchError(UNKNOWN_NAME)."""
         return self.front.pool_health(pool_id, trio.current_time())
 
     def capabilities(self) -> Capabilities:

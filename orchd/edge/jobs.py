@@ -24,6 +24,7 @@ from orchd.wire.artifacts import ArtifactRecord
 from orchd.wire.errors import Envelope, OrchError
 from orchd.wire.ids import TaskId
 from orchd.wire.jobs import JobRecord
+from orchd.wire.words import many
 
 MAX_WAITING: Final = 256
 """Records: two seconds of a disk that takes 8 ms to write one."""
@@ -139,8 +140,7 @@ class JobRecords:
             return
         log.event(
             "job_records_dropped",
-            f"Records of {self._dropped} {'job' if self._dropped == 1 else 'jobs'} are not kept: "
-            f"{why}.",
+            f"Records of {many(self._dropped, 'job')} are not kept: {why}.",
             level="warning",
             dropped=self._dropped,
         )

@@ -34,6 +34,7 @@ from orchd.kit.redact import redact
 from orchd.wire.errors import Envelope, Kind, OrchError
 from orchd.wire.ids import Count, ReplicaId, TaskId
 from orchd.wire.shapes import Ended, MetricsFrame, Narration
+from orchd.wire.words import many
 
 PULSE_S: Final = 0.25
 """How often core hears of progress and streams get what is due: often enough for a prediction."""
@@ -113,7 +114,7 @@ class Streams:
                 stream.seal()
                 stream.say(_told("cancel", task_id, _WHY[reason]))
             case Finish(task_id, ended):
-                human = f"Ended ({ended.finish_reason}) after {ended.tokens_out} tokens."
+                human = f"Ended ({ended.finish_reason}) after {many(ended.tokens_out, 'token')}."
                 words = () if self.all[task_id].sealed else (_told("end", task_id, human),)
                 self._over(task_id, *words, ("end", ended))
             case Break(task_id, error):
@@ -189,7 +190,7 @@ class Streams:
         for stream in self.running.values():
             if stream.readers and now - stream.narrated_at >= period_s:
                 stream.narrated_at = now
-                human = f"Running: {stream.tokens} tokens so far."
+                human = f"Running: {many(stream.tokens, 'token')} so far."
                 stream.murmur(_told("progress", stream.task_id, human)[1])
 
     def _heartbeats(self, now: float, heartbeat_s: float) -> None:

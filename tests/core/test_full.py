@@ -86,7 +86,7 @@ def test_shed_low_priority_drops_the_newest_batch_task_for_an_interactive_one() 
     envelope = told.error.envelope()
     assert (envelope.code, envelope.policy_label) == ("ADMISSION_REJECT", "shed-low-priority")
     assert envelope.retriable
-    assert made.front.counters()["tasks_rejected_total"] == {("mock", "shed"): 1}
+    assert made.front.counters()["tasks_rejected_total"] == {("mock", "dropped"): 1}
     assert waiting(made) == [10, 11, 12, 1, 2]
 
 

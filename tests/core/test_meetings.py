@@ -79,7 +79,7 @@ class TestExplain:
         assert told.outcome is PlacementOutcome.REFUSED
         assert told.refusal is not None
         assert told.refusal.code == "INVALID_PARAMS"
-        assert "had its 1 turns" in told.refusal.message
+        assert "had its 1 turn and" in told.refusal.message
         assert house.front.session(session_id(1), house.now).turns == 1
 
     @pytest.mark.req("ORCH-3906")

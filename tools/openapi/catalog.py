@@ -29,7 +29,7 @@ _ARTIFACT_LINKS: Final = {
     name: {"to": to, "artifact_id": "id"}
     for name, to in (("Artifact", "getArtifact"), ("Delete", "deleteArtifact"))
 }
-_ABSENT: Final = (Kind.UNKNOWN_ID, Kind.UNKNOWN_ROUTE)
+_ABSENT: Final = (Kind.UNKNOWN_NAME, Kind.UNKNOWN_ROUTE)
 
 MODELS: Final = (
     Operation(
