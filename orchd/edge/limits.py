@@ -12,9 +12,8 @@ from orchd.config.pool import Pool
 from orchd.config.pool import Price as ConfiguredPrice
 from orchd.config.schema import Settings
 from orchd.core.budgets import PICO, Budget, Left, Price
-from orchd.core.pool import PoolSpec
+from orchd.core.spec import PoolSpec, Watchdog
 from orchd.core.throttle import Rates
-from orchd.core.watchdog import Watchdog
 from orchd.core.world import Limits
 from orchd.kit.message import Headers
 
