@@ -25,12 +25,12 @@ from orchd.core import (
     views,
     workers,
 )
+from orchd.core.effects import Effect, Refused, WakeAt
 from orchd.core.events import (
     Cancel,
     CatalogChanged,
     DrainAll,
     DrainPool,
-    Effect,
     EndSession,
     Event,
     JobEnded,
@@ -38,14 +38,12 @@ from orchd.core.events import (
     JobFreed,
     PoolsAdded,
     Progress,
-    Refused,
     ReloadPool,
     ReloadRefused,
     ReplicaLost,
     ReplicaSeen,
     Submit,
     Tick,
-    WakeAt,
 )
 from orchd.core.pool import Pool, PoolSpec
 from orchd.core.task import LEASED

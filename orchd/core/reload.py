@@ -14,7 +14,7 @@ from typing import Final
 from attrs import define, evolve, field, frozen
 
 from orchd.core import admission, endings, notes
-from orchd.core.events import AskReload, Effect
+from orchd.core.effects import AskReload, Effect
 from orchd.core.pool import Pool
 from orchd.core.replica import Replica
 from orchd.core.world import World

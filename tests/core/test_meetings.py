@@ -7,14 +7,8 @@ from typing import Any
 import pytest
 
 from orchd.core.budgets import Budget
-from orchd.core.events import (
-    Accepted,
-    Break,
-    CatalogChanged,
-    Dispatch,
-    EndSession,
-    Refused,
-)
+from orchd.core.effects import Accepted, Break, Dispatch, Refused
+from orchd.core.events import CatalogChanged, EndSession
 from orchd.core.models import ModelCard
 from orchd.core.throttle import Rates
 from orchd.wire.errors import Kind

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from orchd.core.events import CatalogChanged, Dispatch
+from orchd.core.effects import Dispatch
+from orchd.core.events import CatalogChanged
 from orchd.core.models import ModelCard, Models
 from orchd.wire.errors import Kind
 from orchd.wire.ids import PoolId
