@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from attrs import Factory, define, field, frozen, setters
 
 from orchd.core import predict
+from orchd.core.facts import ReplicaFacts
 from orchd.core.forecast import Forecast
-from orchd.core.placement import ReplicaFacts
 from orchd.core.task import LEAVING, Life, Task
 from orchd.core.version import Version, bump
 from orchd.wire.control import WorkerRegistration
