@@ -23,8 +23,9 @@ def with_transcript(job: JobRecord, frames: bytes) -> JobRecord:
     """Return the record with the whole frames that fit."""
     end = len(frames)
     if end > MAX_TRANSCRIPT_BYTES:
-        end = frames.rfind(b"\n\n", 0, MAX_TRANSCRIPT_BYTES) + 2
-    text = frames[:end].decode()
+        last = frames.rfind(b"\n\n", 0, MAX_TRANSCRIPT_BYTES)
+        end = 0 if last < 0 else last + 2
+    text = frames[:end].decode("utf-8", "replace")  # a pool may send what is none
     return evolve(job, transcript=text, transcript_cut=end < len(frames))
 
 

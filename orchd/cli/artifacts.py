@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 import click
 
 from orchd.cli import reach, say
-from orchd.cli.models import JSON
 from orchd.cli.removal import remove
 from orchd.wire import codec
 from orchd.wire.artifacts import Artifact, ArtifactKind, Artifacts, ArtifactStored
@@ -41,7 +40,7 @@ def command() -> None:
 @click.option("--tag", help="Only those that have this tag.")
 @click.option("--job", metavar="TASK", help="Only what orchd left of this task (artifacts.jobs).")
 @click.option("--cursor", help="Older ones: what the page before ended with.")
-@JSON
+@reach.JSON
 @reach.options
 def list_artifacts(
     tag: str | None,
@@ -80,7 +79,7 @@ def list_artifacts(
 
 @command.command(name="show")
 @ID
-@JSON
+@reach.JSON
 @reach.options
 def show_artifact(artifact: str, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Write an artifact's content to stdout, as it is; with --json all that is known of it."""
@@ -98,7 +97,7 @@ def show_artifact(artifact: str, as_json: bool, url: str | None, token_file: Pat
 @click.argument("file", type=click.File("rb"))
 @click.option("--tag", "tags", multiple=True, help="A word to find it by; may be repeated.")
 @click.option("--parent", help="The artifact that this one came from.")
-@JSON
+@reach.JSON
 @reach.options
 def add_artifact(
     kind: str,
@@ -126,7 +125,7 @@ def add_artifact(
 
 @command.command(name="remove")
 @ID
-@JSON
+@reach.JSON
 @reach.options
 def remove_artifact(artifact: str, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Delete an artifact; those that came from it stay."""

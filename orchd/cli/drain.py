@@ -47,7 +47,7 @@ class PoolName(click.ParamType[PoolId]):
     help="How long running tasks may take.",
 )
 @click.option("--no-wait", is_flag=True, help="Return once it has begun.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.JSON
 @reach.options
 def command(
     pool: PoolId,

@@ -44,7 +44,7 @@ _STYLES: Final = {
 @click.option("--ctx", type=COUNT, metavar="N", help="Tokens of context. [what the pool has]")
 @click.option("--session", type=click.UUID, metavar="UUID", help="Session. [a new one]")
 @wishes.options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.JSON
 @reach.options
 def command(
     engine: str | None,

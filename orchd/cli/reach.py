@@ -28,6 +28,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 SYSTEM_SOCKET: Final = Path("/run/orchd/orchd.sock")
 ANSWER_S: Final = 10.0
 MAX_TOKEN_BYTES: Final = 4096
+JSON: Final = click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+"""Of every verb that reads."""
 CA_FILE: Final = "orchd.ca_file"  # in the context of a verb: each of them may need it
 
 

@@ -24,7 +24,7 @@ POLL_S: Final = 0.3
 @click.argument("pool", type=PoolName())
 @click.argument("model", required=False)
 @click.option("--no-wait", is_flag=True, help="Return once it has begun.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.JSON
 @reach.options
 def command(
     pool: PoolId,

@@ -26,12 +26,12 @@ from orchd.core import (
     workers,
 )
 from orchd.core.cards import Models
+from orchd.core.effects import Effect, Refused, WakeAt
 from orchd.core.events import (
     Cancel,
     CatalogChanged,
     DrainAll,
     DrainPool,
-    Effect,
     EndSession,
     Event,
     JobEnded,
@@ -39,14 +39,12 @@ from orchd.core.events import (
     JobFreed,
     PoolsAdded,
     Progress,
-    Refused,
     ReloadPool,
     ReloadRefused,
     ReplicaLost,
     ReplicaSeen,
     Submit,
     Tick,
-    WakeAt,
 )
 from orchd.core.pool import Pool
 from orchd.core.spec import PoolSpec

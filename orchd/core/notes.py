@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchd.core.events import Level, Note
+from orchd.core.effects import Level, Note
 from orchd.core.pool import Pool
 from orchd.core.replica import Replica
 from orchd.core.sessions import Session

@@ -13,7 +13,7 @@ from attrs import evolve
 
 from orchd.core import notes, workloads
 from orchd.core.budgets import NOTHING, PICO, WITHOUT_BOUND, Account, Amounts, Left, Price, Short
-from orchd.core.events import Effect, Note
+from orchd.core.effects import Effect, Note
 from orchd.core.pool import Pool
 from orchd.core.sessions import LastTurn, Session, Turn
 from orchd.core.task import Life, Task

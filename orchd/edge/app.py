@@ -14,25 +14,27 @@ import trio
 from orchd.config.pool import Mode, Pool
 from orchd.config.schema import Settings
 from orchd.config.serving import JobTrace
-from orchd.core.events import (
+from orchd.core.effects import (
     Accepted,
     AskDrain,
     AskReload,
-    Cancel,
     CancelJob,
-    DrainAll,
-    DrainPool,
     Effect,
-    EndSession,
-    Event,
     Note,
     Observe,
-    PoolsAdded,
     Refused,
+    WakeAt,
+)
+from orchd.core.events import (
+    Cancel,
+    DrainAll,
+    DrainPool,
+    EndSession,
+    Event,
+    PoolsAdded,
     ReloadPool,
     Submit,
     Tick,
-    WakeAt,
 )
 from orchd.core.front import Front
 from orchd.edge import limits

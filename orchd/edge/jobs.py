@@ -32,6 +32,8 @@ MAX_WAITING_BYTES: Final = 32 << 20
 """Of transcripts that wait to be written."""
 _ENOUGH: Final = MAX_TRANSCRIPT_BYTES + 1
 """Bytes of a stream: one more than are kept, so that what is cut is known to be."""
+REST_S: Final = 0.5
+"""After one that the disk did not take: the next would fail as well, and each failure is told."""
 TELL_S: Final = 60.0
 """Between two lines of the log on what was dropped."""
 
@@ -114,11 +116,12 @@ class JobRecords:
         self._tell("orchd stops")
 
     async def _write(self, left: _Left) -> None:
-        record, content = await trio.to_thread.run_sync(_artifact_of, left)
         try:
+            record, content = await trio.to_thread.run_sync(_artifact_of, left)
             await self._registry.leave(record, content)
         except OrchError as exc:
             self._drop(exc.message)
+            await trio.sleep(REST_S)
         else:
             self._counts["stored",] += 1
 
@@ -148,7 +151,8 @@ class JobRecords:
 
 
 def _artifact_of(left: _Left) -> tuple[ArtifactRecord, str]:
+    """Raises OrchError for one that is too large."""
     job = left.job if left.frames is None else with_transcript(left.job, bytes(left.frames))
-    upload = upload_of(job)
+    upload = artifacts.plain(upload_of(job))
     record = artifacts.name(upload, time.time_ns() // 1_000_000)
     return evolve(record, job=job.task_id), upload.content

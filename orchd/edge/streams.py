@@ -12,18 +12,8 @@ from typing import Final, assert_never
 import trio
 
 from orchd.config.serving import Sse
-from orchd.core.events import (
-    Accepted,
-    Break,
-    CancelReason,
-    Dispatch,
-    Event,
-    Finish,
-    Forget,
-    Moved,
-    Progress,
-    Seal,
-)
+from orchd.core.effects import Accepted, Break, Dispatch, Finish, Forget, Moved, Seal
+from orchd.core.events import CancelReason, Event, Progress
 from orchd.core.front import Front
 from orchd.edge.jobs import JobRecords
 from orchd.edge.links import Link

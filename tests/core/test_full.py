@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchd.core.events import Accepted, Break, Note, Refused
+from orchd.core.effects import Accepted, Break, Note, Refused
 from orchd.wire.errors import Kind
 from orchd.wire.ids import PoolId
 from orchd.wire.policy import FullPolicy

@@ -8,14 +8,8 @@ import pytest
 
 from orchd.core.budgets import Budget
 from orchd.core.cards import ModelCard
-from orchd.core.events import (
-    Accepted,
-    Break,
-    CatalogChanged,
-    Dispatch,
-    EndSession,
-    Refused,
-)
+from orchd.core.effects import Accepted, Break, Dispatch, Refused
+from orchd.core.events import CatalogChanged, EndSession
 from orchd.core.throttle import Rates
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, PoolId, ReplicaId

@@ -8,17 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.events import (
-    AskDrain,
-    AskReload,
-    Break,
-    Dispatch,
-    DrainPool,
-    Effect,
-    Refused,
-    ReloadPool,
-    ReloadRefused,
-)
+from orchd.core.effects import AskDrain, AskReload, Break, Dispatch, Effect, Refused
+from orchd.core.events import DrainPool, ReloadPool, ReloadRefused
 from orchd.core.reload import STAGE_S
 from orchd.wire.control import MAX_DRAIN_MS
 from orchd.wire.errors import Kind, OrchError

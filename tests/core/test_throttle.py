@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.events import Accepted
+from orchd.core.effects import Accepted
 from orchd.core.throttle import Rates, Throttle, cost
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.shapes import Workload

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchd.core.events import Break, CancelJob, Dispatch, Effect, Finish, Note, Seal
+from orchd.core.effects import Break, CancelJob, Dispatch, Effect, Finish, Note, Seal
 from orchd.core.spec import Watchdog
 from orchd.core.task import Life
 from orchd.wire.errors import Kind
