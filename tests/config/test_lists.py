@@ -10,7 +10,7 @@ from typing import Any, get_args
 import attrs
 import pytest
 
-from orchd.config import checks, jsonschema
+from orchd.config import engines, jsonschema
 from orchd.config.faults import ConfigError
 from orchd.config.load import ENVIRONMENT, LATER_KEYS, STAND_INS, load
 from orchd.config.pool import Engine
@@ -74,5 +74,5 @@ def test_variables_of_the_environment_are_those_that_the_keys_name() -> None:
 def test_keys_that_only_the_mock_engine_has_say_so() -> None:
     words = jsonschema.generate()["$defs"]["Engine"]["properties"]
     said = {name for name, entry in words.items() if entry.get("description", "")[:6] == "mock: "}
-    assert said == set(checks.MOCK_ONLY)
+    assert said == set(engines.MOCK_ONLY)
     assert said < {each.name for each in attrs.fields(Engine)}
