@@ -19,8 +19,9 @@ from orchd.kit.http import Request, Response, Sink
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, Positive, Text
 from orchd.wire.shapes import Workload
-from poolmgr.edge.engine import TOKENIZERS, Engine, check_identity
+from poolmgr.edge.engine import TOKENIZERS, Engine
 from poolmgr.engines.base import Props
+from poolmgr.engines.identity import check_identity
 from tests.poolmgr.edge.lines import Lines, Script, bench
 from tests.poolmgr.edge.test_link import put, silent
 from tests.poolmgr.provision.test_models import pool
@@ -82,7 +83,7 @@ async def ends(sink: Sink, _prompt: str) -> None:
         (none, "without any token"),
         (breaks, "broke off"),
         (ends, "the engine broke off"),
-        (silent, "no token came within 120 s"),
+        (silent, "the self-test did not end within 120 s"),
     ],
 )
 async def test_one_token_is_generated_or_the_reason_is_told(

@@ -12,7 +12,7 @@ from attrs import define, evolve
 from orchd.config.devices import Backend, Devices, SimulatedDevice
 from orchd.config.pool import Mode, Provisioning
 from orchd.config.schema import Settings
-from orchd.kit.client import PeerError, Target
+from orchd.kit.client import Client, PeerError, Target
 from orchd.kit.notify import Notifier
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
@@ -25,6 +25,7 @@ from poolmgr.core.slots import Slots
 from poolmgr.edge import health as module
 from poolmgr.edge.board import Board
 from poolmgr.edge.preload import Preload
+from poolmgr.edge.reports import Reports
 from poolmgr.engines.base import Load, Props
 from poolmgr.engines.registry import adapter
 from tests.poolmgr.provision.test_models import pool
@@ -49,6 +50,7 @@ class Scripted:
         self.probes = self.tokens = 0
         self.says = Props(engine_version="b1", slots=1, ctx_max=1024)
         self.fails: OrchError | None = None
+        self.cancelled = 0
 
     async def probe(self) -> tuple[Load, str]:
         await trio.lowlevel.checkpoint()
@@ -67,8 +69,17 @@ class Scripted:
             raise self.fails
         return None
 
+    async def try_cancel(self, max_tokens: int) -> float:
+        self.cancelled = max_tokens
+        return 0.0
+
     async def kv_ratio(self) -> float | None:
         return 0.25
+
+
+def reports(folder: Path) -> Reports:
+    """Reports that nobody sends."""
+    return Reports(folder / "selftests", Client(Target.unix(folder / "none.sock")))
 
 
 async def steps(folder: Path, *answers: Answer, external: bool = False) -> tuple[Preload, Board]:
@@ -79,7 +90,7 @@ async def steps(folder: Path, *answers: Answer, external: bool = False) -> tuple
     settings = Settings(state_dir=folder, run_dir=folder, devices=devices)
     mask, name, engine = DeviceMask((0,)), ReplicaId("p:0"), adapter(mine.engine.id)
     board = Board(mine, name, mask, engine, Life(0.0), Slots(1), Notifier())
-    made = Preload(settings, mine, name, mask, engine, board)
+    made = Preload(settings, mine, name, mask, engine, board, reports(folder))
     said: list[lw.Event] = []
     await made.find_devices(said.append)
     await made.provision(said.append)
@@ -284,7 +295,8 @@ async def test_a_new_model_fits_beside_or_in_place_or_not_at_all(
     mask, name = DeviceMask((0,)), ReplicaId("p:0")
     old.devices = Told((one,))
     settings = Settings(state_dir=tmp_path, run_dir=tmp_path)
-    new = Preload(settings, old.pool, name, mask, adapter(old.pool.engine.id), board, beside=old)
+    engine = adapter(old.pool.engine.id)
+    new = Preload(settings, old.pool, name, mask, engine, board, reports(tmp_path), beside=old)
     heard: list[lw.Event] = []
     if isinstance(said, Kind):
         with pytest.raises(OrchError) as caught:
