@@ -6,8 +6,6 @@ answer are nowhere: only the answer's hash.
 
 from __future__ import annotations
 
-from hashlib import sha256
-
 from attrs import frozen
 
 from orchd.wire.errors import Kind, OrchError
@@ -33,6 +31,8 @@ class Answer:
     """What the new engine generated."""
 
     text: str
+    sha256: str
+    """sha256:<hex> of the text in UTF-8."""
     tokens: int
     tokens_per_s: float | None
     """From the first token to the last; None: it cannot be said."""
@@ -61,7 +61,7 @@ def figures(
     new = answer.tokens_per_s if answer else None
     return Canary(
         tokens=Count(answer.tokens if answer else 0),
-        sha256=f"sha256:{sha256(answer.text.encode()).hexdigest()}" if answer else None,
+        sha256=answer.sha256 if answer else None,
         tokens_per_s=None if new is None else NonNegative(round(new, 1)),
         old_tokens_per_s=(
             None if old_tokens_per_s is None else NonNegative(round(old_tokens_per_s, 1))

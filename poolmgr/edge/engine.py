@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Final
 
 import orjson
@@ -156,7 +157,13 @@ class Engine:
         finished = await self._run(job, ask, hear)
         tokens = finished.tokens_out
         rate = canary.rate(tokens, times[-1] - times[0]) if times else None
-        return canary.Answer(text="".join(texts), tokens=tokens, tokens_per_s=rate)
+        text = "".join(texts)
+        return canary.Answer(
+            text=text,
+            sha256=f"sha256:{sha256(text.encode()).hexdigest()}",
+            tokens=tokens,
+            tokens_per_s=rate,
+        )
 
     async def _run(
         self, job: Job, ask: _Asked, hear: Callable[[tuple[str, ...]], None]

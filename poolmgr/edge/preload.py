@@ -182,14 +182,16 @@ class Preload:
         trial = Trial(
             self._replica_id, self.pool, self.facts, engine, self._proof, board.page, slots
         )
+        broke: OrchError | None = None
         try:
             await trial.run()
         except OrchError as exc:
-            self._reports.take(trial.report(self._mask, board.version_of(self.facts), exc))
+            broke = exc
+        self._reports.take(trial.report(self._mask, board.version_of(self.facts), broke))
+        if broke is not None:
             await self._reports.save()  # this life may end with it
-            raise
+            raise broke
         self.process.was_ready = True
-        self._reports.take(trial.report(self._mask, board.version_of(self.facts), None))
         return self.facts.proof
 
     async def compare(self, old_tokens_per_s: float | None, say: Say) -> None:

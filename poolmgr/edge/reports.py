@@ -53,6 +53,16 @@ class Reports:
         self._writing = trio.Lock()
         self._more = trio.Event()
 
+    @property
+    def pending(self) -> int:
+        """How many orchd has not got yet."""
+        return len(self._kept.pending)
+
+    @property
+    def saved(self) -> bool:
+        """Whether the file has been written since the last change, or that was given up."""
+        return self._kept is self._saved and not self._writing.locked()
+
     def take(self, report: Report) -> None:
         """Keep a report, to be written and sent in a moment."""
         pending = (*self._kept.pending, report)[-PENDING_KEPT:]
