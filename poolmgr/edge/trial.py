@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from orchd.config.pool import Pool
+from orchd.config.pool import Mode, Pool
 from orchd.kit import log
 from orchd.kit.redact import redact_short
 from orchd.wire.errors import Kind, OrchError
@@ -116,7 +116,10 @@ class Trial:
         return ", ".join(self._pool.workloads)
 
     async def _cancel(self) -> str:
-        free_s = await self._engine.try_cancel(max(2, self._pool.ctx // 2))
+        alone = self._pool.provisioning.mode is not Mode.EXTERNAL
+        free_s = await self._engine.try_cancel(max(2, self._pool.ctx // 2), alone=alone)
+        if free_s is None:
+            return "left; the engine does not tell when its slot was free"
         return f"the slot was free after {free_s * 1000:.0f} ms"
 
     async def _metrics(self) -> str:

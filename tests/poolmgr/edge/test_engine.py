@@ -135,10 +135,16 @@ async def test_a_cancelled_job_frees_its_slot_or_that_is_told(
         monkeypatch.setattr(engine, "_slots_active", slots_active)
         try:
             if words is None:
-                assert await engine.try_cancel(4000) < FREE_S
+                free_s = await engine.try_cancel(4000, alone=True)
+                assert free_s is not None
+                assert free_s < FREE_S
             else:
                 with pytest.raises(OrchError, match=words):
-                    await engine.try_cancel(4000)
+                    await engine.try_cancel(4000, alone=True)
+                assert await engine.try_cancel(4000, alone=False) is not None
+                said[0] = 0
+                said.append(1)
+                assert await engine.try_cancel(4000, alone=False) is None
         finally:
             engine.close()
 

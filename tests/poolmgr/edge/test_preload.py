@@ -53,6 +53,7 @@ class Scripted:
         self.says = Props(engine_version="b1", slots=1, ctx_max=1024)
         self.fails: OrchError | None = None
         self.cancelled = 0
+        self.ours = True
         self.replaced: str | None = None
 
     async def changed(self, _known: Props | None) -> str | None:
@@ -75,7 +76,8 @@ class Scripted:
             raise self.fails
         return None
 
-    async def try_cancel(self, max_tokens: int) -> float:
+    async def try_cancel(self, max_tokens: int, *, alone: bool) -> float:
+        assert alone == self.ours
         self.cancelled = max_tokens
         return 0.0
 
@@ -165,6 +167,7 @@ async def test_what_breaks_with_an_external_engine_is_waited_out(
         await ours.self_test(unheard)
     assert caught.value is NO_TOKEN
     said: list[lw.Event] = []
+    engine.ours = False
     await external.self_test(said.append)
     assert said == [lw.HealthLost(NO_TOKEN)]
     assert trio.current_time() >= module.HEALTH_S
