@@ -68,7 +68,7 @@ class Kind(enum.StrEnum):
     MODEL_MISSING = "model_missing"
     OUTBOUND_DENIED = "outbound_denied"
     FETCH_FAILED = "fetch_failed"
-    DIGEST_WRONG = "digest_wrong"
+    DIGEST_MISMATCH = "digest_mismatch"
     DISK_SHORT = "disk_short"
     VRAM_SHORT = "vram_short"
     RAM_SHORT = "ram_short"
@@ -78,6 +78,7 @@ class Kind(enum.StrEnum):
     ENGINE_DIED = "engine_died"
     ENGINE_PROTOCOL = "engine_protocol"
     SELF_TEST_FAILED = "self_test_failed"
+    CANARY_FAILED = "canary_failed"
     CPU_FALLBACK = "cpu_fallback"
     GPU_MISMATCH = "gpu_mismatch"
     NOT_ATTESTED = "not_attested"
@@ -258,8 +259,8 @@ TABLE: dict[Kind, Row] = {
         "try goes on there.",
         _TEMPFAIL,
     ),
-    Kind.DIGEST_WRONG: _pool(
-        "Correct model.digest, or name a source that has what you expect; the file was removed.",
+    Kind.DIGEST_MISMATCH: _pool(
+        "Fetch the model's file again, or correct model.digest if the file is the right one.",
         _DATAERR,
     ),
     Kind.DISK_SHORT: _pool("Free space there, or name another disk in model.cache_dir.", _OSERR),
@@ -279,6 +280,9 @@ TABLE: dict[Kind, Row] = {
         "Check that the configured engine id and version match what runs there.", _PROTOCOL
     ),
     Kind.SELF_TEST_FAILED: _pool("Run the engine by hand with this model and read its answer."),
+    Kind.CANARY_FAILED: _pool(
+        "Compare the figures: correct the pool's canary keys, or reload with another model."
+    ),
     Kind.CPU_FALLBACK: _pool(
         "Install an engine built with CUDA that matches the driver; nothing runs on the CPU."
     ),
