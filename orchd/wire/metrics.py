@@ -99,8 +99,16 @@ METRICS: Final[tuple[Metric, ...]] = (
     _counter(
         "preload_outcomes_total", (*_REPLICA, "result", "reason"), "Preloads that ended, and how."
     ),
-    _counter("restarts_total", _REPLICA, "Lives of the replica's daemon after its first."),
-    _counter("driver_reset_events_total", _DEVICE, "Driver resets and Xid events."),
+    _counter(
+        "restarts_total",
+        (*_REPLICA, "reason"),
+        "Lives of the replica's daemon after its first, by why the one before ended.",
+    ),
+    _counter(
+        "driver_reset_events_total",
+        (*_DEVICE, "reason"),
+        "Driver resets, Xid and ECC events of the GPUs of the mask.",
+    ),
     _counter("sse_backpressure_drops_total", ("pool_id", "reason"), "Frames not sent to a reader."),
     _gauge("sessions_active", (), "Sessions with a live TTL."),
     _histogram(

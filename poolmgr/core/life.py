@@ -26,6 +26,10 @@ EMPTY_S: Final = 5.0
 """Seconds that running jobs get when their engine has to make room for a new model: a reload takes
 less than 10 s beside the load itself [HME-031], and the engine's stop is in them too."""
 
+SLEEP_S: Final = 3.5
+"""Seconds that running jobs get before the machine sleeps: logind waits for nobody longer than
+InhibitDelayMaxSec=, 5 s by default."""
+
 P = Phase
 _PRELOADING: Final = (P.DEVICES, P.PROVISIONING, P.LOADING, P.SELF_TEST)
 
@@ -84,6 +88,34 @@ TABLE: Final[dict[tuple[Phase, type[w.Event]], Phase]] = {
     (P.RESTORING, w.SelfTestPassed): P.READY,
     **{(phase, w.Broke): P.FAILED for phase in (P.RELOADING, P.REPLACING, P.RESTORING)},
     **{(phase, w.StopAsked): P.STOPPING for phase in (P.REPLACING, P.RESTORING)},
+    # a GPU that is sick but computes on: jobs end, then it is a failure
+    **{
+        (phase, w.Sickened): P.DRAINING
+        for phase in (P.READY, P.EMPTYING, P.DRAINED, P.RELOADING, P.SLEEPING, P.WAKING)
+    },
+    **{
+        (phase, w.Sickened): P.FAILED for phase in (*_PRELOADING, P.REPLACING, P.RESTORING)
+    },
+    **{(phase, w.Sickened): phase for phase in (P.DRAINING, P.STOPPING, P.FAILED)},
+    # the machine sleeps: only a replica that takes jobs has to do something first
+    **{(phase, w.SleepComes): phase for phase in P},
+    **{(phase, w.Woke): phase for phase in P},
+    **{(phase, w.SleepComes): P.SLEEPING for phase in (P.READY, P.SLEEPING, P.WAKING)},
+    **{(phase, w.Woke): P.WAKING for phase in (P.READY, P.SLEEPING, P.WAKING)},
+    (P.SLEEPING, w.Emptied): P.SLEEPING,
+    (P.WAKING, w.Emptied): P.WAKING,
+    (P.WAKING, w.Awake): P.READY,
+    **{(phase, w.Awake): phase for phase in (P.EMPTYING, P.DRAINED)},
+    **{
+        (phase, event): to
+        for phase in (P.SLEEPING, P.WAKING)
+        for event, to in (
+            (w.StopAsked, P.DRAINING),
+            (w.Broke, P.FAILED),
+            (w.HealthLost, P.LOADING),
+            (w.DrainAsked, phase),
+        )
+    },
 }
 """Where a row leads to READY and a drain was asked for, it leads to DRAINED."""
 
@@ -107,6 +139,8 @@ class Life:
         """A drain was asked for, and no reload has ended it."""
         self._empty_s = 0.0
         self._error: OrchError | None = None
+        self._sick: OrchError | None = None
+        """Why it drains, where that is no stop that somebody asked for."""
         self._since = now
         self._where = ""
         self._what = ""
@@ -121,7 +155,7 @@ class Life:
     @property
     def draining(self) -> bool:
         """Whether it was drained on request, or is on its way out in good order."""
-        return self._held or self.phase in (Phase.DRAINING, Phase.STOPPING)
+        return self._held or self.phase in (P.DRAINING, P.STOPPING, P.SLEEPING, P.WAKING)
 
     @property
     def ready_for_control(self) -> bool:
@@ -150,7 +184,10 @@ class Life:
         self.drains += self.draining and not drained_before
         if after is not before:
             self._since = now
-        return self._effects(event, before, after)
+        effects = self._effects(event, before, after)
+        if before is P.SLEEPING is not after:
+            effects.append(w.LetSleep())  # whatever came between: nobody waits for us in vain
+        return effects
 
     def _effects(self, event: w.Event, before: Phase, after: Phase) -> list[w.Effect]:
         match event:
@@ -180,15 +217,41 @@ class Life:
             case w.StopAsked() | w.Drained():
                 return self._leave(before, after)
             case w.EngineStopped():
-                return [w.Exit(self._error if after is P.FAILED else None)]
+                return [w.Exit(self._error if after is P.FAILED else self._sick)]
+            case w.Sickened() | w.SleepComes() | w.Woke() | w.Awake():
+                return self._around(event, before, after)
             case _:
                 return self._controlled(event, before, after)
+
+    def _around(self, event: w.Machines, before: Phase, after: Phase) -> list[w.Effect]:
+        """What happens to the machine."""
+        match event:
+            case w.Sickened(error):
+                if after is not P.DRAINING or before is after:
+                    return self._broke(error, before, after)
+                self._blame(error)
+                self._sick = error
+                return self._leave(before, after)
+            case w.SleepComes():
+                if after is P.SLEEPING is not before:
+                    return [w.Announce(), w.Empty(SLEEP_S)]
+                return [] if after is P.SLEEPING else [w.LetSleep()]
+            case w.Woke():
+                probed = after in (P.WAKING, P.EMPTYING, P.DRAINED)
+                return [w.Announce(), w.Probe()] if probed else []
+            case w.Awake():
+                return [w.Announce(), w.Resume()] if before is P.WAKING else []
+            case _:
+                assert_never(event)
 
     def _controlled(self, event: w.Control, before: Phase, after: Phase) -> list[w.Effect]:
         """Drain and reload."""
         match event:
             case w.DrainAsked(deadline_s):
                 return [w.Announce(), w.Empty(deadline_s)] if after is P.EMPTYING else []
+            case w.Emptied() if before in (P.SLEEPING, P.WAKING):
+                late = OrchError(Kind.DRAINING, "the machine sleeps, and the job took too long")
+                return [w.FailJobs(late), w.LetSleep()] if before is P.SLEEPING else []
             case w.Emptied():
                 late = OrchError(Kind.DRAINING, "the pool was drained, and the job took too long")
                 if before is P.REPLACING:

@@ -140,9 +140,33 @@ class NewBroke:
     error: OrchError
 
 
+@frozen
+class Sickened:
+    """A GPU of the mask is not to be relied on much longer; what runs is not in doubt."""
+
+    error: OrchError
+
+
+@frozen
+class SleepComes:
+    """The machine is about to sleep."""
+
+
+@frozen
+class Woke:
+    """The machine is awake again."""
+
+
+@frozen
+class Awake:
+    """Driver, GPUs and engine are as they were before the sleep."""
+
+
 ControlPhase = Literal[
     Phase.EMPTYING, Phase.DRAINED, Phase.RELOADING, Phase.REPLACING, Phase.RESTORING
 ]
+Machines = Sickened | SleepComes | Woke | Awake
+"""What happens to the machine around it."""
 Control = (
     DrainAsked
     | Emptied
@@ -169,6 +193,7 @@ Event = (
     | Drained
     | EngineStopped
     | Control
+    | Machines
 )
 
 # effects: what is to be done
@@ -280,6 +305,21 @@ class Restore:
     """End the new engine, then start the old one again and probe its health."""
 
 
+@frozen
+class LetSleep:
+    """The machine may sleep now."""
+
+
+@frozen
+class Probe:
+    """See whether driver, GPUs and engine are as before the sleep, then say Awake."""
+
+
+@frozen
+class Resume:
+    """Jobs are taken again after a sleep."""
+
+
 ControlEffect = Empty | PrepareNew | StopOld | StartNew | SelfTestNew | Switch | DropNew | Restore
 Effect = (
     FindDevices
@@ -293,5 +333,8 @@ Effect = (
     | StopEngine
     | Announce
     | Exit
+    | LetSleep
+    | Probe
+    | Resume
     | ControlEffect
 )
