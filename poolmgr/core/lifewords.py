@@ -5,12 +5,9 @@ Which event leads where is the table of life.py; who does the effects is poolmgr
 
 from __future__ import annotations
 
-from typing import Literal
-
 from attrs import frozen
 
 from orchd.wire.errors import OrchError
-from orchd.wire.snapshot import Phase
 
 # events: what happened
 
@@ -162,9 +159,6 @@ class Awake:
     """Driver, GPUs and engine are as they were before the sleep."""
 
 
-ControlPhase = Literal[
-    Phase.EMPTYING, Phase.DRAINED, Phase.RELOADING, Phase.REPLACING, Phase.RESTORING
-]
 Machines = Sickened | SleepComes | Woke | Awake
 """What happens to the machine around it."""
 Control = (
