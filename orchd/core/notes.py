@@ -18,7 +18,9 @@ from orchd.wire.shapes import TaskRequest
 from orchd.wire.snapshot import Cause, Phase
 
 # What an operator asked for is no reason to worry.
-_ASKED = frozenset({Phase.EMPTYING, Phase.DRAINED, Phase.REPLACING, Phase.DRAINING, Phase.SLEEPING, Phase.WAKING})
+_ASKED = frozenset(
+    {Phase.EMPTYING, Phase.DRAINED, Phase.REPLACING, Phase.DRAINING, Phase.SLEEPING, Phase.WAKING}
+)
 
 
 def _of_request(request: TaskRequest) -> dict[str, object]:

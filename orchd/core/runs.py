@@ -32,7 +32,15 @@ TURNED_AWAY: Final = frozenset({Kind.REPLICA_EXHAUSTED, Kind.DRAINING, Kind.POOL
 """FAILs of a job that never began: it waits again, and the replica is asked no more until its next
 snapshot. Leases and snapshots make them rare: an OPEN that crosses a STATE, a poolmgr that still
 clears the jobs of an earlier orchd."""
-ENGINE_LOST: Final = frozenset({Kind.ENGINE_DIED, Kind.ENGINE_UNHEALTHY})
+ENGINE_LOST: Final = frozenset(
+    {
+        Kind.ENGINE_DIED, Kind.ENGINE_EXITED, Kind.ENGINE_HUNG, Kind.ENGINE_UNHEALTHY,
+        Kind.CUDA_ERROR, Kind.DRIVER_RESET, Kind.DRIVER_UNAVAILABLE, Kind.DEVICE_MISSING,
+        Kind.GPU_XID, Kind.GPU_ECC, Kind.RESUME_FAILED, Kind.VRAM_SHORT, Kind.RAM_SHORT,
+    }
+)  # fmt: skip
+"""Why a pool that serves breaks (poolmgr/core): a job that never began is run again, as often as
+`Limits.attempts_max` allows."""
 
 # what happens to a pool
 

@@ -94,9 +94,7 @@ TABLE: Final[dict[tuple[Phase, type[w.Event]], Phase]] = {
         (phase, w.Sickened): P.DRAINING
         for phase in (P.READY, P.EMPTYING, P.DRAINED, P.RELOADING, P.SLEEPING, P.WAKING)
     },
-    **{
-        (phase, w.Sickened): P.FAILED for phase in (*_PRELOADING, P.REPLACING, P.RESTORING)
-    },
+    **{(phase, w.Sickened): P.FAILED for phase in (*_PRELOADING, P.REPLACING, P.RESTORING)},
     **{(phase, w.Sickened): phase for phase in (P.DRAINING, P.STOPPING, P.FAILED)},
     # the machine sleeps: only a replica that takes jobs has to do something first
     **{(phase, w.SleepComes): phase for phase in P},

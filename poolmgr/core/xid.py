@@ -104,14 +104,14 @@ class Ledger:
     def take(self, event: GpuEvent, now: float) -> Trouble | None:
         """Count an event; return what `trouble` says of it."""
         found = trouble(event)
-        self.count(event.index, APPLICATION if found is None else found.error.kind)
+        self._counts[event.index, APPLICATION if found is None else found.error.kind] += 1
         if found is None:
             self._last = event, now
         return found
 
-    def count(self, index: int, reason: str) -> None:
-        """Count what was learnt in another way: a query that says that the GPU is lost."""
-        self._counts[index, reason] += 1
+    def lost(self, index: int) -> None:
+        """A query says that the GPU is gone. Once in a life: there is no way back within one."""
+        self._counts[index, Kind.DRIVER_RESET] = max(1, self._counts[index, Kind.DRIVER_RESET])
 
     def told(self) -> tuple[DeviceEvents, ...]:
         """Return the counts, as snapshots carry them."""

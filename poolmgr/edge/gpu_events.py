@@ -105,9 +105,7 @@ def _supported(handle: Any) -> int:
         return 0
 
 
-async def _wait(
-    mask: DeviceMask, events: _Set, tell: Tell, limiter: trio.CapacityLimiter
-) -> None:
+async def _wait(mask: DeviceMask, events: _Set, tell: Tell, limiter: trio.CapacityLimiter) -> None:
     """Wait for events until the driver fails; what it then polls is ECC alone."""
     while True:
         try:

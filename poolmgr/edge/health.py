@@ -92,3 +92,17 @@ async def lost(
             continue
         kind = Kind.ENGINE_HUNG if hangs else Kind.ENGINE_UNHEALTHY
         return OrchError(kind, f"the engine stopped serving: {words}")
+
+
+async def answers(engine: Engine) -> None:
+    """Return when an engine that served says that it serves. Raises OrchError(ENGINE_UNHEALTHY)."""
+    words = "no answer"
+    for _ in range(HEALTH_LOST):
+        try:
+            state, words = await engine.probe()
+        except PeerError as exc:
+            state, words = Load.BROKEN, str(exc)
+        if state is Load.SERVING:
+            return
+        await trio.sleep(HEALTH_DOUBT_S)
+    raise OrchError(Kind.ENGINE_UNHEALTHY, f"the engine does not serve: {words}")

@@ -20,16 +20,16 @@ from orchd.kit.run import started
 from orchd.wire.control import WorkerRegistration, model_ref_fault
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
-from orchd.wire.snapshot import HEARTBEAT_S
 from poolmgr.core import life
 from poolmgr.core import lifewords as lw
 from poolmgr.core.slots import Slots
 from poolmgr.edge.board import Board
-from poolmgr.edge.devices import masked
+from poolmgr.edge.gpu_watch import GpuWatch
 from poolmgr.edge.jobs import Jobs
 from poolmgr.edge.link import Side
 from poolmgr.edge.register import keep_registered
 from poolmgr.edge.server import Server
+from poolmgr.edge.sleep import SleepWatch
 from poolmgr.edge.succession import LAST_WORDS_S, Succession
 from poolmgr.engines.registry import adapter as adapter_of
 from poolmgr.provision.reloaded import in_force
@@ -66,6 +66,7 @@ class Replica:
             self._say,
         )
         self._emptying = trio.CancelScope()
+        self._sleep = SleepWatch(replica_id, self._happened)
         self._mask = mask
         self._work: trio.Nursery
         self._services: trio.Nursery
@@ -79,6 +80,7 @@ class Replica:
         side = Side(
             self._configured.id, self._replica_id, self._jobs, self._board.state, self._board.links
         )
+        gpus = GpuWatch(self._board, self._life, self._mask, self._engines, self._say)
         server = Server(side, self._board.snapshot, self._board.page, self._tokenize, self)
         try:
             async with trio.open_nursery() as services:
@@ -87,7 +89,9 @@ class Replica:
                 await services.start(http.serve, listeners, server.handle)
                 services.start_soon(self._board.serve, self._turned)
                 services.start_soon(self._notifier.keep_beating, self._alive)
-                services.start_soon(self._refresh)
+                services.start_soon(gpus.refresh)
+                services.start_soon(gpus.listen)
+                services.start_soon(self._sleep.watch)
                 services.start_soon(self._register)
                 await services.start(self._hold_work)
                 services.start_soon(self._watch_stop, stop)
@@ -180,6 +184,13 @@ class Replica:
             case lw.Exit(error):
                 self._error = error
                 self._exit.set()
+            case lw.LetSleep():
+                self._sleep.let()
+            case lw.Probe():
+                self._engines.step(self._engines.now.probe_again)
+            case lw.Resume():
+                self._log_ready()
+                self._became_ready.set()
             case _:
                 self._do_control(effect)
 
@@ -271,22 +282,6 @@ class Replica:
     async def _watch_stop(self, stop: trio.Event) -> None:
         await stop.wait()
         self._happened(lw.StopAsked())
-
-    async def _refresh(self) -> None:
-        """Read the GPUs and the engine's memory every heartbeat, once they are known."""
-        while True:
-            await trio.sleep(HEARTBEAT_S)
-            if not self._board.gpus:
-                continue
-            try:
-                self._board.gpus = masked(await self._engines.now.devices.read(), self._mask)
-            except OrchError as exc:
-                self._say(lw.Broke(exc))
-                return
-            # in a thread: an engine with hundreds of threads has as many files to read
-            self._board.ram_bytes = await trio.to_thread.run_sync(
-                self._engines.now.process.ram_bytes
-            )
 
     async def _register(self) -> None:
         token = self._settings.auth_token
