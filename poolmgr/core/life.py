@@ -248,15 +248,8 @@ class Life:
         match event:
             case w.DrainAsked(deadline_s):
                 return [w.Announce(), w.Empty(deadline_s)] if after is P.EMPTYING else []
-            case w.Emptied() if before in (P.SLEEPING, P.WAKING):
-                late = OrchError(Kind.DRAINING, "the machine sleeps, and the job took too long")
-                return [w.FailJobs(late), w.LetSleep()] if before is P.SLEEPING else []
             case w.Emptied():
-                late = OrchError(Kind.DRAINING, "the pool was drained, and the job took too long")
-                if before is P.REPLACING:
-                    late = OrchError(Kind.DRAINING, "its model was replaced, and it took too long")
-                    return [w.FailJobs(late), w.StopOld()]
-                return [w.FailJobs(late), w.Announce()] if self._held else []
+                return self._emptied(before)
             case w.ReloadAsked(model_ref):
                 number = self.reload.number + 1 if self.reload else 1
                 self.reload = Reload(
@@ -286,6 +279,21 @@ class Life:
                 return [w.DropNew(), w.Announce()]
             case _:
                 assert_never(event)
+
+    def _emptied(self, before: Phase) -> list[w.Effect]:
+        why = "the pool was drained"
+        if before is P.REPLACING:
+            why = "its model was replaced"
+        elif before in (P.SLEEPING, P.WAKING):
+            why = "the machine sleeps"
+        late = OrchError(Kind.DRAINING, f"{why}, and the job took too long")
+        if before is P.REPLACING:
+            return [w.FailJobs(late), w.StopOld()]
+        if before is P.SLEEPING:
+            return [w.FailJobs(late), w.LetSleep()]
+        # after the sleep what runs goes on: logind did not wait, and the machine has woken
+        said = self._held and before is not P.WAKING
+        return [w.FailJobs(late), w.Announce()] if said else []
 
     def _ended(self, outcome: Outcome) -> None:
         if self.reload is not None and self.reloading:

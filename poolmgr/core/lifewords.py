@@ -314,21 +314,8 @@ class Resume:
     """Jobs are taken again after a sleep."""
 
 
+SleepEffect = LetSleep | Probe | Resume
 ControlEffect = Empty | PrepareNew | StopOld | StartNew | SelfTestNew | Switch | DropNew | Restore
-Effect = (
-    FindDevices
-    | Provision
-    | StartEngine
-    | SelfTest
-    | BecomeReady
-    | WaitForHealth
-    | FailJobs
-    | Drain
-    | StopEngine
-    | Announce
-    | Exit
-    | LetSleep
-    | Probe
-    | Resume
-    | ControlEffect
-)
+StepEffect = FindDevices | Provision | StartEngine | WaitForHealth | SelfTest | BecomeReady
+"""The steps to Ready."""
+Effect = StepEffect | FailJobs | Drain | StopEngine | Announce | Exit | SleepEffect | ControlEffect

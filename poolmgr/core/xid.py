@@ -89,7 +89,7 @@ def trouble(event: GpuEvent) -> Trouble | None:
 
 
 def named(xid: int) -> str:
-    """Return `Xid 79 (GPU has fallen off the bus)`; of one that is not in the tables, its number."""
+    """Return `Xid 79 (GPU has fallen off the bus)`; of one that no table has, its number."""
     words = (_APPLICATION | _ECC | _RESET).get(xid)
     return f"Xid {xid} ({words})" if words else f"Xid {xid}"
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 import trio
 from attrs import define
 
-from orchd.config.schema import Mode, Pool
+from orchd.config.pool import Mode, Pool
 from orchd.kit.notify import Notifier
 from orchd.wire import link as wire
 from orchd.wire.ids import Count, DeviceMask, Positive, ReplicaId, Text
@@ -65,6 +65,8 @@ class Board:
         """Those of the mask, as last read."""
         self.engine = Facts()
         """Of the engine that serves."""
+        self.gpus_known = trio.Event()
+        """Set once they were read."""
         self.ledger = Ledger()
         """What the driver told of them."""
         self.ram_bytes = 0

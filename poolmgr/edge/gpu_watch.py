@@ -47,12 +47,12 @@ class GpuWatch:
         """Read the GPUs and the engine's memory every heartbeat, once they are known."""
         while True:
             await trio.sleep(HEARTBEAT_S)
-            if not self._board.gpus or self._life.phase in ASLEEP:
+            if not self._board.gpus or self._asleep():
                 continue
             try:
                 self._board.gpus = masked(await self._engines.now.devices.read(), self._mask)
             except OrchError as exc:
-                if self._life.phase in ASLEEP:
+                if self._asleep():
                     continue
                 lost(exc, self._board.ledger)
                 self._say(lw.Broke(exc))
@@ -62,12 +62,14 @@ class GpuWatch:
                 self._engines.now.process.ram_bytes
             )
 
+    def _asleep(self) -> bool:
+        return self._life.phase in ASLEEP
+
     async def listen(self) -> None:
         """Hear the driver's events, once it has answered."""
         if self._engines.now.devices.simulated:
             return
-        while not self._board.gpus:
-            await trio.sleep(HEARTBEAT_S / 10)
+        await self._board.gpus_known.wait()
         await gpu_events.listen(self._mask, self._told)
 
     def _told(self, event: xid.GpuEvent) -> None:

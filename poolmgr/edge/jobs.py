@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from orchd.config.schema import Watchdog
+from orchd.config.pool import Watchdog
 from orchd.kit import log
 from orchd.kit.client import Client, Incoming, PeerError
 from orchd.kit.pipe import Pipe, PipeClosed

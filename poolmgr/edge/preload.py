@@ -11,7 +11,9 @@ from typing import Final
 
 import trio
 
-from orchd.config.schema import Backend, Pool, Settings
+from orchd.config.devices import Backend
+from orchd.config.pool import Pool
+from orchd.config.schema import Settings
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, ReplicaId
 from orchd.wire.snapshot import GpuProof
@@ -84,6 +86,7 @@ class Preload:
     async def find_devices(self, say: Say) -> None:
         """Read the GPUs of the mask. Raises DRIVER_UNAVAILABLE, DEVICE_MISSING."""
         self._board.gpus = masked(await self.devices.read(), self._mask)
+        self._board.gpus_known.set()
         say(lw.DevicesFound(named(self._board.gpus)))
 
     async def provision(self, say: Say) -> None:

@@ -12,7 +12,8 @@ from typing import Final, assert_never
 
 import trio
 
-from orchd.config.schema import Mode, Pool, Settings
+from orchd.config.pool import Mode, Pool
+from orchd.config.schema import Settings
 from orchd.kit import http, log
 from orchd.kit.client import Client, Target
 from orchd.kit.notify import Notifier
@@ -160,18 +161,6 @@ class Replica:
         match effect:
             case lw.Announce():
                 self._board.announce()
-            case lw.FindDevices():
-                self._engines.step(self._engines.now.find_devices)
-            case lw.Provision():
-                self._engines.step(self._engines.now.provision)
-            case lw.StartEngine():
-                self._engines.start()
-            case lw.WaitForHealth():
-                self._engines.step(self._engines.now.load)
-            case lw.SelfTest():
-                self._engines.step(self._engines.now.self_test)
-            case lw.BecomeReady():
-                self._become_ready()
             case lw.FailJobs(error):
                 self._jobs.stop_all(error)
             case lw.Drain(deadline_s):
@@ -184,6 +173,36 @@ class Replica:
             case lw.Exit(error):
                 self._error = error
                 self._exit.set()
+            case lw.LetSleep() | lw.Probe() | lw.Resume():
+                self._do_sleep(effect)
+            case (
+                lw.FindDevices() | lw.Provision() | lw.StartEngine() | lw.WaitForHealth()
+                | lw.SelfTest() | lw.BecomeReady()
+            ):  # fmt: skip
+                self._do_step(effect)
+            case _:
+                self._do_control(effect)
+
+    def _do_step(self, effect: lw.StepEffect) -> None:
+        engines = self._engines
+        match effect:
+            case lw.FindDevices():
+                engines.step(engines.now.find_devices)
+            case lw.Provision():
+                engines.step(engines.now.provision)
+            case lw.StartEngine():
+                engines.start()
+            case lw.WaitForHealth():
+                engines.step(engines.now.load)
+            case lw.SelfTest():
+                engines.step(engines.now.self_test)
+            case lw.BecomeReady():
+                self._become_ready()
+            case _:
+                assert_never(effect)
+
+    def _do_sleep(self, effect: lw.SleepEffect) -> None:
+        match effect:
             case lw.LetSleep():
                 self._sleep.let()
             case lw.Probe():
@@ -192,7 +211,7 @@ class Replica:
                 self._log_ready()
                 self._became_ready.set()
             case _:
-                self._do_control(effect)
+                assert_never(effect)
 
     def _do_control(self, effect: lw.ControlEffect) -> None:
         match effect:

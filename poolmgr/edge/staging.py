@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from orchd.config.schema import Pool, Settings
+from orchd.config.pool import Pool
+from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.wire.errors import OrchError
 from orchd.wire.ids import DeviceMask, ReplicaId

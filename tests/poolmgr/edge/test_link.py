@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from orchd.config.schema import Watchdog
+from orchd.config.pool import Watchdog
 from orchd.kit.http import Sink
 from orchd.wire import link
 from orchd.wire.errors import Kind, OrchError

@@ -9,7 +9,9 @@ import pytest
 import trio
 from attrs import define, evolve
 
-from orchd.config.schema import Backend, Devices, Mode, Provisioning, Settings, SimulatedDevice
+from orchd.config.devices import Backend, Devices, SimulatedDevice
+from orchd.config.pool import Mode, Provisioning
+from orchd.config.schema import Settings
 from orchd.kit.client import PeerError, Target
 from orchd.kit.notify import Notifier
 from orchd.wire.errors import Kind, OrchError
