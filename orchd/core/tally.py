@@ -99,8 +99,9 @@ class Tally:
         if old is not None and (new.instance != old.instance or new.seq <= old.seq):
             self.add("restarts_total", *labels, _why_ended(old))
             old = None
-        told_before = {(e.index, e.reason): e.count for e in old.device_events} if old else {}
-        for events in new.device_events:
+        before_events = (old.device_events if old else None) or ()
+        told_before = {(e.index, e.reason): e.count for e in before_events}
+        for events in new.device_events or ():
             more = events.count - told_before.get((events.index, events.reason), 0)
             if more > 0:
                 where = (*labels, str(events.index), events.reason)

@@ -163,6 +163,7 @@ class Snapshot:
     tokens_per_s: NonNegative | None = None
     """Of one slot, smoothed; None until one job has run."""
     first_token_ms: NonNegative | None = None
-    device_events: tuple[DeviceEvents, ...] = ()
+    device_events: tuple[DeviceEvents, ...] | None = None
+    """None: the driver told nothing."""
     last_error: Cause | None = None
     engine_pid: Count | None = None

@@ -164,7 +164,7 @@ class Board:
             kv_cache_usage_ratio=engine.kv_ratio,  # type: ignore[arg-type]
             tokens_per_s=slots.tokens_per_s,  # type: ignore[arg-type]
             first_token_ms=slots.first_token_ms,  # type: ignore[arg-type]
-            device_events=self.ledger.told(),
+            device_events=self.ledger.told() or None,
             last_error=life.last_error,
             engine_pid=engine.pid,  # type: ignore[arg-type]
         )

@@ -41,7 +41,7 @@ def exposition(snapshot: Snapshot, preloads: Mapping[tuple[str, str], int], drai
         "driver_reset_events_total",
         [
             ({**replica, "device": str(each.index), "reason": each.reason}, each.count)
-            for each in snapshot.device_events
+            for each in snapshot.device_events or ()
         ],
     )
     return ("\n".join(lines) + "\n").encode()
