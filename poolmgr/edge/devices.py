@@ -7,7 +7,6 @@ decided in poolmgr/core.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import pynvml
@@ -18,6 +17,7 @@ from orchd.config.devices import Devices as Configured
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask
 from poolmgr.core.gpus import Gpu, GpuProcess
+from poolmgr.edge import procs
 
 READ_DEADLINE_S: Final = 10.0
 """A healthy driver answers in milliseconds, a GPU that wakes from idle in 1-2 s (no persistence
@@ -199,7 +199,7 @@ def _processes(handle: Any) -> tuple[GpuProcess, ...] | None:
     for process in [*compute, *(graphics or [])]:
         held = process.usedGpuMemory
         used[int(process.pid)] = None if held is None else int(held)
-    return tuple(GpuProcess(pid, _name(pid), held) for pid, held in used.items())
+    return tuple(GpuProcess(pid, procs.name(pid), held) for pid, held in used.items())
 
 
 def _said(ask: Callable[[], T]) -> T | None:
@@ -212,10 +212,3 @@ def _said(ask: Callable[[], T]) -> T | None:
 
 def _text(value: str | bytes) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").strip()
-    except OSError:
-        return "?"  # another user's under ProtectProc=, or another PID namespace

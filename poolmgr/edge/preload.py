@@ -248,7 +248,11 @@ class Preload:
         pids = await self.process.stop()
         self.facts.pid = None
         self._running.discard(self)
-        if not self.devices.simulated:
+        await self.memory_back(pids)
+
+    async def memory_back(self, pids: frozenset[int]) -> None:
+        """Return when these processes, which have ended, hold no memory of the mask's GPUs."""
+        if pids and not self.devices.simulated:
             await self._room.wait_back(self.devices, pids)
 
     def close(self) -> None:

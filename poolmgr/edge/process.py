@@ -15,11 +15,13 @@ from orchd.kit.client import Target
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import ReplicaId
 from poolmgr.core.ending import Ending, cuda_error, judge
+from poolmgr.core.orphans import MARK
 from poolmgr.edge import child as children
 from poolmgr.edge import procs
 from poolmgr.edge.cgroup import ENGINE
 from poolmgr.edge.child import Child
 from poolmgr.edge.devices import Devices
+from poolmgr.edge.orphans import own_mark
 from poolmgr.edge.room import Room
 from poolmgr.engines.base import Adapter
 from poolmgr.provision.plan import Plan
@@ -68,7 +70,8 @@ class Process:
             words = f"the engine cannot have its socket {plan.socket}: {exc.strerror}"
             raise OrchError(Kind.ENGINE_START_FAILED, words) from exc
         name = f"{ENGINE}{self._seat or ''}"
-        self.child = children.start(plan.argv, plan.env, name, self._adapter.telling)
+        env = {**plan.env, MARK: str(own_mark(plan.socket))}
+        self.child = children.start(plan.argv, env, name, self._adapter.telling)
         self.was_ready = False
         log.event(
             "engine_started",

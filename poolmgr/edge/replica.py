@@ -21,6 +21,7 @@ from orchd.kit.run import started
 from orchd.wire.control import WorkerRegistration, model_ref_fault
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
+from orchd.wire.snapshot import Phase
 from poolmgr.core import life
 from poolmgr.core import lifewords as lw
 from poolmgr.core.slots import Slots
@@ -28,6 +29,7 @@ from poolmgr.edge.board import Board
 from poolmgr.edge.gpu_watch import GpuWatch
 from poolmgr.edge.jobs import Jobs
 from poolmgr.edge.link import Side
+from poolmgr.edge.orphans import reap
 from poolmgr.edge.register import keep_registered
 from poolmgr.edge.server import Server
 from poolmgr.edge.sleep import SleepWatch
@@ -96,7 +98,9 @@ class Replica:
                 services.start_soon(self._register)
                 await services.start(self._hold_work)
                 services.start_soon(self._watch_stop, stop)
-                self._happened(lw.Begun())
+                await self._clear_the_place()
+                if self._life.phase is Phase.DEVICES:  # and no stop came meanwhile
+                    self._happened(lw.Begun())
                 await self._exit.wait()
                 services.cancel_scope.cancel()
         finally:
@@ -104,6 +108,13 @@ class Replica:
                 engine.close()
         if self._error is not None:
             raise self._error
+
+    async def _clear_the_place(self) -> None:
+        """Kill what an earlier life has left, and see its memory return. At most 10 s."""
+        engine_socket = self._settings.engine_socket
+        sockets = [engine_socket(self._replica_id, seat) for seat in (0, 1)]
+        left = await reap(self._replica_id, sockets)
+        await self._engines.now.memory_back(left)
 
     # events and effects
 
