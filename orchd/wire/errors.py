@@ -45,7 +45,6 @@ class Kind(enum.StrEnum):
     QUEUE_FULL_DROP_LRU = "queue_full_drop_lru"
     DROPPED = "dropped"
     SHED = "shed"
-    SLO_BREACHED = "slo_breached"
     THROTTLED = "throttled"
     POOL_UNREADY = "pool_unready"
     POOL_UNAVAILABLE = "pool_unavailable"
@@ -77,7 +76,6 @@ class Kind(enum.StrEnum):
     GPU_XID = "gpu_xid"
     GPU_ECC = "gpu_ecc"
     RESUME_FAILED = "resume_failed"
-    BREAKER_OPEN = "breaker_open"
     ENGINE_PROTOCOL = "engine_protocol"
     SELF_TEST_FAILED = "self_test_failed"
     CPU_FALLBACK = "cpu_fallback"
@@ -187,10 +185,6 @@ TABLE: dict[Kind, Row] = {
         "ADMISSION_REJECT", 429,
         "Wait for retry_after_ms, then send it again as a new task; interactive is never shed.",
     ),
-    Kind.SLO_BREACHED: _later(
-        "ADMISSION_REJECT", 429,
-        "Wait for the time that Retry-After gives, or name another pool; this one is too slow now.",
-    ),
     Kind.THROTTLED: _later(
         "ADMISSION_REJECT", 429,
         "Wait for the time that Retry-After gives; rate_limits in capabilities shows the limits.",
@@ -280,7 +274,6 @@ TABLE: dict[Kind, Row] = {
         "NVreg_PreserveVideoMemoryAllocations.",
         _OSERR,
     ),
-    Kind.BREAKER_OPEN: _pool("Mend the cause, then orchctl pools reset POOL."),
     Kind.ENGINE_PROTOCOL: _pool(
         "Check that the configured engine id and version match what runs there.", _PROTOCOL
     ),
