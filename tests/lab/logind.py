@@ -70,8 +70,9 @@ class Logind:
     _locks: list[int] = field(factory=list)
     """Our ends of the pipes."""
 
-    async def serve(self) -> None:
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Answer calls."""
+        task_status.started()
         while True:
             message = await self.bus.receive()
             fields = message.header.fields
@@ -123,7 +124,7 @@ async def logind(address: str, refuses: str | None = None) -> AsyncIterator[Logi
     made = Logind(bus, refuses)
     async with bus, trio.open_nursery() as nursery:
         await bus.send(message_bus.RequestName("org.freedesktop.login1"))
-        nursery.start_soon(made.serve)
+        await nursery.start(made.serve)
         try:
             yield made
         finally:
