@@ -68,6 +68,8 @@ def _state(pool: PoolHealth) -> str:
         return "[yellow]draining[/]"
     if pool.reloading is not None:
         return "[green]ready, reloading[/]" if pool.ready else "[yellow]reloading[/]"
+    if pool.ready and pool.slo is not None and pool.slo.state != "closed":
+        return "[yellow]ready, sheds load[/]"
     if pool.ready:
         return "[green]ready[/]"
     return "[yellow]not ready[/]" if pool.live else "[red]down[/]"

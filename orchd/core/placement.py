@@ -34,6 +34,7 @@ NOT_PREFERRED: Final = "not_preferred"
 DEVICE_MASK: Final = "device_mask"
 KV_BYTES: Final = "kv_bytes"
 QUEUE_FULL: Final = "queue_full"
+SHEDDING: Final = "shedding"
 """Why a replica is left out, where admission has more to say of it."""
 
 
@@ -72,6 +73,8 @@ class ReplicaFacts:
     first_token_ms: float | None
     waiting: int = 0
     """Tasks of its pool that go before this one."""
+    shedding: bool = False
+    """Its pool refuses the task because it is too slow (shedding.py)."""
     full: bool = False
     """As many wait in its pool as may."""
     start_ms: int = 0
@@ -151,6 +154,7 @@ FILTERS: Final[tuple[tuple[str, Check], ...]] = (
     ("vectors", lambda r, q: q.vectors * (r.embedding_dim or 0) > MAX_NUMBERS),
     ("not_strict", lambda r, q: q.strict and not r.strict),
     (KV_BYTES, _kv_short),
+    (SHEDDING, lambda r, q: r.shedding and q.may_wait),
     (QUEUE_FULL, lambda r, q: r.full and q.may_wait),
     ("refusing", lambda r, q: r.refusing and not q.may_wait),
     ("no_slot", lambda r, q: r.leases >= r.slots_total and not q.may_wait),

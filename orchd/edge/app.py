@@ -44,7 +44,7 @@ from orchd.core.events import (
     WakeAt,
 )
 from orchd.core.front import Front
-from orchd.core.spec import PoolSpec, Watchdog
+from orchd.core.spec import PoolSpec, Slo, Watchdog
 from orchd.edge import limits
 from orchd.edge.artifacts import Registry
 from orchd.edge.catalog import Catalog
@@ -441,6 +441,11 @@ def _spec(pool: Pool, base: str) -> PoolSpec:
             idle_s=pool.watchdog.idle_ms / 1000,
             wall_s=pool.watchdog.wall_ms / 1000,
             enforce_deadline=pool.watchdog.enforce_deadline,
+        ),
+        slo=Slo(
+            first_token_s=pool.slo.first_token_ms / 1000,
+            breach_s=pool.slo.breach_ms / 1000,
+            shed_s=pool.slo.shed_ms / 1000,
         ),
         sampler_profile_version=pool.engine.sampler_profile_version,
         price=limits.price(pool.price),

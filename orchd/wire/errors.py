@@ -45,6 +45,7 @@ class Kind(enum.StrEnum):
     QUEUE_FULL_DROP_LRU = "queue_full_drop_lru"
     DROPPED = "dropped"
     SHED = "shed"
+    SLO_BREACHED = "slo_breached"
     THROTTLED = "throttled"
     POOL_UNREADY = "pool_unready"
     POOL_UNAVAILABLE = "pool_unavailable"
@@ -184,6 +185,10 @@ TABLE: dict[Kind, Row] = {
     Kind.SHED: _later(
         "ADMISSION_REJECT", 429,
         "Wait for retry_after_ms, then send it again as a new task; interactive is never shed.",
+    ),
+    Kind.SLO_BREACHED: _later(
+        "ADMISSION_REJECT", 429,
+        "Wait for the time that Retry-After gives, or name another pool; this one is too slow now.",
     ),
     Kind.THROTTLED: _later(
         "ADMISSION_REJECT", 429,

@@ -94,6 +94,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     _gauge("placement_candidates_considered", (), "Replicas that the last decision looked at."),
     # The contract names the rest without labels; these are ours.
     _gauge("pool_ready", _POOL, "1 while a replica of the pool is Ready."),
+    _gauge("pool_shedding", _POOL, "1 while the pool sheds load because its SLO is breached."),
     _gauge("active_leases", _REPLICA, "Jobs that hold a slot of the replica."),
     _counter("drain_events_total", _REPLICA, "Drains that were begun."),
     _counter(
