@@ -56,6 +56,7 @@ from orchd.edge.relay import Stream
 from orchd.edge.reread import Change, compare
 from orchd.edge.scrape import Tally
 from orchd.edge.tokens import Counted, Tokenizers
+from orchd.edge.units import units
 from orchd.kit import log
 from orchd.kit.message import envelope_of
 from orchd.kit.redact import redact
@@ -234,7 +235,13 @@ class App:
 
     def _links_of(self, pools: Iterable[Pool]) -> dict[ReplicaId, Link]:
         return {
-            replica: Link(replica, self.settings.pool_socket(replica), self.handle, self._gather)
+            replica: Link(
+                replica,
+                self.settings.pool_socket(replica),
+                self.handle,
+                self._gather,
+                units(self.settings.run_dir),
+            )
             for pool in pools
             for replica in pool.replica_ids
         }

@@ -77,6 +77,7 @@ class Kind(enum.StrEnum):
     GPU_XID = "gpu_xid"
     GPU_ECC = "gpu_ecc"
     RESUME_FAILED = "resume_failed"
+    BREAKER_OPEN = "breaker_open"
     ENGINE_PROTOCOL = "engine_protocol"
     SELF_TEST_FAILED = "self_test_failed"
     CPU_FALLBACK = "cpu_fallback"
@@ -279,6 +280,7 @@ TABLE: dict[Kind, Row] = {
         "NVreg_PreserveVideoMemoryAllocations.",
         _OSERR,
     ),
+    Kind.BREAKER_OPEN: _pool("Mend the cause, then orchctl pools reset POOL."),
     Kind.ENGINE_PROTOCOL: _pool(
         "Check that the configured engine id and version match what runs there.", _PROTOCOL
     ),

@@ -123,6 +123,7 @@ NEVER_ANSWERED: Final = frozenset(
         Kind.GPU_XID,
         Kind.GPU_ECC,
         Kind.RESUME_FAILED,
+        Kind.BREAKER_OPEN,
         Kind.ENGINE_PROTOCOL,
         Kind.SELF_TEST_FAILED,
         Kind.CPU_FALLBACK,
