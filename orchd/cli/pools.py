@@ -19,7 +19,7 @@ from orchd.wire.snapshot import Cause
 @click.argument("pool", required=False, metavar="[POOL]")
 @click.argument("reset_pool", required=False, metavar="| reset POOL")
 @click.option("--user", is_flag=True, help="With reset: of your own systemd instance.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.JSON
 @reach.options
 def command(
     pool: str | None,

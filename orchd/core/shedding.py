@@ -10,7 +10,7 @@ import math
 from itertools import islice
 
 from orchd.core import notes, reach
-from orchd.core.events import Effect
+from orchd.core.effects import Effect
 from orchd.core.pool import Pool
 from orchd.core.slo import LEAST, State
 from orchd.core.world import World

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.events import Note
+from orchd.core.effects import Note
 from orchd.core.slo import LEAST, PROBES, SHED_MAX_S, Breaker, State
 from orchd.core.spec import Slo
 from orchd.wire.errors import Kind
