@@ -45,6 +45,7 @@ REASONS: Final[Mapping[Kind, str]] = MappingProxyType(
         # which policy it was is counted in admission_backpressure_events_total
         Kind.QUEUE_FULL_DROP_LRU: Kind.QUEUE_FULL.value,
         Kind.SHED: Kind.DROPPED.value,
+        Kind.SLO_BREACHED: Kind.DROPPED.value,
         Kind.DRAINING: Kind.POOL_UNREADY.value,
     }
 )

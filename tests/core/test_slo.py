@@ -169,7 +169,7 @@ def test_load_is_shed_with_the_contracts_words_and_told() -> None:
     assert batch.fields.policy_label == "shed-low-priority"
     assert 0 < (interactive.fields.retry_after_ms or 0) <= 5000
     counts = house.front.counters()
-    assert counts["tasks_rejected_total"] == {("mock", "slo_breached"): 2}
+    assert counts["tasks_rejected_total"] == {("mock", "dropped"): 2}
     assert counts["admission_backpressure_events_total"] == {
         ("mock", "reject"): 1,
         ("mock", "shed-low-priority"): 1,
