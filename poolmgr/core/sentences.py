@@ -18,8 +18,12 @@ SENTENCES: Final[dict[Phase, str]] = {
     Phase.EMPTYING: "Draining on request: {busy}, at most {empty_s:.0f} s",
     Phase.DRAINED: "Drained on request: {what} stays loaded and takes no jobs",
     Phase.RELOADING: "Preparing {new} beside {what}: {waited}; {busy}",
-    Phase.REPLACING: "Replacing {what} by {new} on {where}: {waited}",
-    Phase.RESTORING: "Loading {what} again, because {new} failed: {waited}",
+    Phase.REPLACING: (
+        "Replacing {what} by {new} on {where}: {waited}; no room for both, nothing is served"
+    ),
+    Phase.RESTORING: (
+        "Loading {what} again, because {new} failed: {waited}; nothing is served meanwhile"
+    ),
     Phase.SLEEPING: "The machine goes to sleep: {busy}; {what} stays loaded",
     Phase.WAKING: "The machine woke, probing driver, GPUs and {what}: {waited}",
     Phase.DRAINING: "{draining}: {busy}, at most {drain_s:.0f} s",
