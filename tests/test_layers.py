@@ -22,13 +22,9 @@ THIRD_PARTIES = {
     "orchd/config": {"attrs", "cattrs", "orjson", "xdg"},
     "orchd/kit": {"attrs", "trio", "h11", "h2", "hpack", "orjson", "sdnotify", "systemd"},
     "orchd/generator": set(),
-<<<<<<< HEAD
     "orchd/policy": {"attrs", "trio"},
     "orchd/fetch": {"attrs", "trio", "orjson", "botocore"},
-    "orchd/edge": {"attrs", "trio", "h11", "prometheus_client"},
-=======
     "orchd/edge": {"attrs", "trio", "h11", "jeepney", "prometheus_client"},
->>>>>>> main
     "poolmgr/core": {"attrs"},
     "poolmgr/dialects": {"attrs", "orjson"},
     "poolmgr/engines": {"attrs", "orjson"},
