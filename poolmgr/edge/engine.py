@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import orjson
@@ -10,11 +12,13 @@ import trio
 from orchd.config.pool import Pool
 from orchd.kit import retry
 from orchd.kit.client import Answer, Client, PeerError, Target
+from orchd.kit.grpc import GrpcClient
+from orchd.kit.incoming import Opener
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import TaskId
 from orchd.wire.shapes import Workload
 from poolmgr.edge import outbound
-from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Props, Reply
+from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Props, Reply, Service
 
 PROBE_S: Final = 3.0
 """For one health probe. llama-server answers in milliseconds; with few HTTP threads and many open
@@ -28,6 +32,7 @@ TOKENIZE_S: Final = 5.0
 TOKENIZERS: Final = 2
 """Texts that the engine reads at a time, so that its HTTP threads stay free for streams and health
 (engines/llamacpp.py: SPARE_HTTP_THREADS)."""
+NO_SERVICES: Final[Mapping[Service, Target]] = MappingProxyType({})
 _TEST_PROMPT: Final = "Hello"
 
 
@@ -35,13 +40,26 @@ class Engine:
     """The engine that answers at `target`. `client` is for its jobs."""
 
     def __init__(
-        self, target: Target, adapter: Adapter, slots: int, *, key: str | None = None
+        self,
+        target: Target,
+        adapter: Adapter,
+        slots: int,
+        *,
+        key: str | None = None,
+        services: Mapping[Service, Target] = NO_SERVICES,
     ) -> None:
-        """`key` is what an engine of others wants as its bearer token."""
+        """`key` is what an engine of others wants as its bearer token; `services` where else it
+        answers."""
         self.target = target
         gate = outbound.gate_of(target)
-        self.client = Client(target, token=key, max_idle=slots, connect_s=CONNECT_S, gate=gate)
+        grpc, metrics = services.get("grpc"), services.get("metrics")
+        self.client: Opener = (
+            Client(target, token=key, max_idle=slots, connect_s=CONNECT_S, gate=gate)
+            if grpc is None
+            else GrpcClient(grpc, connect_s=CONNECT_S)
+        )
         self._probes = Client(target, token=key, max_idle=1, connect_s=CONNECT_S, gate=gate)
+        self._metrics = None if metrics is None else Client(metrics, max_idle=1)
         self._adapter = adapter
         self._tokenizers = trio.CapacityLimiter(TOKENIZERS)
 
@@ -78,7 +96,7 @@ class Engine:
     async def kv_ratio(self) -> float | None:
         """Return how full its KV cache is, 0..1; None where it does not say."""
         call = self._adapter.usage()
-        if call is None:
+        if call is None or (call.service == "metrics" and self._metrics is None):
             return None
         try:
             answer = await self._ask(call)
@@ -160,7 +178,9 @@ class Engine:
                     raise OrchError(Kind.SELF_TEST_FAILED, "the engine's answer has no end")
 
     async def _ask(self, call: Call, attempts: int = 1) -> Answer:
-        return await self._probes.request(
+        client = self._metrics if call.service == "metrics" else self._probes
+        assert client is not None, "who has no metrics address is not asked there"
+        return await client.request(
             call.method,
             call.path,
             call.body or None,
@@ -174,6 +194,8 @@ class Engine:
         """Close every connection to it that is not in use."""
         self.client.close()
         self._probes.close()
+        if self._metrics is not None:
+            self._metrics.close()
 
 
 def check_identity(pool: Pool, props: Props) -> None:
@@ -198,9 +220,14 @@ def check_identity(pool: Pool, props: Props) -> None:
             Kind.ENGINE_PROTOCOL,
             f"the engine is version {props.engine_version}, and engine.version pins {pin}",
         )
-    wanted = pool.model.digest
-    if wanted is not None and props.model_digest is not None and props.model_digest != wanted:
+    wanted, said = pool.model.digest, props.model_digest
+    # only of one kind: TGI tells the commit of a repository, which is no hash of its files
+    if wanted is not None and said is not None and said != wanted and _kind(said) == _kind(wanted):
         raise OrchError(
             Kind.ENGINE_PROTOCOL,
-            f"the engine serves model {props.model_digest}, and model.digest is {wanted}",
+            f"the engine serves model {said}, and model.digest is {wanted}",
         )
+
+
+def _kind(digest: str) -> str:
+    return digest.partition(":")[0]
