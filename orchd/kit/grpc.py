@@ -174,8 +174,9 @@ class GrpcCall:
 
     async def _say(self) -> None:
         data = self._conn.data_to_send()
-        if data and not self._pipe.send_nowait(data):
-            await self._pipe.flush()
+        with contextlib.suppress(PipeClosed):  # what it said before it left still counts
+            if data and not self._pipe.send_nowait(data):
+                await self._pipe.flush()
 
     def _take(self, event: h2.events.Event) -> None:
         match event:

@@ -138,9 +138,10 @@ class TgiServer:
             raise http_error(status, body)
         try:
             rows = orjson.loads(body)
-            found = tuple(row["id"] for row in rows)
-        except (orjson.JSONDecodeError, TypeError, KeyError):
-            found = (None,)
+        except orjson.JSONDecodeError:
+            rows = None
+        listed = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+        found = tuple(row.get("id") for row in rows) if listed else (None,)
         if not set(map(type, found)) <= {int}:
             raise OrchError(Kind.ENGINE_PROTOCOL, "the engine's /tokenize has no list of tokens")
         return found

@@ -125,7 +125,6 @@ class TritonServer:
                 method="POST",
                 path=triton_grpc.PATH,
                 body=body,
-                headers=triton_grpc.HEADERS,
                 service="grpc",
             )
         path = f"/v2/models/{self._model}/generate_stream"

@@ -26,10 +26,11 @@ class GrpcAnswer:
 
     def __init__(self, socket: Path, call: Call) -> None:
         self._channel = grpc.insecure_channel(f"unix:{socket}")
+        assert not call.headers
         method = self._channel.stream_stream(
             call.path, request_serializer=_same, response_deserializer=_same
         )
-        self._stream = method(iter([call.body[5:]]), metadata=call.headers, timeout=30)
+        self._stream = method(iter([call.body[5:]]), timeout=30)
         self._frames = self._read()
 
     def _read(self) -> Iterator[bytes]:

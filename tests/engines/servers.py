@@ -29,9 +29,9 @@ from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Pie
 from poolmgr.engines.registry import adapter
 from tests.engines.grpc_client import GrpcAnswer
 from tests.lab.llama import LlamaBuild, llama_server_command, needs_of, tiny_model
-from tests.lab.needs import require
+from tests.lab.needs import TRITON, require
 from tests.lab.tiny_gguf import PLAIN, TinyModel
-from tests.lab.triton import MODEL, TRITON, repository, triton_command
+from tests.lab.triton import MODEL, repository, triton_command
 from tests.lab.vllm import VLLM, tiny_hf, vllm_command
 
 REAL = tuple(str(build) for build in LlamaBuild)
@@ -96,6 +96,13 @@ class Running:
     socket: Path
     pid: int
     ctx: int
+    key: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with every request."""
+        bearer = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        return {"content-type": "application/json", **bearer}
 
     def ask_call(self, call: Call) -> tuple[int, bytes]:
         """The whole answer to a call, wherever it goes."""
@@ -110,7 +117,7 @@ class Running:
     def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         connection = UnixConnection(self.socket)
         try:
-            connection.request(method, path, body or None, {"content-type": "application/json"})
+            connection.request(method, path, body or None, self.headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -125,7 +132,7 @@ class Running:
             answer = GrpcAnswer(self.socket.with_name(f"{self.socket.name}:2"), call)
             return answer, answer
         connection = UnixConnection(self.socket)
-        connection.request(call.method, call.path, call.body, {"content-type": "application/json"})
+        connection.request(call.method, call.path, call.body, self.headers)
         return connection, connection.getresponse()
 
     def whole(self, job: Job) -> tuple[str, int, int]:
@@ -234,8 +241,11 @@ def running(
 ) -> Iterator[Running]:
     """Start a server by its adapter's launch, and kill it in the end.
 
-    `more` is what pool() takes; `ref` only for the mock.
+    `more` is what pool() takes; `ref` only for the mock; `key` for a llama-server that wants one.
     """
+    key = more.pop("key", "")
+    if key:
+        more["args"] = ("--api-key", key)
     sock = folder / "e.sock"
     if name == "mock":
         extra: dict[str, str] = {}
@@ -271,7 +281,7 @@ def running(
         try:
             if name in OPENAI:
                 chosen = adapter(of_others(name, made, sock))
-            server = Running(name, chosen, sock, child.pid, made.ctx)
+            server = Running(name, chosen, sock, child.pid, made.ctx, key)
             if wait:
                 wait_serving(server, child, folder / "engine.log")
                 server.props()  # an adapter learns from it

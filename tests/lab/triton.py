@@ -7,7 +7,6 @@ built for, with numpy, first in PATH, and that Python's shared library.
 
 from __future__ import annotations
 
-import ctypes.util
 import os
 import shutil
 import sys
@@ -15,13 +14,10 @@ from pathlib import Path
 
 from tests.lab.cache import Cache, file_digest
 from tests.lab.llama import Command, run_quietly
-from tests.lab.needs import X86_64, Need
+from tests.lab.needs import PYTHON
 
 WHEEL = "nvidia-pytriton==0.7.0"
 NUMPY = "numpy<2"
-VERSIONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
-"""Pythons that the wheel has a backend for."""
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 MODEL = "tinyllm"
 SOURCE = Path(__file__).with_name("triton_model.py")
 CONFIG = """
@@ -48,21 +44,6 @@ instance_group [ { count: 1 kind: KIND_CPU } ]
 parameters { key: "trtllm_version" value: { string_value: "0.0-test" } }
 parameters { key: "model_digest" value: { string_value: "sha256:%s" } }
 """
-
-TRITON = (
-    X86_64,
-    Need(
-        f"a Python of {', '.join(VERSIONS)} (Triton's Python backend)",
-        lambda: PYTHON in VERSIONS,
-        advice="run the tests with one of them",
-    ),
-    Need(
-        "libpython (Triton's Python backend loads it)",
-        lambda: ctypes.util.find_library(f"python{PYTHON}") is not None,
-        debian=(f"libpython{PYTHON}",),
-        arch=("python",),
-    ),
-)
 
 
 def install(folder: Path) -> None:

@@ -1,0 +1,120 @@
+"""Engines beside llama.cpp through the whole suite: from a client's POST to its tokens and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.engines.servers import running
+from tests.fakes.tasks import task_body
+from tests.lab.needs import TRITON, require
+from tests.lab.nvml import FakeNvml
+from tests.lab.triton import MODEL, repository, triton_command
+from tests.sockets.suite import Suite
+from tests.sockets.talk import events_of, get, last, post, submit, text_of
+
+TEXT_S = 10.0
+
+
+async def reads(path: Path, text: str) -> None:
+    """Until a file that another process writes has this text."""
+
+    def there() -> bool:
+        return path.read_text() == text
+
+    with trio.fail_after(TEXT_S):
+        while not there():
+            await trio.sleep(0.01)
+
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+SuiteOf = Callable[..., Suite]
+
+
+@pytest.mark.req("ORCH-3057", "OC-ADAPT-5060", "OC-POOL-3012", "OC-ADAPT-5002")
+@pytest.mark.parametrize("api", ["http", "grpc"])
+async def test_tritonserver_is_started_proven_asked_and_cancelled(
+    suite_of: SuiteOf, fake_nvml: FakeNvml, tmp_path: Path, api: str
+) -> None:
+    require(TRITON)
+    argv, env = triton_command()
+    live = tmp_path / "live"
+    env = fake_nvml.env | env | {"TINY_LIVE": str(live), "TINY_DELAY_MS": "5"}
+    libraries = f"{env['LD_LIBRARY_PATH']}:{fake_nvml.env['LD_LIBRARY_PATH']}"
+    suite = suite_of(
+        f"""
+[[pools]]
+id = "tri"
+engine = {{ id = "triton", api = "{api}", served_name = "{MODEL}" }}
+model = {{ ref = "file:{repository()}" }}
+devices = [0]
+ctx = 512
+provisioning = {{ mode = "binary", command = {json.dumps(argv)} }}
+""",
+        env=env | {"LD_LIBRARY_PATH": libraries},
+        wait=False,
+    )
+    started = await trio.to_thread.run_sync(lambda: suite.wait_event("engine_started"))
+    fake_nvml.follow_process(0, int(started["engine_pid"]), 300)
+    await trio.to_thread.run_sync(suite.wait_ready)
+    client = suite.client()
+    health = await get(client, "/v1/pools/tri/health")
+    snapshot = health["replicas"][0]["snapshot"]
+    assert snapshot["gpu_proof"] == "verified"
+    assert snapshot["engine_version"] == "2.51.0+trtllm-0.0-test"
+    assert snapshot["model_digest"].startswith("sha256:")
+    wanted = {"engine": "triton", "model_ref": f"file:{repository()}", "ctx": 256}
+    task = await submit(client, **wanted, max_tokens=20, seed=3, prompt="one two three")
+    events = await events_of(client, task["task_id"])
+    assert last(events)["tokens_in"] == 3
+    assert last(events)["tokens_out"] == 20
+    assert last(events)["finish_reason"] == "length"
+    assert len(text_of(events)) == 20
+    task = await submit(client, **wanted, max_tokens=250, seed=10, prompt="x")
+    await reads(live, "1")
+    answer = await post(client, f"/v1/tasks/{task['task_id']}/cancel")
+    assert answer.status == 204
+    await reads(live, "0")
+    client.close()
+
+
+@pytest.mark.req("OC-ADAPT-OAI-6000", "ORCH-3613", "ORCH-1102")
+async def test_a_server_of_others_is_asked_with_its_key(
+    suite_of: SuiteOf, fake_nvml: FakeNvml, tmp_path: Path
+) -> None:
+    key = "a-key-that-nobody-sees"
+    (tmp_path / "key").write_text(key)
+    with running("openai", tmp_path, ctx=512, key=key) as server:
+        fake_nvml.follow_process(0, server.pid, 300)
+        suite = suite_of(
+            f"""
+[[pools]]
+id = "others"
+engine = {{ id = "openai", served_name = "mock:lorem", api_key = "file:{tmp_path}/key" }}
+model = {{ ref = "some/model" }}
+devices = [0]
+ctx = 512
+provisioning = {{ mode = "external", url = "unix:{server.socket}" }}
+""",
+            env=fake_nvml.env,
+        )
+        client = suite.client()
+        health = await get(client, "/v1/pools/others/health")
+        assert health["replicas"][0]["snapshot"]["gpu_proof"] == "verified"
+        wanted = {"engine": "openai", "model_ref": "some/model", "ctx": 256, "max_tokens": 20}
+        task = await submit(client, **wanted, determinism="best_effort", prompt="The quick fox")
+        events = await events_of(client, task["task_id"])
+        assert 0 < last(events)["tokens_out"] <= 20
+        assert last(events)["tokens_in"] > 3
+        refused = await post(client, "/v1/tasks", task_body(**wanted, prompt="x"))
+        assert refused.status == 400
+        assert b"best_effort" in refused.body
+        client.close()
+        assert key not in json.dumps(suite.events)
+        files = [path for path in suite.folder.rglob("*") if path.is_file()]
+        assert files
+        assert not [path for path in files if key.encode() in path.read_bytes()]
