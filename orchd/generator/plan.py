@@ -67,8 +67,14 @@ def _drop_in(
         yield f"MemoryMax={pool.limits.memory_mb}M"
     if pool.limits.cpu_percent is not None:
         yield f"CPUQuota={pool.limits.cpu_percent}%"
+    kind, _, name = (pool.engine.api_key or "").partition(":")
+    if kind == "credential":
+        yield f"ImportCredential=orchd.{name}:{name}"
     if user:
         return
+    if (pool.provisioning.url or "").startswith("https:"):
+        # its engine is on another machine; no unit knows the addresses of a name
+        yield "IPAddressAllow=any"
     if settings.devices.backend is Backend.NVML:
         # m: nvidia-modprobe, which ExecStartPre= runs, makes nodes that are not there
         for index in mask.indices:
