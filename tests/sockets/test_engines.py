@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.engines.servers import running
+from tests.engines.servers import FOR_VLLM, START_VLLM_S, running
 from tests.fakes.tasks import task_body
 from tests.lab.needs import TRITON, require
 from tests.lab.nvml import FakeNvml
 from tests.lab.triton import MODEL, repository, triton_command
+from tests.lab.vllm import VLLM, tiny_hf, vllm_command
 from tests.sockets.suite import Suite
 from tests.sockets.talk import events_of, get, last, post, submit, text_of
 
@@ -29,6 +32,13 @@ async def reads(path: Path, text: str) -> None:
     with trio.fail_after(TEXT_S):
         while not there():
             await trio.sleep(0.01)
+
+
+def core_of(pid: int) -> int:
+    """The process of vLLM's engine core below its server's."""
+    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    (core,) = [one for one in below if "EngineCor" in Path(f"/proc/{one}/comm").read_text()]
+    return int(core)
 
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -79,6 +89,53 @@ provisioning = {{ mode = "binary", command = {json.dumps(argv)} }}
     answer = await post(client, f"/v1/tasks/{task['task_id']}/cancel")
     assert answer.status == 204
     await reads(live, "0")
+    client.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.req("ORCH-3055", "OC-ADAPT-5020", "OC-POOL-3012", "OC-ADAPT-5021")
+async def test_vllm_is_started_proven_asked_and_its_death_is_seen(
+    suite_of: SuiteOf, fake_nvml: FakeNvml
+) -> None:
+    require(VLLM)
+    argv, env = vllm_command()
+    suite = suite_of(
+        f"""
+[[pools]]
+id = "vllm"
+engine = {{ id = "vllm", args = {json.dumps(FOR_VLLM)} }}
+model = {{ ref = "file:{tiny_hf()}" }}
+devices = [0]
+ctx = 512
+provisioning = {{ mode = "binary", command = {json.dumps(argv)} }}
+""",
+        env=fake_nvml.env | env,
+        wait=False,
+    )
+    started = await trio.to_thread.run_sync(lambda: suite.wait_event("engine_started"))
+    pid = int(started["engine_pid"])
+    fake_nvml.follow_process(0, pid, 300)
+    client = suite.client()
+    with trio.fail_after(START_VLLM_S):
+        while (await client.request("GET", "/readyz")).status != 200:
+            await trio.sleep(0.5)
+    snapshot = (await get(client, "/v1/pools/vllm/health"))["replicas"][0]["snapshot"]
+    assert snapshot["gpu_proof"] == "verified"
+    assert snapshot["engine_version"] == "0.32.0"
+    wanted = {"engine": "vllm", "model_ref": f"file:{tiny_hf()}", "ctx": 256, "max_tokens": 20}
+    texts = []
+    for _ in range(2):
+        task = await submit(client, **wanted, seed=3, prompt="The quick brown fox")
+        events = await events_of(client, task["task_id"])
+        assert 0 < last(events)["tokens_out"] <= 20
+        assert last(events)["tokens_in"] > 3
+        texts.append(text_of(events))
+    assert texts[0] == texts[1] != ""
+    # the engine's core dies: its server ends itself some seconds later, with code 0
+    os.kill(core_of(pid), signal.SIGKILL)
+    failed = await trio.to_thread.run_sync(lambda: suite.wait_event("failed"))
+    assert failed["kind"] in ("engine_unhealthy", "engine_died")
+    assert "core is dead" in failed["human"] or "exited with code 0" in failed["human"]
     client.close()
 
 
