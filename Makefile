@@ -36,5 +36,5 @@ clean: ## remove .venv and every cache of this folder
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-bench: setup ## measure, and write the tables of specs/benchmarks.md (eight minutes, on a quiet machine)
+bench: setup ## measure, and write the tables of specs/benchmarks.md (ten minutes, on a quiet machine)
 	@$(PY) -m tools.bench --write specs/benchmarks.md
