@@ -42,6 +42,8 @@ class Facts:
     """What is known of one engine."""
 
     props: Props | None = None
+    model_digest: str | None = None
+    """What the engine says its model's digest is, else that of the files."""
     proof: GpuProof = GpuProof.PENDING
     pid: int | None = None
     kv_ratio: float | None = None
@@ -113,9 +115,8 @@ class Board:
 
     @property
     def model_digest(self) -> str | None:
-        """What the engine says its model's digest is, or the configured one, which was checked."""
-        props = self.engine.props
-        return (props.model_digest if props else None) or self.pool.model.digest
+        """Of the model that is served; the configured one until it is known."""
+        return self.engine.model_digest or self.pool.model.digest
 
     @property
     def tuning(self) -> Tuning:

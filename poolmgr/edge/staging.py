@@ -21,7 +21,7 @@ from poolmgr.edge import procs
 from poolmgr.edge.room import Room
 from poolmgr.engines.base import Adapter
 from poolmgr.provision import lessons
-from poolmgr.provision.models import stage
+from poolmgr.provision.models import Staged, digest_of, stage
 from poolmgr.provision.outward import permit_engine
 from poolmgr.provision.plan import Plan, plan
 
@@ -42,6 +42,7 @@ class Staging:
         self.name = ""
         """The model's short name, once it is staged."""
         self.plan: Plan | None = None
+        self._model: Staged | None = None
         self._settings = settings
         self._pool = pool
         self._replica_id = replica_id
@@ -67,7 +68,7 @@ class Staging:
         DIGEST_MISMATCH, DISK_SHORT of a model that is not here.
         """
         pool = self._pool
-        model = await stage(self._settings, pool, say)
+        model = self._model = await stage(self._settings, pool, say)
         self.name = model.name
         uuids = tuple(gpu.uuid for gpu in gpus)
         self.plan = plan(pool, self._adapter, model, self._socket, uuids)
@@ -77,6 +78,11 @@ class Staging:
             key = lessons.key_of(pool, self._mask, model, argv)
             self.plan = evolve(self.plan, need=self._room.taught(need, key))
         return self.plan
+
+    async def digest(self, still: Callable[[], None]) -> str | None:
+        """Return the digest of the staged model's files; see digest_of. Raises MODEL_MISSING."""
+        assert self._model is not None, "it is staged before its engine is tested"
+        return await digest_of(self._settings, self._model, still)
 
     def check(self, gpus: tuple[Gpu, ...]) -> None:
         """Compare needs with what is free. Raises VRAM_SHORT, RAM_SHORT."""
