@@ -20,13 +20,13 @@ import trio
 from orchd import __version__
 from orchd.config.load import load
 from orchd.config.schema import Settings
+from orchd.edge import door
 from orchd.edge.app import App
 from orchd.edge.auth import Guard
 from orchd.edge.cors import allowing
 from orchd.edge.routes import Routes
 from orchd.kit import fds, http, log, run
 from orchd.kit.notify import Notifier
-from orchd.kit.sockfile import files_of
 from orchd.kit.tls import server_context
 from orchd.wire.errors import OrchError
 from orchd.wire.words import many
@@ -34,8 +34,6 @@ from orchd.wire.words import many
 DRAIN_S: Final = 15.0
 """For running tasks after SIGTERM; orchd.service allows TimeoutStopSec=30 for this and the rest."""
 HANG_UP_S: Final = 5.0
-LOOK_S: Final = 5.0
-"""Between two looks at the files of our sockets."""
 LIMITS: Final = http.Limits(connections=8192)  # 5,000 waiting readers and what else there is
 
 
@@ -93,7 +91,7 @@ async def serve(read: Callable[[], Settings], stop: trio.Event) -> None:
             run.started()
             await services.start(_reload, app, read, notifier, where)
             notifier.ready(status)
-            services.start_soon(_watch_files, listeners, notifier, status)
+            services.start_soon(door.watch, listeners, notifier, status)
             log.event("ready", f"{status}.", version=__version__, config=str(settings.source or ""))
             await stop.wait()
             notifier.stopping("Draining: running tasks end, new ones are refused")
@@ -139,23 +137,6 @@ async def _reload(
                     said = f". After a restart: {later}"
                 log.event("reloaded", human, changed=now, later=later or None)
             notifier.ready(_status(app.settings, where) + said)
-
-
-async def _watch_files(listeners: Sequence[socket.socket], notifier: Notifier, status: str) -> None:
-    """Tell, in the log and in the status line, when the file of a socket was removed.
-
-    Those that are connected and TCP go on. The socket is systemd's, so only it can make the file.
-    """
-    files = files_of(listeners)
-    told: set[Path] = set()
-    while True:
-        await trio.sleep(LOOK_S)
-        for path in (each.path for each in files if each.removed()):
-            said = f"{path} was removed, and nobody finds in by it: systemctl restart orchd.socket"
-            notifier.status(f"{status}. {said}")
-            if path not in told:
-                told.add(path)
-                log.event("socket_removed", f"{said}.", level="error", path=str(path))
 
 
 def _listeners(settings: Settings) -> Sequence[socket.socket]:

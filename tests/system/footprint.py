@@ -17,7 +17,7 @@ from attrs import frozen
 from tests.system.house import House, pool
 
 SETTLE_S = 15.0
-"""Connections that are kept open for the next request, and worker threads' eventfds, end by then."""
+"""Connections that are kept open for the next request, and worker threads, end by then."""
 PLACES = ("/run/orchd", "/run/poolmgr", "/var/lib/orchd", "/var/lib/poolmgr", "/var/cache/orchd")
 USERS = ("orchd", "poolmgr")
 ARTIFACTS = "/var/lib/orchd/artifacts"
@@ -96,7 +96,7 @@ def _uid(house: House, user: str) -> int:
 
 def _files(house: House) -> Iterator[str]:
     root = str(house.machine.path("/")).rstrip("/")
-    for place in (*PLACES, "/dev/shm", "/tmp"):  # noqa: S108 to see that nothing is left there
+    for place in (*PLACES, "/dev/shm", "/tmp"):
         for path in sorted(Path(root + place).rglob("*")):
             inside = str(path).removeprefix(root)
             if inside.startswith(f"{ARTIFACTS}/"):

@@ -1,7 +1,7 @@
 """What is killed, stopped or taken away under a suite that streams, and what becomes of it.
 
-Here: processes, sockets, disk, clock, storms, with the mock engine. After each: what clients and the
-operator read, that the suite serves again, and that nothing is left behind (footprint.py). Not
+Here: processes, sockets, disk, clock, storms, with the mock engine. After each: what clients and
+operators read, that the suite serves again, and that nothing is left behind (footprint.py). Not
 here: GPUs and drivers (test_chaos_gpus.py), backoff and watchdog by themselves (test_failures.py).
 """
 
@@ -52,7 +52,7 @@ HUNG_S = 40.0
 
 @define
 class Scene:
-    """A suite that has served once, and what it held then; one for all cases that leave it whole."""
+    """A suite that has served once, and what it held then; cases that leave it whole share it."""
 
     house: House
     before: Footprint = field(factory=lambda: Footprint(Counter()))
@@ -61,7 +61,7 @@ class Scene:
     drop_in: str = ""
 
     def ready(self, drop_in: str = "") -> None:
-        """Start it, when there is none, a case has left it broken, or one wants it with `drop_in`."""
+        """Start it, unless the case before has left it whole, and with this `drop_in`."""
         house = self.house
         if not self.whole or drop_in != self.drop_in:
             house.clear()
@@ -242,10 +242,11 @@ def test_disk_full_under_orchd(scene: Scene) -> None:
     with small_disk(house, "/var/lib/orchd", "orchd.service"):
         house.wait_ready()
         scene.served()
+        files = files_in(house, "/var/lib/orchd")
         full = house.ask("POST", "/v1/artifacts", NOTE)
         assert (full.status, full.json["code"]) == (507, "REPLICA_EXHAUSTED"), full
         assert "No space left on device" in full.json["message"]
-        assert house.ask("GET", "/v1/artifacts").json["artifacts"] == []
+        assert files_in(house, "/var/lib/orchd") == files
         house.machine.run("rm /var/lib/orchd/ballast")
         stored = house.ask("POST", "/v1/artifacts", NOTE)
         assert stored.status == 201, stored
@@ -255,9 +256,14 @@ def test_disk_full_under_orchd(scene: Scene) -> None:
 
 @pytest.mark.req("ORCH-3051")
 def test_disk_full_under_a_pool(scene: Scene) -> None:
-    with small_disk(scene.house, "/var/lib/poolmgr", UNIT):
-        scene.house.wait_ready()
+    """It serves, and says what it could not keep."""
+    house = scene.house
+    with small_disk(house, "/var/lib/poolmgr", UNIT):
+        house.wait_ready()
         scene.served()
+        house.wait(lambda: house.journal(UNIT, "EVENT=self_test_not_kept"), "it says so")
+        assert files_in(house, "/var/lib/poolmgr") == ["ballast"]
+    scene.restarts = 0  # the operator's restart counts anew
     scene.over()
 
 
@@ -337,6 +343,11 @@ def small_disk(house: House, folder: str, unit: str) -> Iterator[None]:
     house.machine.systemctl("stop", unit)
     house.machine.run(f"umount {folder}")
     house.machine.systemctl("start", unit)
+
+
+def files_in(house: House, folder: str) -> list[str]:
+    """All files below it, by their names."""
+    return sorted(path.name for path in house.machine.path(folder).rglob("*") if path.is_file())
 
 
 def storm(house: House, unit: str) -> int:

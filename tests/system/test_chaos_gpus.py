@@ -179,7 +179,8 @@ def test_gpu_lost_while_it_streams(station: Workstation) -> None:
 
 @pytest.mark.req("ORCH-3051", "OC-POOL-3010")
 def test_driver_gone_at_the_start_and_back(station: Workstation) -> None:
-    house = station.house
+    house, before = station.house, station.start()
+    house.machine.systemctl("stop", UNIT)
     house.machine.run(f"rm {GPUS}")
     house.start(REPLICA, check=False)
     error = station.last_error("driver_unavailable")
@@ -188,14 +189,14 @@ def test_driver_gone_at_the_start_and_back(station: Workstation) -> None:
     refused = house.ask("POST", "/v1/tasks", station.wish(4))
     assert (refused.status, refused.json["code"]) == (503, "POOL_UNREADY")
     station.show(station.healthy)
-    house.wait_ready("llama")
-    station.over(Footprint.of(house, REPLICA))
+    station.over(before)
 
 
 @pytest.mark.req("ORCH-3051", "ORCH-3003", "OC-CORE-1014")
 def test_memory_taken_before_the_load_is_refused_with_the_holder(station: Workstation) -> None:
     """The holder is another user's process, as a desktop's programs are."""
-    house = station.house
+    house, before = station.house, station.start()
+    house.machine.systemctl("stop", UNIT)
     house.machine.run(["systemd-run", "--unit=thief", "--collect", "sleep", "600"])
     thief = house.main_pid("thief.service")
     station.show(taken(station.healthy, thief, 24_000))
@@ -205,8 +206,7 @@ def test_memory_taken_before_the_load_is_refused_with_the_holder(station: Workst
     assert house.engine_pids(REPLICA) == []
     house.machine.systemctl("stop", "thief.service")
     station.show(station.healthy)
-    house.wait_ready("llama")
-    station.over(Footprint.of(house, REPLICA))
+    station.over(before)
 
 
 @pytest.mark.req("ORCH-3051", "OC-POOL-3030")

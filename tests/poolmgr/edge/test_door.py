@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from orchd.kit import fds
 from orchd.kit.sockfile import SocketFile, files_of
@@ -39,7 +40,7 @@ def test_a_file_is_missed_when_it_is_gone_or_another(
 
 
 async def test_nothing_is_done_while_a_link_stands(
-    path: Path, listeners: list[socket.socket], autojump_clock: trio.testing.MockClock
+    path: Path, listeners: list[socket.socket], autojump_clock: MockClock
 ) -> None:
     linked = True
     with trio.move_on_after(100):
