@@ -39,9 +39,12 @@ def wall_clock_reads(source: str) -> Iterator[int]:
                     yield node.lineno
             if node.attr in ("CLOCK_REALTIME", "CLOCK_REALTIME_COARSE", "CLOCK_TAI"):
                 yield node.lineno
-        elif isinstance(node, ast.ImportFrom) and node.module == "time":
-            if {each.name for each in node.names} & WALL_CLOCK["time"]:
-                yield node.lineno
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "time"
+            and {each.name for each in node.names} & WALL_CLOCK["time"]
+        ):
+            yield node.lineno
 
 
 @pytest.mark.req("ORCH-3051")

@@ -1,7 +1,7 @@
 """A wall clock that jumps: the preloaded library (fakeclock.c) and the offset that a test sets.
 
 Here: the files and binds that put it into a machine, and the line that a unit needs. Not here:
-what a daemon makes of it. The monotonic clock stays as it is, as it does when an operator runs `date -s`.
+what a daemon makes of it. The monotonic clock stays as it is, as with an operator's `date -s`.
 """
 
 from __future__ import annotations
