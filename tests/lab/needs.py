@@ -130,6 +130,13 @@ PYTHON_H = Need(
     arch=("python",),
 )
 
+REGISTRY = Need(
+    "docker-registry",
+    has_program("docker-registry"),
+    debian=("docker-registry",),
+    arch=("docker-registry",),  # from the AUR
+)
+
 MAKEPKG = Need("makepkg", has_program("makepkg"), debian=("makepkg",), arch=("pacman",))
 PACMAN = Need(
     "pacman",
@@ -151,7 +158,7 @@ VENV = (GCC, LIBSYSTEMD, PYTHON_H)
 PACKAGING = (MAKEPKG, PACMAN, FAKEROOT)
 EVERYTHING = (
     *(*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *TRITON),
-    *(*FAKE_NVML, *BUS, *PACKAGING),
+    *(*FAKE_NVML, *BUS, *PACKAGING, REGISTRY),
 )
 
 

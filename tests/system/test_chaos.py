@@ -147,6 +147,27 @@ def last_of(events: Iterator[Event]) -> tuple[str, Any]:
     return last.name, json.loads(last.data)
 
 
+def test_what_is_left_behind_is_seen(scene: Scene) -> None:
+    """The check of every case below, by its own leaks."""
+    house, machine = scene.house, scene.house.machine
+    (engine,) = house.engine_pids(REPLICA)
+    command = ["systemd-run", "--quiet", "--unit=leak", "--uid=poolmgr", "sleep", "600"]
+    machine.run(command)
+    machine.run("touch /var/lib/poolmgr/leak; mkdir /sys/fs/cgroup/pools.slice/leak")
+    wish = long_task()
+    assert house.ask("POST", "/v1/tasks", wish).status == 202
+    with house.stream(wish["task_id"]):
+        left = Footprint.of(house, REPLICA).more_than(scene.before)
+    kinds = {line.split(" ")[0] for line in left}
+    assert {"process", "file", "cgroup", "metric", "slots"} <= kinds, left
+    assert left["orchd.service fd socket"] >= 1, left
+    machine.run(
+        "systemctl stop leak; rm /var/lib/poolmgr/leak; rmdir /sys/fs/cgroup/pools.slice/leak"
+    )
+    assert house.alive(engine)
+    scene.over()
+
+
 @pytest.mark.req("ORCH-3051", "OC-POOL-3010")
 def test_engine_killed_while_it_streams(scene: Scene) -> None:
     house = scene.house

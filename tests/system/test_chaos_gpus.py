@@ -177,6 +177,22 @@ def test_gpu_lost_while_it_streams(station: Workstation) -> None:
     station.over(before)
 
 
+@pytest.mark.req("ORCH-3051", "ORCH-3053")
+def test_xid_told_while_it_streams(station: Workstation) -> None:
+    """By NVML's event set, in the unit's sandbox; the GPU answers all the while."""
+    house, before = station.house, station.start()
+    with station.streaming() as events:
+        station.show(station.shown() + "X 0 79\n")
+        last = list(events)[-1]
+    said = json.loads(last.data)
+    assert (last.name, said["code"], said["retriable"]) == ("error", "WORKER_RESET", True)
+    error = station.last_error("driver_reset")
+    assert "Xid 79 (GPU has fallen off the bus)" in error["message"]
+    (told,) = house.journal(UNIT, "EVENT=gpu_event")
+    assert told["XID"] == "79"
+    station.over(before)
+
+
 @pytest.mark.req("ORCH-3051", "OC-POOL-3010")
 def test_driver_gone_at_the_start_and_back(station: Workstation) -> None:
     house, before = station.house, station.start()
