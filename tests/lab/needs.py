@@ -125,13 +125,26 @@ PACMAN = Need(
 )
 FAKEROOT = Need("fakeroot", has_program("fakeroot"), debian=("fakeroot",), arch=("fakeroot",))
 
+GROFF = Need("groff", has_program("groff"), debian=("groff-base",), arch=("groff",))
+ZSH = Need("zsh", has_program("zsh"), debian=("zsh",), arch=("zsh",))
+FISH = Need("fish", has_program("fish"), debian=("fish",), arch=("fish",))
+
 MACHINE = (ROOT, LINUX, NSPAWN, NSENTER, MMDEBSTRAP, CGROUP2, OVERLAY)
 DEBIAN_LLAMA = (X86_64, APT, PATCHELF)
 WHEEL_LLAMA = (X86_64, LIBGOMP)
 FAKE_NVML = (GCC,)
 VENV = (GCC, LIBSYSTEMD, PYTHON_H)
 PACKAGING = (MAKEPKG, PACMAN, FAKEROOT)
-EVERYTHING = (*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *FAKE_NVML, *PACKAGING)
+MANUAL = (GROFF, ZSH, FISH)
+EVERYTHING = (
+    *VENV,
+    *MACHINE,
+    *DEBIAN_LLAMA,
+    *WHEEL_LLAMA,
+    *FAKE_NVML,
+    *PACKAGING,
+    *MANUAL,
+)
 
 
 def missing(needs: Iterable[Need]) -> list[Need]:
