@@ -180,6 +180,7 @@ def test_a_fresh_install_serves(arch: House) -> None:
     assert users.split("\n")[1:3] == ["root:orchd 755", "poolmgr:poolmgr 750"]
     assert {"poolmgr", "orchd"} <= set(users.split("\n")[0].split())
     arch.machine.systemctl("enable", "--now", "orchd.target")
+    assert version_of(arch) == orchd.__version__
     arch.apply(SIMULATED, mock_pool())
     arch.machine.systemctl("reload", "orchd.service")
     arch.wait_ready()
@@ -231,7 +232,7 @@ def test_an_upgrade_under_load_loses_no_stream(arch: House, builder: Builder) ->
         stream = readers.submit(arch.complete, wish)
         arch.wait(lambda: running(arch) == 1, "it runs")
         arch.machine.run(
-            "orchctl drain demo && systemctl restart 'poolmgr@demo:*.service'", timeout_s=60
+            "orchctl drain demo --deadline 600 && systemctl restart 'poolmgr@demo:*.service'", timeout_s=60
         )
         assert lost(stream.result(), 2 * PACE) == ""
     assert arch.main_pid(pool("demo:0")) != before[pool("demo:0")]
