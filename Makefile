@@ -25,7 +25,7 @@ test: setup ## everything: also real engines, and a booted systemd where this ru
 setup: ## make .venv, when it is missing or pyproject.toml has changed
 	@tools/bootstrap.sh
 
-specs: setup ## write again what is generated: requirements/, COMPLIANCE.md, contracts/
+specs: setup ## write again what is generated: requirements/, COMPLIANCE.md, contracts/, man pages
 	@$(PY) -m tools.specs
 	@$(PY) -m tools.contracts
 
