@@ -12,7 +12,8 @@ import trio
 
 from orchd import __version__
 from orchd.config.load import load
-from orchd.config.schema import Pool, Settings
+from orchd.config.pool import Pool
+from orchd.config.schema import Settings
 from orchd.kit import fds, log
 from orchd.kit.run import run
 from orchd.wire.errors import Kind, OrchError

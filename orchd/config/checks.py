@@ -13,19 +13,10 @@ from typing import Final
 
 import attrs
 
-from orchd.config.schema import (
-    ENGINES,
-    LLAMACPP,
-    MOCK,
-    Backend,
-    Engine,
-    File,
-    Mode,
-    Pool,
-    Sse,
-    is_file_ref,
-    parse_bind,
-)
+from orchd.config.devices import Backend
+from orchd.config.pool import ENGINES, LLAMACPP, MOCK, Engine, Mode, Pool, is_file_ref
+from orchd.config.schema import File, parse_bind
+from orchd.config.serving import Sse
 from orchd.wire import ids
 from orchd.wire.codec import Fault
 from orchd.wire.errors import TABLE, Kind

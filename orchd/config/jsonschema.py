@@ -1,4 +1,4 @@
-"""The JSON Schema of the configuration file, made from the classes of schema.py.
+"""The JSON Schema of the configuration file, made from the classes of schema.py and beside it.
 
 The same bytes on every run [OC-CONFIG-6010]; stored as contracts/config.schema.json. Checks across
 keys have no words in JSON Schema: `orchctl config check` has the last word. What turns attrs
@@ -19,6 +19,7 @@ import attrs
 import orjson
 
 from orchd.config import schema
+from orchd.config.pool import ENGINES
 from orchd.wire import codec, ids
 
 Schema = dict[str, Any]
@@ -46,7 +47,7 @@ LEAVES: Final[Mapping[Any, Schema]] = {
     },
 }
 """What the codec's leaves take."""
-_CONFIG: Final = {**LEAVES, ids.EngineId: {"type": "string", "enum": list(schema.ENGINES)}}
+_CONFIG: Final = {**LEAVES, ids.EngineId: {"type": "string", "enum": list(ENGINES)}}
 
 
 def generate() -> Schema:

@@ -1,7 +1,7 @@
 """Read the configuration: flag over environment over file over default [CONF-PRECEDENCE].
 
 Everything wrong is reported at once, each fault with its place. The secret is never shown. What the
-keys are is in schema.py, what must hold between them in checks.py.
+keys are is in schema.py and beside it, what must hold between them in checks.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from xdg import BaseDirectory
 
 from orchd.config import checks, folders, positions
 from orchd.config.faults import ConfigError, ConfigFault
-from orchd.config.schema import Common, File, Pool, Secret, Settings
+from orchd.config.pool import Pool
+from orchd.config.schema import Common, File, Secret, Settings
 from orchd.wire import codec
 from orchd.wire.codec import Fault
 from orchd.wire.ids import DeviceMask

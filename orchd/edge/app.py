@@ -13,7 +13,8 @@ from typing import Final, assert_never
 import trio
 
 from orchd.catalog import locate
-from orchd.config.schema import Mode, Pool, Settings
+from orchd.config.pool import Mode, Pool
+from orchd.config.schema import Settings
 from orchd.core.events import (
     Accepted,
     AskDrain,

@@ -14,7 +14,7 @@ from attrs import asdict
 
 from orchd.catalog import artifacts
 from orchd.catalog.artifacts import Store
-from orchd.config.schema import ArtifactBounds
+from orchd.config.serving import ArtifactBounds
 from orchd.edge.disk import Disk, Turn, tell_spoiled
 from orchd.kit import log
 from orchd.wire.artifacts import (

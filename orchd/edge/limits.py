@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.config.schema import Price as ConfiguredPrice
+from orchd.config.pool import Price as ConfiguredPrice
 from orchd.config.schema import Settings
 from orchd.core.budgets import PICO, Budget, Left, Price
 from orchd.core.throttle import Rates

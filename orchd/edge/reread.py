@@ -8,7 +8,9 @@ from __future__ import annotations
 import attrs
 from attrs import frozen
 
-from orchd.config.schema import Pool, Settings, Sse
+from orchd.config.pool import Pool
+from orchd.config.schema import Settings
+from orchd.config.serving import Sse
 
 _NOW = ("cancel_on_disconnect",)
 _NOW_SSE = ("heartbeat_ms", "metrics_period_ms", "narration_period_ms")

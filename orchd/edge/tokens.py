@@ -11,7 +11,8 @@ from typing import Final
 import trio
 from attrs import frozen
 
-from orchd.config.schema import Pool, Settings
+from orchd.config.pool import Pool
+from orchd.config.schema import Settings
 from orchd.core import workloads
 from orchd.core.front import Front
 from orchd.kit import log

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Final
 
-from orchd.config.schema import Mode, Pool, Settings
+from orchd.config.pool import Mode, Pool
+from orchd.config.schema import Settings
 
 HOMES: Final = ("/home", "/root", "/run/user")
 """What ProtectHome= is about (systemd.exec(5))."""

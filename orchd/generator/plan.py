@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from orchd.config.schema import Backend, Pool, Settings
+from orchd.config.devices import Backend
+from orchd.config.pool import Pool
+from orchd.config.schema import Settings
 from orchd.generator import folders
 from orchd.generator.store import Units
 from orchd.wire.ids import DeviceMask, replica_id

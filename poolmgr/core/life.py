@@ -17,6 +17,7 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Positive
 from orchd.wire.snapshot import Cause, Outcome, Phase, Reload
 from poolmgr.core import lifewords as w
+from poolmgr.core.sentences import SENTENCES
 
 DRAIN_S: Final = 20.0
 """Seconds that running jobs get after SIGTERM, and on an engine that a reload has replaced. Below
@@ -258,44 +259,17 @@ class Life:
 
     def status(self, now: float, active: int, total: int) -> str:
         """Return the sentence for `systemctl status`; `active` of `total` slots are busy."""
-        waited = f"{now - self._since:.0f} s"
-        busy = f"{active} of {total} slots busy"
-        match self.phase:
-            case Phase.DEVICES:
-                return "Looking for the GPUs of the mask"
-            case Phase.PROVISIONING:
-                return f"Preparing the model and the engine for {self._where}: {waited}"
-            case Phase.LOADING:
-                words = f" ({self._words})" if self._words else ""
-                return f"Loading {self._what} into {self._where}: {waited}{words}"
-            case Phase.SELF_TEST:
-                return f"Testing {self._what} on {self._where}: {waited}"
-            case Phase.READY:
-                return f"Ready: {busy}; {self._what} on {self._where}, {self._proof}"
-            case Phase.DRAINING:
-                return f"Draining: {busy}, at most {DRAIN_S:.0f} s"
-            case Phase.STOPPING:
-                return "Stopping the engine"
-            case Phase.FAILED:
-                cause = self.last_error
-                assert cause is not None, "every way to FAILED has its cause"
-                # as orchd/kit/run.py says it at the end, so that the line does not change again
-                return f"Failed: {cause.message.rstrip('.')}. {cause.advice}"
-            case _:
-                return self._control_status(self.phase, busy, waited)
-
-    def _control_status(self, phase: w.ControlPhase, busy: str, waited: str) -> str:
-        new = self.reload.model_ref if self.reload else ""
-        match phase:
-            case Phase.EMPTYING:
-                return f"Draining on request: {busy}, at most {self._empty_s:.0f} s"
-            case Phase.DRAINED:
-                return f"Drained on request: {self._what} stays loaded and takes no jobs"
-            case Phase.RELOADING:
-                return f"Preparing {new} beside {self._what}: {waited}; {busy}"
-            case Phase.REPLACING:
-                return f"Replacing {self._what} by {new} on {self._where}: {waited}"
-            case Phase.RESTORING:
-                return f"Loading {self._what} again, because {new} failed: {waited}"
-            case _:
-                assert_never(phase)
+        cause = self.last_error
+        return SENTENCES[self.phase].format(
+            where=self._where,
+            what=self._what,
+            new=self.reload.model_ref if self.reload else "",
+            words=f" ({self._words})" if self._words else "",
+            proof=self._proof,
+            waited=f"{now - self._since:.0f} s",
+            busy=f"{active} of {total} slots busy",
+            drain_s=DRAIN_S,
+            empty_s=self._empty_s,
+            cause=cause.message.rstrip(".") if cause else "",
+            advice=cause.advice if cause else "",
+        )

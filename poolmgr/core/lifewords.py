@@ -5,12 +5,9 @@ Which event leads where is the table of life.py; who does the effects is poolmgr
 
 from __future__ import annotations
 
-from typing import Literal
-
 from attrs import frozen
 
 from orchd.wire.errors import OrchError
-from orchd.wire.snapshot import Phase
 
 # events: what happened
 
@@ -140,9 +137,6 @@ class NewBroke:
     error: OrchError
 
 
-ControlPhase = Literal[
-    Phase.EMPTYING, Phase.DRAINED, Phase.RELOADING, Phase.REPLACING, Phase.RESTORING
-]
 Control = (
     DrainAsked
     | Emptied

@@ -13,7 +13,7 @@ from uuid import uuid4
 import trio
 from attrs import define
 
-from orchd.config.schema import Mode, Pool
+from orchd.config.pool import Mode, Pool
 from orchd.kit.notify import Notifier
 from orchd.wire import link as wire
 from orchd.wire.ids import Count, DeviceMask, Positive, ReplicaId, Text

@@ -14,7 +14,7 @@ import pynvml
 import trio
 from attrs import evolve
 
-from orchd.config.schema import Devices as Configured
+from orchd.config.devices import Devices as Configured
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask
 from poolmgr.core.gpus import Gpu, GpuProcess

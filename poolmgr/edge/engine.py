@@ -7,7 +7,7 @@ from typing import Final
 import orjson
 import trio
 
-from orchd.config.schema import Pool
+from orchd.config.pool import Pool
 from orchd.kit.client import Answer, Client, PeerError, Target
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import TaskId

@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from orchd.config.schema import Watchdog
+from orchd.config.pool import Watchdog
 from orchd.kit import log
 from orchd.kit.client import Client, Incoming, PeerError
 from orchd.kit.pipe import Pipe, PipeClosed
@@ -21,12 +21,18 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.shapes import Workload
 from orchd.wire.sse import token_frames
 from poolmgr.core.slots import Slots
-from poolmgr.engines.base import Adapter, Finished, Job, Pieces
+from poolmgr.edge.running import (
+    FRAMES_HEAD_BYTES,
+    HIGH_BYTES,
+    LOST,
+    Running,
+    send_slowly,
+    wait_for_room,
+)
+from poolmgr.engines.base import Adapter, Finished, Pieces
 from poolmgr.engines.registry import refuse_strict, refuse_workload
 
 SWEEP_S: Final = 1.0
-HIGH_BYTES: Final = 256 << 10
-"""With so much unsent on the link, jobs stop reading their engine: then TCP holds the engine."""
 LAST_BYTES_S: Final = 0.5
 """How long the end of an answer's body may take after its last event; then the connection is
 closed instead of kept."""
@@ -34,63 +40,6 @@ DOUBT_S: Final = 2.5
 """An engine that breaks a job off before a token is most likely dead. Its watch knows within this
 time (a child's at once, an external engine's in HEALTH_S), and why; until then the job
 keeps its slot, so that no other is sent there to be broken too."""
-_HEAD: Final = wire.FRAMES_HEAD.size
-
-
-class Running:
-    """One job while it runs."""
-
-    __slots__ = (
-        "client", "credit", "first_at", "index", "job", "number", "opened_at", "order", "over",
-        "pipe", "quiet_since", "reads", "scope", "seen", "verdict", "wake", "window",
-    )  # fmt: skip
-
-    def __init__(
-        self, number: int, order: wire.Open, pipe: Pipe, client: Client | None = None
-    ) -> None:
-        now = trio.current_time()
-        self.client = client
-        """Of the engine that it began on: a reload does not move it."""
-        self.number = number
-        self.order = order
-        self.pipe = pipe
-        self.credit: int = order.credit
-        self.window: int = order.credit
-        self.index = 0
-        self.over = False
-        self.opened_at = now
-        self.first_at: float | None = None
-        self.reads = self.seen = 0
-        self.quiet_since = now
-        self.scope = trio.CancelScope()
-        self.wake: trio.Event | None = None
-        self.verdict: wire.Type | OrchError | None = None
-        """Why it was stopped from outside: FREED, an error, or HELLO for a link that is lost."""
-        self.job = Job(
-            task_id=order.task_id,
-            workload=order.workload,
-            prompt=order.prompt,
-            inputs=order.inputs,
-            max_tokens=order.max_tokens,
-            seed=order.seed,
-            strict=order.determinism == "strict",
-        )
-
-    def grant(self, size: int) -> None:
-        """Take a CREDIT."""
-        self.credit += size
-        if self.wake is not None:
-            self.wake.set()
-
-    def stop(self, verdict: wire.Type | OrchError) -> None:
-        """Stop it now. The first verdict stands. The engine's connection is closed at once."""
-        if self.verdict is None:
-            self.verdict = verdict
-            self.scope.cancel()
-
-
-LOST: Final = wire.Type.HELLO
-"""The verdict of a job whose link is gone: there is nobody to tell."""
 
 
 class Jobs:
@@ -285,7 +234,7 @@ class Jobs:
                         pass
         if done is not None and done.result is not None:
             for piece in wire.encode_result(running.number, done.result):
-                await _wait_for_room(running)
+                await wait_for_room(running)
                 running.pipe.send_nowait(piece)
         return done
 
@@ -305,7 +254,7 @@ class Jobs:
                     if not index:
                         running.first_at = trio.current_time()
                     frames = token_frames(first_id + index, index, texts)
-                    size = _HEAD + len(frames)
+                    size = FRAMES_HEAD_BYTES + len(frames)
                     if (
                         size <= running.credit
                         and size <= wire.MAX_FRAMES_BODY
@@ -317,63 +266,13 @@ class Jobs:
                             wire.encode_frames(running.number, index, len(texts), frames)
                         )
                     else:
-                        await _send_slowly(running, texts)
+                        await send_slowly(running, texts)
                 elif isinstance(event, Finished):
                     return event
                 else:
                     raise _told(event.error)
             if not data:
                 raise OrchError(Kind.WORKER_RESET, "the engine ended its answer too early")
-
-
-async def _send_slowly(running: Running, texts: tuple[str, ...]) -> None:
-    """Send what does not fit at once: in pieces, as credit and the link's socket allow."""
-    at = 0
-    while at < len(texts):
-        await _wait_for_room(running)
-        index, first_id = running.index, running.order.first_id
-        room = min(running.credit, wire.MAX_FRAMES_BODY)
-        taken: list[bytes] = []
-        size = _HEAD
-        for text in texts[at:]:
-            number = index + len(taken)
-            frame = token_frames(first_id + number, number, (text,))
-            if size + len(frame) > room:
-                break
-            size += len(frame)
-            taken.append(frame)
-        if not taken:
-            # a frame larger than what is left: wait for more, or, past the whole window, send it
-            if running.credit < min(running.window, size + len(frame)):
-                await _wait_for_credit(running)
-                continue
-            size += len(frame)
-            taken.append(frame)
-        running.credit -= size
-        running.index = index + len(taken)
-        at += len(taken)
-        running.pipe.send_nowait(
-            wire.encode_frames(running.number, index, len(taken), b"".join(taken))
-        )
-
-
-async def _wait_for_room(running: Running) -> None:
-    """Until the link's socket has taken enough of what waits. Not the engine's silence."""
-    if running.pipe.pending > HIGH_BYTES:
-        running.wake = trio.Event()
-        try:
-            await running.pipe.flush()
-        finally:
-            running.wake = None
-
-
-async def _wait_for_credit(running: Running) -> None:
-    """Until the next CREDIT."""
-    running.wake = trio.Event()
-    try:
-        await running.wake.wait()
-    finally:
-        running.wake = None
 
 
 def _broken(exc: PeerError, running: Running) -> OrchError:

@@ -19,7 +19,8 @@ from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.wire import link as wire
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId, ReplicaId
-from poolmgr.edge.jobs import LOST, Jobs, Running
+from poolmgr.edge.jobs import Jobs
+from poolmgr.edge.running import LOST, Running
 
 HELLO_S: Final = 10.0  # a peer that upgrades and then says nothing holds a connection for nothing
 

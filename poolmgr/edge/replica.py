@@ -12,7 +12,8 @@ from typing import Final, assert_never
 
 import trio
 
-from orchd.config.schema import Mode, Pool, Settings
+from orchd.config.pool import Mode, Pool
+from orchd.config.schema import Settings
 from orchd.kit import http, log
 from orchd.kit.client import Client, Target
 from orchd.kit.notify import Notifier
@@ -24,13 +25,13 @@ from orchd.wire.snapshot import HEARTBEAT_S
 from poolmgr.core import life
 from poolmgr.core import lifewords as lw
 from poolmgr.core.slots import Slots
-from poolmgr.edge.bench import LAST_WORDS_S, Bench
 from poolmgr.edge.board import Board
 from poolmgr.edge.devices import masked
 from poolmgr.edge.jobs import Jobs
 from poolmgr.edge.link import Side
 from poolmgr.edge.register import keep_registered
 from poolmgr.edge.server import Server
+from poolmgr.edge.succession import LAST_WORDS_S, Succession
 from poolmgr.engines.registry import adapter as adapter_of
 from poolmgr.provision.reloaded import in_force
 
@@ -55,7 +56,7 @@ class Replica:
         self._board = Board(pool, replica_id, mask, adapter, self._life, slots, self._notifier)
         self._board.configured(self._configured.model.ref)
         self._jobs = Jobs(adapter, slots, pool.workloads, self._board.changed, pool.watchdog)
-        self._bench = Bench(
+        self._engines = Succession(
             settings,
             self._configured,
             replica_id,
@@ -82,7 +83,7 @@ class Replica:
         server = Server(side, self._board.snapshot, self._board.page, self._tokenize, self)
         try:
             async with trio.open_nursery() as services:
-                self._services = self._bench.services = services
+                self._services = self._engines.services = services
                 await services.start(self._jobs.serve)
                 await services.start(http.serve, listeners, server.handle)
                 services.start_soon(self._board.serve, self._turned)
@@ -95,7 +96,7 @@ class Replica:
                 await self._exit.wait()
                 services.cancel_scope.cancel()
         finally:
-            for engine in self._bench.all():
+            for engine in self._engines.all():
                 engine.close()
         if self._error is not None:
             raise self._error
@@ -120,8 +121,8 @@ class Replica:
         """Return the tokens of a text. Raises OrchError: not Ready, what the engine says."""
         if self._jobs.refusal is not None:
             raise self._jobs.refusal
-        assert self._bench.now.engine is not None, "Ready with an engine only"
-        return await self._bench.now.engine.tokenize(text)
+        assert self._engines.now.engine is not None, "Ready with an engine only"
+        return await self._engines.now.engine.tokenize(text)
 
     def drain(self, deadline_s: float) -> None:
         """Begin to drain. Raises OrchError: RELOAD_UNDER_WAY, DRAINING when it stops already."""
@@ -157,15 +158,15 @@ class Replica:
             case lw.Announce():
                 self._board.announce()
             case lw.FindDevices():
-                self._bench.step(self._bench.now.find_devices)
+                self._engines.step(self._engines.now.find_devices)
             case lw.Provision():
-                self._bench.step(self._bench.now.provision)
+                self._engines.step(self._engines.now.provision)
             case lw.StartEngine():
-                self._bench.start()
+                self._engines.start()
             case lw.WaitForHealth():
-                self._bench.step(self._bench.now.load)
+                self._engines.step(self._engines.now.load)
             case lw.SelfTest():
-                self._bench.step(self._bench.now.self_test)
+                self._engines.step(self._engines.now.self_test)
             case lw.BecomeReady():
                 self._become_ready()
             case lw.FailJobs(error):
@@ -190,21 +191,21 @@ class Replica:
                 self._emptying = trio.CancelScope()
                 self._work.start_soon(self._empty, deadline_s, self._emptying)
             case lw.PrepareNew(model_ref):
-                self._bench.prepare(model_ref)
+                self._engines.prepare(model_ref)
             case lw.StopOld():
-                self._bench.stop_old()
+                self._engines.stop_old()
             case lw.StartNew():
-                self._bench.start_new()
+                self._engines.start_new()
             case lw.SelfTestNew():
-                self._bench.self_test_new()
+                self._engines.self_test_new()
             case lw.Switch():
-                self._bench.switch()
+                self._engines.switch()
                 self._log_ready()
                 self._became_ready.set()
             case lw.DropNew():
-                self._bench.drop_new()
+                self._engines.drop_new()
             case lw.Restore():
-                self._bench.restore()
+                self._engines.restore()
             case _:
                 assert_never(effect)
 
@@ -214,13 +215,13 @@ class Replica:
             self._happened(event)
 
     def _become_ready(self) -> None:
-        assert self._bench.now.engine is not None
-        self._jobs.attach(self._bench.now.engine.client, self._board.pool.model.ref)
+        assert self._engines.now.engine is not None
+        self._jobs.attach(self._engines.now.engine.client, self._board.pool.model.ref)
         self._notifier.ready(self._board.status)
         self._log_ready()
         self._became_ready.set()
         started()
-        self._bench.step(self._bench.now.watch_health)
+        self._engines.step(self._engines.now.watch_health)
 
     def _log_ready(self) -> None:
         log.event(
@@ -250,7 +251,7 @@ class Replica:
         with trio.move_on_after(LAST_WORDS_S):
             await self._jobs.wait_none()
         async with trio.open_nursery() as nursery:
-            for engine in self._bench.all():
+            for engine in self._engines.all():
                 nursery.start_soon(engine.stop)
         with trio.move_on_after(LAST_WORDS_S):
             for link in list(self._board.links):
@@ -264,7 +265,7 @@ class Replica:
     ) -> None:
         """Keep the nursery of the work open."""
         async with trio.open_nursery() as work:
-            self._work = self._bench.work = work
+            self._work = self._engines.work = work
             task_status.started()
             await trio.sleep_forever()
 
@@ -279,12 +280,14 @@ class Replica:
             if not self._board.gpus:
                 continue
             try:
-                self._board.gpus = masked(await self._bench.now.devices.read(), self._mask)
+                self._board.gpus = masked(await self._engines.now.devices.read(), self._mask)
             except OrchError as exc:
                 self._say(lw.Broke(exc))
                 return
             # in a thread: an engine with hundreds of threads has as many files to read
-            self._board.ram_bytes = await trio.to_thread.run_sync(self._bench.now.ram_bytes)
+            self._board.ram_bytes = await trio.to_thread.run_sync(
+                self._engines.now.process.ram_bytes
+            )
 
     async def _register(self) -> None:
         token = self._settings.auth_token

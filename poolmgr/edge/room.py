@@ -1,6 +1,6 @@
 """What is done about memory around an engine: lessons of running out, and its return after the end.
 
-Decisions are core's (capacity.py, ending.py); the steps that come here are preload.py's.
+Decisions are core's (capacity.py, ending.py); staging.py, process.py and preload.py come here.
 """
 
 from __future__ import annotations

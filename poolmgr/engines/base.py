@@ -34,7 +34,7 @@ from poolmgr.dialects.exchange import (
 if TYPE_CHECKING:
     from collections.abc import Container
 
-    from orchd.config.schema import Pool
+    from orchd.config.pool import Pool
 
 __all__ = [
     "Adapter",

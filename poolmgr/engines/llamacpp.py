@@ -19,7 +19,7 @@ from poolmgr.dialects.llama_server import LlamaServer
 from poolmgr.engines.base import Launch, gpu_environment
 
 if TYPE_CHECKING:
-    from orchd.config.schema import Pool
+    from orchd.config.pool import Pool
 
 _FLAGS = {Workload.EMBEDDING: "--embeddings", Workload.RERANK: "--reranking"}
 SPARE_HTTP_THREADS = 8

@@ -17,7 +17,7 @@ from poolmgr.dialects.llama_server import LlamaServer
 from poolmgr.engines.base import Launch, gpu_environment
 
 if TYPE_CHECKING:
-    from orchd.config.schema import Faults, Pool
+    from orchd.config.pool import Faults, Pool
 
 
 RAM_BYTES = 64 << 20  # a Python process and its canned texts

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from orchd.config.schema import Pool, Settings
+from orchd.config.pool import Pool
+from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.wire import codec
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text

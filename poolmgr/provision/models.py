@@ -16,7 +16,8 @@ from typing import Final
 import trio
 from attrs import frozen
 
-from orchd.config.schema import Pool, Settings, is_file_ref
+from orchd.config.pool import Pool, is_file_ref
+from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.core.modelfile import Head

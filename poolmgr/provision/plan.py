@@ -13,7 +13,7 @@ from typing import Final
 
 from attrs import frozen
 
-from orchd.config.schema import MOCK, Mode, Pool
+from orchd.config.pool import MOCK, Mode, Pool
 from orchd.kit.client import Target
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.core.fit import Need

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
-from orchd.config.schema import Pool
+from orchd.config.pool import Pool
 from orchd.kit import log
 from orchd.wire import codec
 from orchd.wire.ids import Text

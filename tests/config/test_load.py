@@ -11,10 +11,12 @@ import attrs
 import pytest
 
 from orchd.config import load as loading
+from orchd.config.devices import Backend, Devices, SimulatedDevice
 from orchd.config.faults import ConfigError
 from orchd.config.folders import make_private
 from orchd.config.load import default_file, load
-from orchd.config.schema import Backend, Common, Devices, Mode, Settings, SimulatedDevice
+from orchd.config.pool import Mode
+from orchd.config.schema import Common, Settings
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, ReplicaId, Text
 from orchd.wire.policy import FullPolicy

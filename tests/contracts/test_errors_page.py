@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from orchd.config.schema import Faults
+from orchd.config.pool import Faults
 from orchd.wire.errors import TABLE, Kind
 from tools import errors_page
 from tools.openapi.document import OPERATIONS, kinds_of

@@ -16,16 +16,8 @@ import orjson
 import pytest
 import trio
 
-from orchd.config.schema import (
-    Engine,
-    Model,
-    Pool,
-    Price,
-    Queue,
-    Secret,
-    Settings,
-    Watchdog,
-)
+from orchd.config.pool import Engine, Model, Pool, Price, Queue, Watchdog
+from orchd.config.schema import Secret, Settings
 from orchd.edge.app import App
 from orchd.edge.auth import Guard
 from orchd.edge.cors import allowing

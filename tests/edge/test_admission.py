@@ -9,7 +9,8 @@ import pytest
 import trio
 import trio.lowlevel
 
-from orchd.config.schema import Queue, Throttle, Watchdog
+from orchd.config.pool import Queue, Watchdog
+from orchd.config.serving import Throttle
 from orchd.edge.relay import WINDOW_BYTES
 from orchd.wire.ids import NonNegative, Positive
 from orchd.wire.policy import FullPolicy

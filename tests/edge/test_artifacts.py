@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from orchd.catalog.artifacts import Store
-from orchd.config.schema import ArtifactBounds
+from orchd.config.serving import ArtifactBounds
 from orchd.kit import log
 from orchd.kit.client import Answer
 from orchd.wire.ids import Positive

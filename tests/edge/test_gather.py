@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from orchd.config.schema import Sse
+from orchd.config.serving import Sse
 from orchd.edge.gather import Gather
 from orchd.edge.relay import Stream
 from orchd.wire import sse

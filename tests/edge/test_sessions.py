@@ -8,7 +8,8 @@ import orjson
 import pytest
 import trio
 
-from orchd.config.schema import Budget, Price, Sessions
+from orchd.config.pool import Price
+from orchd.config.serving import Budget, Sessions
 from orchd.wire import sse
 from orchd.wire.ids import NonNegative, Positive
 from tests.edge.conftest import Front, Opener, read_json

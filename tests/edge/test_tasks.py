@@ -16,7 +16,8 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from orchd.config.schema import Queue, Settings
+from orchd.config.pool import Queue
+from orchd.config.schema import Settings
 from orchd.edge.app import ALIVE_S, App
 from orchd.kit import log
 from orchd.kit.client import Incoming

@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 from attrs import frozen
 
-from orchd.config.schema import Engine, Model, Pool
+from orchd.config.pool import Engine, Model, Pool
 from orchd.wire.ids import DeviceMask, PoolId, Positive, TaskId, Text
 from orchd.wire.shapes import Workload
 from poolmgr.engines.base import Adapter, Broken, Finished, Job, Load, Pieces

@@ -146,7 +146,7 @@ def lost(events: list[Event], tokens: int) -> str:
 
 def http2_status(house: House) -> str:
     """The status of GET /health over HTTP/2, which this orchd has not spoken yet."""
-    speaker = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    speaker = h2.connection.H2Connection(h2.config.H2Configuration())
     with house.connect() as sock:
         speaker.initiate_connection()
         head = {":method": "GET", ":path": "/health", ":scheme": "http", ":authority": "orchd"}
@@ -157,7 +157,7 @@ def http2_status(house: House) -> str:
             assert data, "closed"
             for event in speaker.receive_data(data):
                 if isinstance(event, h2.events.ResponseReceived):
-                    return str(dict(event.headers)[":status"])
+                    return dict(event.headers)[b":status"].decode()
             sock.sendall(speaker.data_to_send())
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from orchd import daemon
 from poolmgr.core import life
-from poolmgr.edge import child, engine, preload
+from poolmgr.edge import child, engine, health
 from tests.lab.needs import MACHINE, require
 from tests.lab.rootfs import Suite, run_in_layer
 from tests.lab.venv import PREFIX, REPOSITORY, project_layer
@@ -98,7 +98,7 @@ def test_the_daemons_deadlines_end_before_systemd_s() -> None:
     pool_s = life.DRAIN_S + child.TERM_GRACE_S + child.KILL_WAIT_S
     assert pool_s + reserve_s <= seconds("poolmgr@.service", "TimeoutStopSec")
     # a digest is read from the same disk before: as long as a load, at most
-    start_s = 2 * preload.LOAD_S + engine.SELF_TEST_S
+    start_s = 2 * health.LOAD_S + engine.SELF_TEST_S
     assert start_s + reserve_s <= seconds("poolmgr@.service", "TimeoutStartSec")
 
 

@@ -14,6 +14,7 @@ from orchd.wire.snapshot import Outcome, Phase, Reload
 from poolmgr.core import life as lf
 from poolmgr.core import lifewords as lw
 from poolmgr.core.life import Life
+from poolmgr.core.sentences import SENTENCES
 
 BROKEN = OrchError(Kind.VRAM_SHORT, "needs 9.8 GiB, GPU 1 has 7.1 GiB free")
 GONE = OrchError(Kind.ENGINE_UNHEALTHY, "it does not answer")
@@ -172,6 +173,10 @@ def test_status_lines_tell_what_goes_on() -> None:
     assert said[5] == "Ready: 1 of 2 slots busy; tiny.gguf on GPU 0 (RTX 4090), verified"
     life.handle(lw.StopAsked(), 104.0)
     assert life.status(104.0, 1, 2) == "Draining: 1 of 2 slots busy, at most 20 s"
+
+
+def test_every_phase_has_its_sentence() -> None:
+    assert set(SENTENCES) == set(Phase)
 
 
 @given(st.lists(st.sampled_from(EVERY_EVENT), max_size=24))

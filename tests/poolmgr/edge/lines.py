@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 from attrs import define, field
 
-from orchd.config.schema import Watchdog
+from orchd.config.pool import Watchdog
 from orchd.kit import http
 from orchd.kit.client import Client, Target
 from orchd.kit.fds import bind_unix

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchd.config.schema import Backend, Devices, SimulatedDevice
+from orchd.config.devices import Backend, Devices, SimulatedDevice
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, Positive, Text
 from poolmgr.edge.devices import Nvml, Simulated, masked

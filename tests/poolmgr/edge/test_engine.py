@@ -11,7 +11,7 @@ import pytest
 import trio
 from attrs import evolve
 
-from orchd.config.schema import Engine as EngineConfig
+from orchd.config.pool import Engine as EngineConfig
 from orchd.kit import http
 from orchd.kit.client import Target
 from orchd.kit.fds import bind_unix

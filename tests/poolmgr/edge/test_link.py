@@ -11,13 +11,14 @@ import pytest
 import trio
 import trio.lowlevel
 
-from orchd.config.schema import Watchdog
+from orchd.config.pool import Watchdog
 from orchd.kit.http import Sink
 from orchd.wire import link
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Positive
 from orchd.wire.link import Type
 from poolmgr.edge import jobs as jobs_module
+from poolmgr.edge import running
 from tests.poolmgr.edge.lines import bench
 from tests.poolmgr.peer import Peer, last_of, on_pipe
 
@@ -136,8 +137,8 @@ async def test_a_link_that_nobody_reads_holds_the_engine_and_bounds_memory(tmp_p
             for _ in range(2):
                 deaf.open(credit=64 << 20)
             await trio.testing.wait_all_tasks_blocked(0.02)
-            bound = jobs_module.HIGH_BYTES + 2 * link.MAX_FRAMES_BODY + 1000
-            assert jobs_module.HIGH_BYTES < here.pipes[-1].pending <= bound
+            bound = running.HIGH_BYTES + 2 * link.MAX_FRAMES_BODY + 1000
+            assert running.HIGH_BYTES < here.pipes[-1].pending <= bound
             assert peer.states  # the other link is served
             nursery.start_soon(deaf.receive)
             await deaf.until(lambda: deaf.jobs[1].frames_bytes > 2 * bound)

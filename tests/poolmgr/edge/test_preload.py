@@ -9,7 +9,9 @@ import pytest
 import trio
 from attrs import define, evolve
 
-from orchd.config.schema import Backend, Devices, Mode, Provisioning, Settings, SimulatedDevice
+from orchd.config.devices import Backend, Devices, SimulatedDevice
+from orchd.config.pool import Mode, Provisioning
+from orchd.config.schema import Settings
 from orchd.kit.client import PeerError, Target
 from orchd.kit.notify import Notifier
 from orchd.wire.errors import Kind, OrchError
@@ -20,7 +22,7 @@ from poolmgr.core import lifewords as lw
 from poolmgr.core.gpus import Gpu, GpuProcess
 from poolmgr.core.life import Life
 from poolmgr.core.slots import Slots
-from poolmgr.edge import preload as module
+from poolmgr.edge import health as module
 from poolmgr.edge.board import Board
 from poolmgr.edge.preload import Preload
 from poolmgr.engines.base import Load, Props
@@ -220,14 +222,14 @@ async def test_what_was_known_of_an_engine_that_was_lost_is_forgotten(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     made, board = await steps(tmp_path, SERVING, external=True)
-    made._external_pid = os.getpid()
-    board.engine.pid, board.engine.proof = made._external_pid, GpuProof.VERIFIED
-    assert made.ram_bytes() > 0
+    made.process.external_pid = os.getpid()
+    board.engine.pid, board.engine.proof = made.process.external_pid, GpuProof.VERIFIED
+    assert made.process.ram_bytes() > 0
     await made.load(unheard)
     known = board.snapshot()
     assert known.engine_pid is None
     assert known.gpu_proof is GpuProof.PENDING
-    assert made.ram_bytes() == 0
+    assert made.process.ram_bytes() == 0
 
 
 async def test_an_external_engine_that_is_lost_may_come_back(
@@ -273,7 +275,7 @@ async def test_a_new_model_fits_beside_or_in_place_or_not_at_all(
 ) -> None:
     old, board = await steps(tmp_path)
     pid = 4_194_305  # above any that there can be
-    old.engine_pids = lambda: frozenset({pid})  # type: ignore[method-assign]
+    old.process.pids = lambda: frozenset({pid})  # type: ignore[method-assign]
     process = GpuProcess(pid, "engine", None if held_mb is None else held_mb << 20)
     one = Gpu(
         index=0, uuid="U", name="S", total_bytes=total_mb << 20,

@@ -6,7 +6,7 @@ import attrs
 import orjson
 import pytest
 
-from orchd.config.schema import Engine, Faults, Model, Pool
+from orchd.config.pool import Engine, Faults, Model, Pool
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, DeviceMask, EngineId, PoolId, Positive, TaskId, Text
 from orchd.wire.shapes import Workload

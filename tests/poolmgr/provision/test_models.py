@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchd.config.schema import Engine, Mode, Model, Pool, Provisioning, Settings
+from orchd.config.pool import Engine, Mode, Model, Pool, Provisioning
+from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, Text

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from orchd.config.schema import Mode, Provisioning
+from orchd.config.pool import Mode, Provisioning
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, Text
 from poolmgr.engines.registry import adapter

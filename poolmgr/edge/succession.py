@@ -11,15 +11,17 @@ from typing import Final
 
 import trio
 
-from orchd.config.schema import Pool, Settings
+from orchd.config.pool import Pool
+from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, ReplicaId
 from poolmgr.core import life
 from poolmgr.core import lifewords as lw
 from poolmgr.edge.board import Board
+from poolmgr.edge.health import Say
 from poolmgr.edge.jobs import Jobs
-from poolmgr.edge.preload import Preload, Say
+from poolmgr.edge.preload import Preload
 from poolmgr.engines.base import Adapter
 from poolmgr.provision.reloaded import remember, with_model
 
@@ -28,8 +30,8 @@ LAST_WORDS_S: Final = 1.0
 Step = Callable[[Say], Awaitable[None]]
 
 
-class Bench:
-    """The engines of one replica. `say` tells the life what happened."""
+class Succession:
+    """The engines of one replica: who serves, who follows. `say` tells the life what happened."""
 
     def __init__(
         self,
@@ -115,7 +117,7 @@ class Bench:
                 self._say(lw.NewServing())
             case lw.SelfTestPassed(proof):
                 assert self._new is not None
-                self._say(lw.NewPassed(self._new.name, proof))
+                self._say(lw.NewPassed(self._new.staging.name, proof))
             case lw.Broke(error):
                 self._say(lw.NewBroke(error))
             case _:

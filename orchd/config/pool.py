@@ -1,0 +1,218 @@
+"""What can be configured of one pool: its engine, model, replicas, queue and limits.
+
+Checks across keys are in checks.py.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from attrs import frozen
+
+from orchd.wire import ids
+from orchd.wire.ids import (
+    Count,
+    DeviceMask,
+    EngineId,
+    NonNegative,
+    PoolId,
+    Positive,
+    ReplicaId,
+    Text,
+)
+from orchd.wire.policy import FullPolicy
+from orchd.wire.shapes import Workload
+
+MOCK: Final = EngineId("mock")
+LLAMACPP: Final = EngineId("llamacpp")
+ENGINES: Final = (MOCK, LLAMACPP)
+
+
+class Mode(enum.StrEnum):
+    """How an engine comes to run."""
+
+    EXTERNAL = "external"
+    BINARY = "binary"
+    PACKAGE = "package"
+
+
+@frozen(kw_only=True)
+class Faults:
+    """Faults that engine mock injects on purpose."""
+
+    refuse_load: bool = False
+    """Fail while loading the model."""
+    refuse_model: Text | None = None
+    """Fail while loading the model of this name."""
+    die_after_tokens: Positive | None = None
+    """End the process after so many tokens of a task."""
+    hang_after_tokens: Positive | None = None
+    """Say nothing more after so many tokens of a task."""
+    garbage_after_tokens: Positive | None = None
+    """Send a frame that is no frame after so many tokens of a task."""
+    split_utf8: bool = False
+    """Cut characters in the middle, as real sockets do."""
+    load_ms: Count = Count(0)
+    """Milliseconds that loading takes."""
+    die_after_load_ms: Positive | None = None
+    """End the process so many milliseconds after it became ready."""
+
+
+@frozen(kw_only=True)
+class Engine:
+    """The engine of a pool."""
+
+    id: EngineId
+    """mock or llamacpp."""
+    version: Text | None = None
+    """Pin: a replica whose engine says another version does not become Ready."""
+    sampler_profile_version: Text = Text("v1")
+    """Name of the sampling defaults; every replica of a pool has the same."""
+    args: tuple[str, ...] = ()
+    """Further arguments for the engine's command line, after ours."""
+    tokens_per_s: NonNegative = NonNegative(50.0)
+    """mock: pace of one slot; 0 is as fast as possible."""
+    first_token_ms: NonNegative = NonNegative(0.0)
+    """mock: milliseconds before the first token."""
+    embedding_dim: Positive = Positive(64)
+    """mock: numbers of the vector of a text."""
+    vram_mb: Count = Count(1024)
+    """mock: MiB of VRAM that the model is said to need."""
+    kv_bytes_per_token: Count | None = None
+    """mock: bytes of VRAM that a task is said to take for each token of its ctx. Real engines take
+    theirs when they load the model."""
+    faults: Faults = Faults()
+    """mock: faults to inject."""
+
+
+@frozen(kw_only=True)
+class Model:
+    """The model of a pool."""
+
+    ref: Text
+    """file:/path/to/model.gguf, a path (relative: to this file), or for engine mock any name."""
+    digest: Text | None = None
+    """sha256:<64 hex digits> that the model file must have."""
+    cache_dir: str | None = None
+    """Not in this version, which fetches none: where fetched models are kept."""
+
+
+@frozen(kw_only=True)
+class Queue:
+    """How many tasks may wait in a pool, by priority."""
+
+    interactive: Positive = Positive(64)
+    """Places of interactive tasks; what one more meets is full_policy's."""
+    batch: Positive = Positive(256)
+    """Places of batch tasks; what one more meets is full_policy's."""
+    batch_after: Positive = Positive(16)
+    """After so many interactive starts while batch waits, the oldest batch task is next."""
+
+
+@frozen(kw_only=True)
+class Watchdog:
+    """When a running task is taken for stuck: it is stopped and its stream ends DECODE_TIMEOUT."""
+
+    first_token_ms: Positive = Positive(600_000)
+    """Milliseconds from its start to its first token: long enough to read a long prompt."""
+    idle_ms: Positive = Positive(60_000)
+    """Milliseconds from one token to the next."""
+    wall_ms: Positive = Positive(86_400_000)
+    """Milliseconds from its start to its end."""
+    enforce_deadline: bool = True
+    """Stop it when its deadline_ms passes; false lets it go on, late."""
+
+
+@frozen(kw_only=True)
+class Provisioning:
+    """How the engine comes to run."""
+
+    mode: Mode = Mode.BINARY
+    """external: it runs already. binary, package: poolmgr starts `command` as its child."""
+    url: str | None = None
+    """external: unix:/path/to.sock or http://127.0.0.1:PORT of the running engine."""
+    gpu_attested: bool = False
+    """external: the operator's word that it runs on the GPU where NVML cannot show it."""
+    command: tuple[str, ...] | None = None
+    """binary, package: the program and its first arguments; llamacpp: ["llama-server"]."""
+
+
+@frozen(kw_only=True)
+class Price:
+    """What a pool's tokens cost, in a unit of the operator's own."""
+
+    tokens_in: NonNegative = NonNegative(0.0)
+    """Of 1,000 tokens of prompt."""
+    tokens_out: NonNegative = NonNegative(0.0)
+    """Of 1,000 tokens that are generated."""
+
+
+@frozen(kw_only=True)
+class PoolLimits:
+    """What systemd lets each replica use; a pool that `orchctl up` runs has no such bound."""
+
+    memory_mb: Positive | None = None
+    """MiB of host memory, page cache of the model included; the kernel kills what takes more."""
+    cpu_percent: Positive | None = None
+    """Of one core: 400 is four cores."""
+
+
+@frozen(kw_only=True)
+class Pool:
+    """One model on one or more device masks."""
+
+    id: PoolId
+    """a-z, 0-9 and -, at most 63."""
+    engine: Engine
+    model: Model
+    replicas: tuple[DeviceMask, ...] = ()
+    """One device mask each: [[0], [1]] is two replicas, [[0, 1]] one over two GPUs."""
+    devices: DeviceMask | None = None
+    """Short for one replica: devices = [0] is replicas = [[0]]. None once loaded."""
+    workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
+    """What tasks may ask of it: completion, embedding, rerank. llamacpp: one of them, for which the
+    engine is started."""
+    ctx: Positive
+    """Tokens of context that one slot has."""
+    slots: Positive = Positive(1)
+    """Tasks that one replica runs at the same time."""
+    max_tokens_out: Positive | None = None
+    """Most tokens that a task may ask for; without it, ctx."""
+    queue: Queue = Queue()
+    watchdog: Watchdog = Watchdog()
+    full_policy: FullPolicy = FullPolicy.REJECT
+    """A task that finds no place: reject answers 429 with the time to wait. drop-lru drops the
+    oldest waiting batch task for it; shed-low-priority drops the newest for an interactive one."""
+    provisioning: Provisioning = Provisioning()
+    price: Price = Price()
+    """For sessions.budget.cost."""
+    tensor_split: tuple[NonNegative, ...] | None = None
+    """Share of the model on each GPU of a mask, in the mask's order."""
+    limits: PoolLimits = PoolLimits()
+    read_paths: tuple[Text, ...] = ()
+    """Folders that the pool may read beside those of its model and engine: where links lead, or
+    models for a reload. Of a home nothing else is shown to the pool's unit."""
+
+    @property
+    def max_tokens(self) -> Positive:
+        """Return the most tokens that a task may ask for."""
+        return self.max_tokens_out or self.ctx
+
+    @property
+    def replica_ids(self) -> tuple[ReplicaId, ...]:
+        """Return `POOL:MASK` of each replica, in the file's order."""
+        return tuple(ids.replica_id(self.id, mask) for mask in self.replicas)
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Return the engine's program; empty for mock (our own) and for external (it runs)."""
+        if self.provisioning.mode is Mode.EXTERNAL:
+            return ()
+        default = ("llama-server",) if self.engine.id == LLAMACPP else ()
+        return self.provisioning.command or default
+
+
+def is_file_ref(pool: Pool) -> bool:
+    """Whether `model.ref` has to be a file here: an engine that we start reads it."""
+    return pool.engine.id != MOCK and pool.provisioning.mode is not Mode.EXTERNAL
