@@ -231,9 +231,8 @@ def test_an_upgrade_under_load_loses_no_stream(arch: House, builder: Builder) ->
     with ThreadPoolExecutor(1) as readers:
         stream = readers.submit(arch.complete, wish)
         arch.wait(lambda: running(arch) == 1, "it runs")
-        arch.machine.run(
-            "orchctl drain demo --deadline 600 && systemctl restart 'poolmgr@demo:*.service'", timeout_s=60
-        )
+        change = "orchctl drain demo --deadline 600 && systemctl restart 'poolmgr@demo:*.service'"
+        arch.machine.run(change, timeout_s=60)
         assert lost(stream.result(), 2 * PACE) == ""
     assert arch.main_pid(pool("demo:0")) != before[pool("demo:0")]
     arch.wait_ready()
