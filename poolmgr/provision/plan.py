@@ -10,20 +10,26 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 
-from orchd.config.pool import MOCK, Mode, Pool
+from orchd.config.pool import MOCK, Mode, Pool, Provisioning
 from orchd.kit.client import Target
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.core.fit import Need
 from poolmgr.engines.base import Adapter, check_profile
+from poolmgr.provision.keys import read_key
 from poolmgr.provision.models import Staged
 
 MOCK_COMMAND: Final = (sys.executable, "-m", "poolmgr.mockengine")
 INSTALL: Final = {
     "llama-server": "install llama.cpp with CUDA (Arch: llama.cpp-cuda from the AUR), or name the "
     "program's path in provisioning.command",
+    "vllm": "install vLLM with CUDA (pip install vllm in a venv of its own), and name that venv's "
+    'bin/vllm in provisioning.command: ["/path/bin/vllm", "serve"]',
+    "tritonserver": "install NVIDIA Triton Inference Server, or name the program's path in "
+    "provisioning.command",
 }
 
 
@@ -40,6 +46,8 @@ class Plan:
     """The engine's socket file, to be unlinked before it starts; None for an external one."""
     need: Need | None
     """None: the engine runs already, what it needs it has."""
+    key: str | None = field(default=None, repr=False)
+    """What the engine wants as its bearer token."""
 
 
 def plan(
@@ -53,8 +61,9 @@ def plan(
     how = pool.provisioning
     check_profile(pool, adapter)
     if how.mode is Mode.EXTERNAL:
-        assert how.url is not None, "configuration has checked it"
-        return Plan(target=Target.parse(how.url), argv=None, env={}, socket=None, need=None)
+        return Plan(
+            target=external(how), argv=None, env={}, socket=None, need=None, key=read_key(pool)
+        )
     if pool.engine.id == MOCK and how.command is None:
         command: tuple[str, ...] = MOCK_COMMAND
     else:
@@ -67,6 +76,16 @@ def plan(
         socket=socket,
         need=adapter.need(pool, model.size_bytes, model.head),
     )
+
+
+def external(how: Provisioning) -> Target:
+    """Return where an engine of others answers. A path of the URL is the adapter's."""
+    assert how.url is not None, "configuration has checked it"
+    if how.url.startswith("unix:"):
+        return Target.parse(how.url)
+    parts = urlsplit(how.url)
+    target = Target.parse(f"{parts.scheme}://{parts.netloc}", Path(how.ca) if how.ca else None)
+    return evolve(target, proxy=Target.parse(how.proxy)) if how.proxy else target
 
 
 def program(command: tuple[str, ...]) -> str:

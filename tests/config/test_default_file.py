@@ -10,13 +10,15 @@ from orchd.config import jsonschema
 from tests.lab.venv import REPOSITORY
 
 FILE = REPOSITORY / "packaging/orchd.toml"
-# For tests, demos and other tools; or of one value only in this version. orchd.toml(5) has them.
+# For tests, demos, other tools and engines on other machines; or of one value only in this version.
+# orchd.toml(5) has them.
 LEFT_OUT = {
     "Engine": {
-        "args", "embedding_dim", "faults", "kv_bytes_per_token", "sampler_profile_version",
-        "tokens_per_s", "version",
+        "api", "api_key", "args", "embedding_dim", "faults", "kv_bytes_per_token",
+        "sampler_profile_version", "served_name", "tokens_per_s", "version",
     },
     "Model": {"cache_dir"},
+    "Provisioning": {"ca", "grpc_url"},
     "Sessions": {"max_idle"},
     "Sse": {"channel_cap"},
     "": {"run_dir", "state_dir"},
