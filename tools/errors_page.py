@@ -41,7 +41,9 @@ Three classes:
   the request helps.
 
 orchctl prints the same three things (what, when, what next) and exits with the number of the last
-column. The name in brackets is the `reason` of logs and of `tasks_rejected_total`.
+column. The name in brackets is the `reason` of logs. `tasks_rejected_total` has the same names, but
+`queue_full` also for `queue_full_drop_lru`, `dropped` also for `shed`, `pool_unready` also for
+`draining`: a label has at most 16 values.
 """
 _ANSWERED: Final = {kind for row in OPERATIONS for kind in kinds_of(row)}
 _CAUSES: Final = [

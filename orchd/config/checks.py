@@ -24,7 +24,7 @@ from orchd.wire.results import MAX_NUMBERS
 _FIXED: Final = ("channel_cap",)
 """Keys of the contract that have one value yet: what has no effect is not accepted."""
 MAX_MICROBATCH_MS: Final = 50  # 20 writes a second: slower is seen as stutter
-MIN_NARRATION_MS: Final = 250  # how often streams are looked at (edge/app.py, PULSE_S)
+MIN_NARRATION_MS: Final = 250  # how often streams are looked at (edge/streams.py, PULSE_S)
 MAX_NARRATION_MS: Final = 3_600_000
 _ORIGIN: Final = re.compile(r"https?://(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::[1-9]\d{0,4})?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

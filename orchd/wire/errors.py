@@ -21,6 +21,8 @@ class Kind(enum.StrEnum):
     # a request that cannot be served as it is
     INVALID_PARAMS = "invalid_params"
     UNKNOWN_ID = "unknown_id"
+    UNKNOWN_NAME = "unknown_name"
+    UNKNOWN_REPLICA = "unknown_replica"
     UNKNOWN_ROUTE = "unknown_route"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     MALFORMED_HTTP = "malformed_http"
@@ -56,6 +58,7 @@ class Kind(enum.StrEnum):
     TOO_MANY_CONNECTIONS = "too_many_connections"
     # a task that broke
     DECODE_TIMEOUT = "decode_timeout"
+    DEADLINE_PASSED = "deadline_passed"
     WORKER_RESET = "worker_reset"
     INTERNAL = "internal"
     # a pool that cannot become Ready, or stopped being it
@@ -117,6 +120,12 @@ def _pool(advice: str, exit_code: int = _UNAVAILABLE, fault: Fault = "operator")
 TABLE: dict[Kind, Row] = {
     Kind.INVALID_PARAMS: _bad(400, "Correct the named field and send the request again."),
     Kind.UNKNOWN_ID: _bad(404, "Check the id; what has ended is forgotten after a while."),
+    Kind.UNKNOWN_NAME: _bad(
+        404, "Check the name; orchctl pools, models list and artifacts list show what there is."
+    ),
+    Kind.UNKNOWN_REPLICA: _bad(
+        404, "Let orchd read its configuration again: systemctl reload orchd.", _CONFIG
+    ),
     Kind.UNKNOWN_ROUTE: _bad(404, "See GET /v1/capabilities and the README for what is served."),
     Kind.METHOD_NOT_ALLOWED: _bad(405, "Use a method that the Allow header names."),
     Kind.MALFORMED_HTTP: _bad(400, "Send well-formed HTTP/1.1 or HTTP/2.", _PROTOCOL),
@@ -126,7 +135,9 @@ TABLE: dict[Kind, Row] = {
     Kind.UNSUPPORTED_MEDIA: _bad(415, "Send the body with Content-Type: application/json."),
     Kind.TASK_ID_REUSED: _bad(409, "Choose a new task_id for a task with another body."),
     Kind.PINS_DIFFER: _bad(
-        409, "Give all replicas of the pool one engine, version and sampler profile."
+        409,
+        "Give all replicas of the pool the same model file, engine and version, sampler profile, "
+        "ubatch and flash attention.",
     ),
     Kind.MODEL_EXISTS: _bad(409, "Choose another id, or delete the model that has it."),
     Kind.MODEL_DEPRECATED: Row(
@@ -212,6 +223,10 @@ TABLE: dict[Kind, Row] = {
     ),
     Kind.DECODE_TIMEOUT: Row(
         "DECODE_TIMEOUT", 500, _TEMPFAIL, True, "pool", "Send the task again as a new task."
+    ),
+    Kind.DEADLINE_PASSED: Row(
+        "DECODE_TIMEOUT", 500, _TEMPFAIL, True, "client",
+        "Send it as a new task with a later deadline_ms or a smaller max_tokens.",
     ),
     Kind.WORKER_RESET: Row(
         "WORKER_RESET", 500, _TEMPFAIL, True, "pool", "Send the task again as a new task."

@@ -222,9 +222,10 @@ _orchctl() {
         esac
         ;;
     'artifacts list')
-        options='--tag --cursor --json --ca-file --url --token-file --help'
+        options='--tag --job --cursor --json --ca-file --url --token-file --help'
         case $prev in
         --tag) return ;;
+        --job) return ;;
         --cursor) return ;;
         --ca-file) options='' words='' files=1 ;;
         --url) return ;;

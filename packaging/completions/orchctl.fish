@@ -181,6 +181,7 @@ complete --command orchctl --condition '__orchctl_at artifacts add' --long-optio
 complete --command orchctl --condition '__orchctl_at artifacts add' --short-option h --long-option help --description 'Show this message and exit.'
 complete --command orchctl --condition '__orchctl_at artifacts add' --force-files
 complete --command orchctl --condition '__orchctl_at artifacts list' --long-option tag --exclusive --description 'Only those that have this tag.'
+complete --command orchctl --condition '__orchctl_at artifacts list' --long-option job --exclusive --description 'Only what orchd left of this task (artifacts.jobs).'
 complete --command orchctl --condition '__orchctl_at artifacts list' --long-option cursor --exclusive --description 'Older ones: what the page before ended with.'
 complete --command orchctl --condition '__orchctl_at artifacts list' --long-option json --description 'One JSON object, for programs.'
 complete --command orchctl --condition '__orchctl_at artifacts list' --long-option ca-file --require-parameter --force-files --description 'PEM file to verify an https URL with. Else ORCHD_CA_FILE, else the system.'

@@ -140,8 +140,8 @@ class Succession:
         pool = with_model(self._board.pool, model_ref, self._configured)
         log.event(
             "reload_began",
-            f"Reloading {self._replica_id} with {model_ref}; {self._board.pool.model.ref} serves "
-            "until it is ready, if both fit.",
+            f"Reloading {self._replica_id} with {model_ref}; what serves now does so until that is "
+            "ready, if both fit.",
             replica_id=self._replica_id,
             model_id=model_ref,
         )

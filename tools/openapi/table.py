@@ -97,6 +97,7 @@ IN_FRAMES: Final = (
     Kind.DROPPED,
     Kind.SHED,
     Kind.DECODE_TIMEOUT,
+    Kind.DEADLINE_PASSED,
     Kind.WORKER_RESET,
     Kind.POOL_UNAVAILABLE,
     Kind.INTERNAL,
