@@ -293,7 +293,7 @@ class App:
     @property
     def unfinished(self) -> int:
         """How many tasks wait or run."""
-        return len(self._open)
+        return len(self.streams.open)
 
     async def drain(self, deadline_s: float) -> None:
         """Admit nothing more; give running tasks `deadline_s`, then cancel what is left."""
