@@ -63,6 +63,9 @@ engine does on purpose (`engine.faults`, [09](09-configuration.md)):
   anew.
 * `hang_after_tokens`: DECODE_TIMEOUT when the watchdog's `idle_ms` has passed.
 * `garbage_after_tokens`: WORKER_RESET, for what the engine says cannot be read.
+* `self_test` (die, hang, garbage or keep_slot): the pool is unready, with the step in its health.
+* `only_model`: the faults are those of one model, so that only a reload with it fails. `slower` and
+  `vram_mb` fail the canary then.
 
 ## To write one
 

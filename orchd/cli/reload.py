@@ -59,9 +59,14 @@ async def _reload(
     await reach.ask(client, "POST", f"{path}/reload", body)
     if not wait:
         return None, model
+    gap = False
     while True:  # orchd bounds it: every stage of a reload has its end
         await trio.sleep(POLL_S)
         health = await reach.fetch(client, PoolHealth, f"{path}/health")
+        if not gap and _has_gap(health, model):
+            gap = True
+            words = f"No room for both: {pool} serves nothing where {model} is loaded, until then."
+            say.note(words, "")
         if health.reloading is None:
             break
     if health.model_ref != model or _failed(health, model):
@@ -73,6 +78,12 @@ async def _reload(
             cause.advice if cause else None,
         )
     return health, model
+
+
+def _has_gap(health: PoolHealth, model: str) -> bool:
+    """Whether a replica had to stop the old model first."""
+    reloads = [each.snapshot.reload for each in health.replicas if each.snapshot]
+    return any(r and r.model_ref == model and r.gap for r in reloads)
 
 
 def _failed(health: PoolHealth, model: str) -> bool:

@@ -20,6 +20,7 @@ from orchd.wire import ids
 from orchd.wire.codec import Fault
 from orchd.wire.errors import TABLE, Kind
 from orchd.wire.results import MAX_NUMBERS
+from orchd.wire.shapes import Workload
 
 _FIXED: Final = ("channel_cap",)
 """Keys of the contract that have one value yet: what has no effect is not accepted."""
@@ -59,6 +60,15 @@ def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
         yield from _model(pool, f"{path}.model")
         yield from _sockets(pool, path, run_dir)
         yield from _read_paths(pool, path)
+        yield from _canary(pool, f"{path}.canary")
+
+
+def _canary(pool: Pool, path: str) -> Iterator[Fault]:
+    if Workload.COMPLETION in pool.workloads:
+        return
+    for name in ("prompt", "expect", "expect_sha256"):
+        if getattr(pool.canary, name) is not None:
+            yield Fault(f"{path}.{name}", "needs a pool with workload completion")
 
 
 def token_fault(token: str) -> str | None:

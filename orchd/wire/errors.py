@@ -66,6 +66,7 @@ class Kind(enum.StrEnum):
     DRIVER_UNAVAILABLE = "driver_unavailable"
     DEVICE_MISSING = "device_missing"
     MODEL_MISSING = "model_missing"
+    DIGEST_MISMATCH = "digest_mismatch"
     VRAM_SHORT = "vram_short"
     RAM_SHORT = "ram_short"
     ENGINE_MISSING = "engine_missing"
@@ -74,6 +75,7 @@ class Kind(enum.StrEnum):
     ENGINE_DIED = "engine_died"
     ENGINE_PROTOCOL = "engine_protocol"
     SELF_TEST_FAILED = "self_test_failed"
+    CANARY_FAILED = "canary_failed"
     CPU_FALLBACK = "cpu_fallback"
     GPU_MISMATCH = "gpu_mismatch"
     NOT_ATTESTED = "not_attested"
@@ -244,6 +246,10 @@ TABLE: dict[Kind, Row] = {
     Kind.MODEL_MISSING: _pool(
         "Put the model where model.ref points, readable by poolmgr.", _NOINPUT
     ),
+    Kind.DIGEST_MISMATCH: _pool(
+        "Fetch the model's file again, or correct model.digest if the file is the right one.",
+        _DATAERR,
+    ),
     Kind.VRAM_SHORT: _pool(
         "Free VRAM, lower ctx or slots, or choose a smaller model or quantisation."
     ),
@@ -260,6 +266,9 @@ TABLE: dict[Kind, Row] = {
         "Check that the configured engine id and version match what runs there.", _PROTOCOL
     ),
     Kind.SELF_TEST_FAILED: _pool("Run the engine by hand with this model and read its answer."),
+    Kind.CANARY_FAILED: _pool(
+        "Compare the figures: correct the pool's canary keys, or reload with another model."
+    ),
     Kind.CPU_FALLBACK: _pool(
         "Install an engine built with CUDA that matches the driver; nothing runs on the CPU."
     ),

@@ -6,8 +6,8 @@ Fetching models from elsewhere comes with a later version; the error says so.
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,9 +21,10 @@ from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.core.modelfile import Head
+from poolmgr.provision import digests
 from poolmgr.provision.heads import read_head
+from poolmgr.provision.state import folder
 
-CHUNK_BYTES: Final = 4 << 20
 FOLDERS: Final = frozenset({VLLM, TRITON})
 """Engines whose model is a folder."""
 _WEIGHTS: Final = frozenset({".gguf", ".safetensors"})
@@ -46,9 +47,10 @@ class Staged:
 
 
 async def stage(settings: Settings, pool: Pool) -> Staged:
-    """Return the pool's model, verified against `model.digest`. Raises OrchError(MODEL_MISSING).
+    """Return the pool's model, verified against `model.digest`.
 
-    Hashing reads the whole file, some 2 s per GB, in a worker thread.
+    Hashing reads the whole file, some 2 s per GB, in a worker thread; a file that is as it was is
+    not hashed again. Raises OrchError: MODEL_MISSING, DIGEST_MISMATCH.
     """
     ref = pool.model.ref
     if not is_file_ref(pool):
@@ -73,12 +75,22 @@ async def stage(settings: Settings, pool: Pool) -> Staged:
     size = sum(_readable(file) for file in files)
     if pool.model.digest is not None:
         wanted = pool.model.digest.removeprefix("sha256:").lower()
-        found = await trio.to_thread.run_sync(sha256, files, abandon_on_cancel=True)
+        memory = folder(settings) / digests.NAME
+        hashed = functools.partial(_sha256, path, files, memory)
+        found = await trio.to_thread.run_sync(hashed, abandon_on_cancel=True)
         if found != wanted:
             raise OrchError(
-                Kind.MODEL_MISSING,
-                f"{path} is not the model that model.digest names: it has sha256:{found}",
+                Kind.DIGEST_MISMATCH,
+                f"{path} is not the model that model.digest names: it has sha256:{found}, "
+                f"and model.digest is sha256:{wanted}",
             )
+    else:
+        log.event(
+            "model_not_verified",
+            f"{path} is served as it is: without model.digest nobody sees whether it is whole.",
+            level="warning",
+            pool_id=pool.id,
+        )
     heads = [file for file in files if file == path or file.suffix in _WEIGHTS]
     head = await trio.to_thread.run_sync(read_head, heads, abandon_on_cancel=True)
     return Staged(path.name, path, size, head)
@@ -131,14 +143,10 @@ def _user() -> str:
         return "of this process"
 
 
-def sha256(files: Sequence[Path]) -> str:
-    """Return the hex digest of these files, one after the other: that of `cat FILES`. Blocks.
+def _sha256(path: Path, files: Sequence[Path], memory: Path) -> str:
+    """Return the hex digest of these files; see digests.py. Blocks.
 
     Raises OrchError(MODEL_MISSING).
     """
-    digest = hashlib.sha256()
-    for path in files:
-        with _told(path), path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-    return digest.hexdigest()
+    with _told(path):
+        return digests.sha256(files, memory)
