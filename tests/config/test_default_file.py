@@ -13,6 +13,7 @@ FILE = REPOSITORY / "packaging/orchd.toml"
 # For tests, demos, other tools and engines on other machines; or of one value only in this version.
 # orchd.toml(5) has them.
 LEFT_OUT = {
+    "Canary": {"expect_sha256", "max_tokens", "vram_margin_mb"},
     "Engine": {
         "api", "api_key", "args", "embedding_dim", "faults", "kv_bytes_per_token",
         "sampler_profile_version", "served_name", "tokens_per_s", "version",
