@@ -27,6 +27,7 @@ ARCH = {
     "h11": "python-h11",
     "h2": "python-h2",
     "hpack": "python-hpack",
+    "jeepney": "python-jeepney",
     "nvidia-ml-py": "python-nvidia-ml-py",
     "orjson": "python-orjson",
     "prometheus-client": "python-prometheus_client",
@@ -98,7 +99,7 @@ def test_programs_that_are_started_come_with_a_package() -> None:
     there = srcinfo("depends") | srcinfo("optdepends")
     assert set(PROGRAMS.values()) <= there
     # and nothing is listed that nothing uses
-    assert there - set(ARCH.values()) - set(PROGRAMS.values()) == {"bash-completion"}
+    assert there - set(ARCH.values()) - set(PROGRAMS.values()) == {"bash-completion", "polkit"}
 
 
 @pytest.mark.req("SYSD-14")

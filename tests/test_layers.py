@@ -22,7 +22,7 @@ THIRD_PARTIES = {
     "orchd/config": {"attrs", "cattrs", "orjson", "xdg"},
     "orchd/kit": {"attrs", "trio", "h11", "h2", "hpack", "orjson", "sdnotify", "systemd"},
     "orchd/generator": set(),
-    "orchd/edge": {"attrs", "trio", "h11", "prometheus_client"},
+    "orchd/edge": {"attrs", "trio", "h11", "jeepney", "prometheus_client"},
     "poolmgr/core": {"attrs"},
     "poolmgr/dialects": {"attrs", "orjson"},
     "poolmgr/engines": {"attrs", "orjson"},

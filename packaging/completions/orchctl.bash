@@ -108,7 +108,7 @@ _orchctl() {
         esac
         ;;
     'pools')
-        options='--json --ca-file --url --token-file --help'
+        options='--user --json --ca-file --url --token-file --help'
         case $prev in
         --ca-file) options='' words='' files=1 ;;
         --url) return ;;

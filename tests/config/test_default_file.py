@@ -21,6 +21,7 @@ LEFT_OUT = {
     "Model": {"cache_dir"},
     "Provisioning": {"ca", "grpc_url"},
     "Sessions": {"max_idle"},
+    "Slo": {"breach_ms", "shed_ms"},
     "Sse": {"channel_cap"},
     "": {"run_dir", "state_dir"},
 }  # fmt: skip

@@ -128,11 +128,13 @@ FAKEROOT = Need("fakeroot", has_program("fakeroot"), debian=("fakeroot",), arch=
 GROFF = Need("groff", has_program("groff"), debian=("groff-base",), arch=("groff",))
 ZSH = Need("zsh", has_program("zsh"), debian=("zsh",), arch=("zsh",))
 FISH = Need("fish", has_program("fish"), debian=("fish",), arch=("fish",))
+DBUS = Need("dbus-daemon", has_program("dbus-daemon"), debian=("dbus-daemon",), arch=("dbus",))
 
 MACHINE = (ROOT, LINUX, NSPAWN, NSENTER, MMDEBSTRAP, CGROUP2, OVERLAY)
 DEBIAN_LLAMA = (X86_64, APT, PATCHELF)
 WHEEL_LLAMA = (X86_64, LIBGOMP)
 FAKE_NVML = (GCC,)
+BUS = (DBUS,)
 VENV = (GCC, LIBSYSTEMD, PYTHON_H)
 PACKAGING = (MAKEPKG, PACMAN, FAKEROOT)
 MANUAL = (GROFF, ZSH, FISH)
@@ -142,6 +144,7 @@ EVERYTHING = (
     *DEBIAN_LLAMA,
     *WHEEL_LLAMA,
     *FAKE_NVML,
+    *BUS,
     *PACKAGING,
     *MANUAL,
 )
