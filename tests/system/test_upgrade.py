@@ -264,12 +264,18 @@ def test_a_removal_leaves_what_is_the_user_s_and_nothing_else(arch: House) -> No
     arch.wait_ready()
     arch.complete(task())
     said = remove(arch)
-    assert "Kept" not in said
+    # its pool's self-test left a report, an artifact as those of agents
+    assert "To remove it: rm -rf /var/lib/orchd\n" in said
     ours = ["orchd*", "poolmgr*", "pools*"]
     left = machine.systemctl("list-units", "--all", "--plain", "--no-legend", *ours)
     assert left.stdout == ""
     assert machine.run("pgrep -u poolmgr,orchd", check=False).stdout == ""
     backup = {"/etc/orchd/", f"{CONFIG}.pacsave"}
+    left = files(arch) - before - backup
+    assert left
+    assert all(name.startswith("/var/lib/orchd/") for name in left)
+    assert all("/artifacts/" in name for name in left if not name.endswith("/"))
+    machine.run("rm -rf /var/lib/orchd")
     assert files(arch) - before == backup
 
     install(arch)
