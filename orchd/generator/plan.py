@@ -67,6 +67,7 @@ def _drop_in(
         yield f"MemoryMax={pool.limits.memory_mb}M"
     if pool.limits.cpu_percent is not None:
         yield f"CPUQuota={pool.limits.cpu_percent}%"
+    yield from _outside(pool, user=user)
     if user:
         return
     if settings.devices.backend is Backend.NVML:
@@ -85,6 +86,15 @@ def _drop_in(
         yield "ProtectHome=tmpfs"
         for path in homes:
             yield f'BindReadOnlyPaths="-{_literal(path)}"'
+
+
+def _outside(pool: Pool, *, user: bool) -> Iterator[str]:
+    """Yield what an engine of others needs: its key, and the way to another machine."""
+    kind, _, name = (pool.engine.api_key or "").partition(":")
+    if kind == "credential":
+        yield f"ImportCredential=orchd.{name}:{name}"
+    if not user and (pool.provisioning.url or "").startswith("https:"):
+        yield "IPAddressAllow=any"  # no unit knows the addresses of a name
 
 
 def _literal(path: str) -> str:
