@@ -19,7 +19,7 @@ LEFT_OUT = {
         "sampler_profile_version", "served_name", "tokens_per_s", "version",
     },
     "Model": {"cache_dir"},
-    "Provisioning": {"ca", "grpc_url"},
+    "Provisioning": {"ca", "grpc_url", "metrics_url"},
     "Sessions": {"max_idle"},
     "Slo": {"breach_ms", "shed_ms"},
     "Sse": {"channel_cap"},

@@ -267,8 +267,8 @@ def test_a_removal_leaves_what_is_the_user_s_and_nothing_else(arch: House) -> No
     # its pool's self-test left a report, an artifact as those of agents
     assert "To remove it: rm -rf /var/lib/orchd\n" in said
     ours = ["orchd*", "poolmgr*", "pools*"]
-    left = machine.systemctl("list-units", "--all", "--plain", "--no-legend", *ours)
-    assert left.stdout == ""
+    units = machine.systemctl("list-units", "--all", "--plain", "--no-legend", *ours)
+    assert units.stdout == ""
     assert machine.run("pgrep -u poolmgr,orchd", check=False).stdout == ""
     backup = {"/etc/orchd/", f"{CONFIG}.pacsave"}
     left = files(arch) - before - backup
