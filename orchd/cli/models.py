@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from orchd.cli import reach, say
+from orchd.cli.fetching import fetch_model
 from orchd.cli.removal import remove
 from orchd.kit.client import Client
 from orchd.wire import codec
@@ -35,6 +36,9 @@ ID: Final = click.argument("model", metavar="ID", type=_ModelId())
 @click.group(name="models")
 def command() -> None:
     """Show and change the catalog: which models tasks may name, and which are Retired."""
+
+
+command.add_command(fetch_model)
 
 
 @command.command(name="list")

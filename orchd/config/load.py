@@ -39,7 +39,7 @@ _LATER: Final = {
     "mode": ("source", "container"),
 }
 LATER_KEYS: Final = frozenset(
-    {"allow_binary_downloads", "allow_package_installs", "container", "policy", "source"}
+    {"allow_binary_downloads", "allow_package_installs", "container", "source"}
 )
 """Keys of the contract that this version does not know."""
 

@@ -15,6 +15,7 @@ from orchd.config.pool import Pool
 from orchd.config.schema import Settings
 from orchd.generator import folders
 from orchd.generator.store import Units
+from orchd.wire import modelref
 from orchd.wire.ids import DeviceMask, replica_id
 
 DROP_IN: Final = "50-orchd.conf"
@@ -67,7 +68,7 @@ def _drop_in(
         yield f"MemoryMax={pool.limits.memory_mb}M"
     if pool.limits.cpu_percent is not None:
         yield f"CPUQuota={pool.limits.cpu_percent}%"
-    yield from _outside(pool, user=user)
+    yield from _outside(settings, pool, user=user)
     if user:
         return
     if settings.devices.backend is Backend.NVML:
@@ -79,6 +80,7 @@ def _drop_in(
         # nvidia-uvm-tools has the same major; both majors are not fixed, so by class
         yield "DeviceAllow=char-nvidia-uvm rwm"
         yield "DeviceAllow=char-nvidia-caps rwm"
+    yield from _fetching(settings, pool)
     homes = [path for path in plain if folders.in_a_home(path)]
     if homes:
         # Homes are closed to other users, whatever the mount says. With empty ones in their place
@@ -88,13 +90,29 @@ def _drop_in(
             yield f'BindReadOnlyPaths="-{_literal(path)}"'
 
 
-def _outside(pool: Pool, *, user: bool) -> Iterator[str]:
+def _outside(settings: Settings, pool: Pool, *, user: bool) -> Iterator[str]:
     """Yield what an engine of others needs: its key, and the way to another machine."""
     kind, _, name = (pool.engine.api_key or "").partition(":")
     if kind == "credential":
         yield f"ImportCredential=orchd.{name}:{name}"
-    if not user and (pool.provisioning.url or "").startswith("https:"):
+    far = (pool.provisioning.url or "").startswith("https:")
+    if not user and far and settings.policy.outbound.enabled:
         yield "IPAddressAllow=any"  # no unit knows the addresses of a name
+
+
+def _fetching(settings: Settings, pool: Pool) -> Iterator[str]:
+    """Open the network for a pool that may fetch its model, and the cache where that is not the
+    unit's.
+
+    The engine has the same unit, so it has the network too: `model.fetch = false` closes it.
+    """
+    if not (folders.fetches(pool) and settings.policy.outbound.enabled):
+        return
+    yield f"# It may fetch its model ({json.dumps(modelref.shown(pool.model.ref))})."
+    yield "IPAddressAllow=any"
+    cache = pool.model.cache_dir
+    if cache is not None and not folders.in_a_home(cache):
+        yield f'ReadWritePaths="-{_literal(cache)}"'
 
 
 def _literal(path: str) -> str:

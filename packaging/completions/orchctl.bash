@@ -142,7 +142,7 @@ _orchctl() {
         ;;
     'models')
         options='--help'
-        words='activate add list remove retire show verify'
+        words='activate add fetch list remove retire show verify'
         ;;
     'models activate')
         options='--json --ca-file --url --token-file --help'
@@ -163,6 +163,14 @@ _orchctl() {
         --ca-file) options='' words='' files=1 ;;
         --url) return ;;
         --token-file) options='' words='' files=1 ;;
+        esac
+        ;;
+    'models fetch')
+        options='--digest --whole --cache-dir --config --json --help'
+        case $prev in
+        --digest) return ;;
+        --cache-dir) options='' words='' files=1 ;;
+        --config) options='' words='' files=1 ;;
         esac
         ;;
     'models list')

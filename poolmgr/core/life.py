@@ -38,6 +38,7 @@ _PRELOADING: Final = (P.DEVICES, P.PROVISIONING, P.LOADING, P.SELF_TEST)
 TABLE: Final[dict[tuple[Phase, type[w.Event]], Phase]] = {
     (P.DEVICES, w.Begun): P.DEVICES,
     (P.DEVICES, w.DevicesFound): P.PROVISIONING,
+    (P.PROVISIONING, w.Fetching): P.PROVISIONING,
     (P.PROVISIONING, w.Provisioned): P.LOADING,
     (P.LOADING, w.StillLoading): P.LOADING,
     (P.LOADING, w.Serving): P.SELF_TEST,
@@ -77,6 +78,7 @@ TABLE: Final[dict[tuple[Phase, type[w.Event]], Phase]] = {
     **{(phase, w.Broke): P.FAILED for phase in (P.EMPTYING, P.DRAINED)},
     # a reload: beside the engine that serves, else in its place
     **{(phase, w.ReloadAsked): P.RELOADING for phase in (P.READY, P.EMPTYING, P.DRAINED)},
+    (P.RELOADING, w.Fetching): P.RELOADING,
     (P.RELOADING, w.Roomy): P.RELOADING,
     (P.RELOADING, w.Cramped): P.REPLACING,
     (P.REPLACING, w.Emptied): P.REPLACING,
@@ -200,12 +202,10 @@ class Life:
                 self._where = where
                 return [w.Announce(), w.Provision()]
             case w.Provisioned(what):
-                self._what = what
+                self._what, self._words = what, ""
                 return [w.Announce(), w.StartEngine()]
-            case w.StillLoading(words, error):
-                self._words = words
-                self._blame(error)
-                return [w.Announce()]
+            case w.Fetching() | w.StillLoading():
+                return self._goes_on(event)
             case w.Serving():
                 return [w.Announce(), w.SelfTest()]
             case w.SelfTestPassed(proof):
@@ -225,6 +225,12 @@ class Life:
                 return self._around(event, before, after)
             case _:
                 return self._controlled(event, before, after)
+
+    def _goes_on(self, event: w.Fetching | w.StillLoading) -> list[w.Effect]:
+        self._words = event.words
+        if isinstance(event, w.StillLoading):
+            self._blame(event.error)
+        return [w.Announce()]
 
     def _around(self, event: w.Machines, before: Phase, after: Phase) -> list[w.Effect]:
         """What happens to the machine."""
@@ -255,6 +261,7 @@ class Life:
             case w.Emptied():
                 return self._emptied(before)
             case w.ReloadAsked(model_ref):
+                self._words = ""
                 number = self.reload.number + 1 if self.reload else 1
                 self.reload = Reload(
                     number=Positive(number), model_ref=model_ref, outcome=Outcome.RUNNING
@@ -268,6 +275,7 @@ class Life:
         assert self.reload is not None, "the table has ReloadAsked before"
         match event:
             case w.Roomy():
+                self._words = ""
                 return [w.StartNew()]
             case w.Cramped():
                 self._empty_s = EMPTY_S

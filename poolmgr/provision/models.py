@@ -1,6 +1,6 @@
-"""A model's file: is it there, may we read it, is it the right one. Gate 1 of ORCH-3421.
+"""A model's files: are they there, may we read them, are they the right ones. Gate 1 of ORCH-3421.
 
-Fetching models from elsewhere comes with a later version; the error says so.
+What is not here is fetched by fetching.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import functools
 import getpass
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,15 +20,18 @@ from orchd.config.pool import TRITON, VLLM, Pool, is_file_ref
 from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
+from orchd.wire.modelref import is_remote, shown
+from poolmgr.core import requirements
 from poolmgr.core.modelfile import Head
+from poolmgr.core.requirements import ModelRequirements
 from poolmgr.provision import digests
-from poolmgr.provision.heads import read_head
+from poolmgr.provision.fetching import bring
+from poolmgr.provision.heads import read_config, read_head
 from poolmgr.provision.state import folder
 
 FOLDERS: Final = frozenset({VLLM, TRITON})
 """Engines whose model is a folder."""
 _WEIGHTS: Final = frozenset({".gguf", ".safetensors"})
-_SCHEME: Final = re.compile(r"(hf|https?|s3|oci):.*")
 _SHARD: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
@@ -44,13 +47,18 @@ class Staged:
     """Of all its files; None: unknown."""
     head: Head = Head(why="poolmgr sees no file of it")
     """What its files say of themselves."""
+    asks: ModelRequirements = ModelRequirements()
+    """The same in the words of people."""
 
 
-async def stage(settings: Settings, pool: Pool) -> Staged:
-    """Return the pool's model, verified against `model.digest`.
+async def stage(
+    settings: Settings, pool: Pool, say: Callable[[str], None] = lambda _: None
+) -> Staged:
+    """Return the pool's model, verified against `model.digest`; it is fetched if need be.
 
     Hashing reads the whole file, some 2 s per GB, in a worker thread; a file that is as it was is
-    not hashed again. Raises OrchError: MODEL_MISSING, DIGEST_MISMATCH.
+    not hashed again. `say` hears how far a fetch is. Raises OrchError: MODEL_MISSING,
+    DIGEST_MISMATCH, and what fetching.py raises.
     """
     ref = pool.model.ref
     if not is_file_ref(pool):
@@ -63,17 +71,18 @@ async def stage(settings: Settings, pool: Pool) -> Staged:
                 pool_id=pool.id,
             )
         return Staged(ref.rpartition("/")[2] or ref)
-    if _SCHEME.fullmatch(ref):
-        scheme = ref.partition(":")[0]
-        raise OrchError(
-            Kind.MODEL_MISSING,
-            f"model.ref {ref!r}: fetching {scheme}: models comes with a later version; name a file",
-        )
-    path = settings.model_path(pool)
-    assert path is not None
-    files = _files(path, folder=pool.engine.id in FOLDERS)
+    compared = False
+    if is_remote(ref):
+        done, compared = await bring(settings, pool, say)
+        path, files = Path(done.path), [Path(file) for file in done.files]
+        name = shown(ref).rpartition("/")[2]
+    else:
+        local = settings.model_path(pool)
+        assert local is not None, "what is not remote is a path"
+        path, files = local, _files(local, folder=pool.engine.id in FOLDERS)
+        name = path.name
     size = sum(_readable(file) for file in files)
-    if pool.model.digest is not None:
+    if pool.model.digest is not None and not compared:
         wanted = pool.model.digest.removeprefix("sha256:").lower()
         memory = folder(settings) / digests.NAME
         hashed = functools.partial(_sha256, path, files, memory)
@@ -84,7 +93,7 @@ async def stage(settings: Settings, pool: Pool) -> Staged:
                 f"{path} is not the model that model.digest names: it has sha256:{found}, "
                 f"and model.digest is sha256:{wanted}",
             )
-    else:
+    elif pool.model.digest is None and not is_remote(ref):
         log.event(
             "model_not_verified",
             f"{path} is served as it is: without model.digest nobody sees whether it is whole.",
@@ -93,7 +102,34 @@ async def stage(settings: Settings, pool: Pool) -> Staged:
         )
     heads = [file for file in files if file == path or file.suffix in _WEIGHTS]
     head = await trio.to_thread.run_sync(read_head, heads, abandon_on_cancel=True)
-    return Staged(path.name, path, size, head)
+    config = {} if path in files else await trio.to_thread.run_sync(read_config, path)
+    asks = requirements.of(head, config)
+    _tell(pool, name, asks)
+    return Staged(name, path, size, head, asks)
+
+
+def _tell(pool: Pool, name: str, asks: ModelRequirements) -> None:
+    log.event(
+        "model_staged",
+        f"{name} is here: {asks.words}.",
+        pool_id=pool.id,
+        model_id=shown(pool.model.ref),
+        arch=asks.arch,
+        quant=asks.quant,
+        ctx_trained=asks.ctx_trained,
+        layers=asks.layers,
+        weights_bytes=asks.weights_bytes,
+        kv_bytes_per_token=asks.kv_bytes_per_token,
+    )
+    if asks.ctx_trained is not None and pool.ctx > asks.ctx_trained:
+        log.event(
+            "ctx_beyond_training",
+            f"ctx of pool {pool.id} is {pool.ctx}, and {name} was trained for {asks.ctx_trained} "
+            "tokens: beyond them its answers get worse. Lower ctx, or scale positions in "
+            "engine.args.",
+            level="warning",
+            pool_id=pool.id,
+        )
 
 
 def _files(path: Path, *, folder: bool) -> list[Path]:

@@ -130,6 +130,13 @@ PYTHON_H = Need(
     arch=("python",),
 )
 
+REGISTRY = Need(
+    "docker-registry",
+    has_program("docker-registry"),
+    debian=("docker-registry",),
+    arch=("docker-registry",),  # from the AUR
+)
+
 MAKEPKG = Need("makepkg", has_program("makepkg"), debian=("makepkg",), arch=("pacman",))
 PACMAN = Need(
     "pacman",
@@ -155,7 +162,7 @@ PACKAGING = (MAKEPKG, PACMAN, FAKEROOT)
 MANUAL = (GROFF, ZSH, FISH)
 EVERYTHING = (
     *(*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *TRITON),
-    *(*FAKE_NVML, *BUS, *PACKAGING, *MANUAL),
+    *(*FAKE_NVML, *BUS, *PACKAGING, REGISTRY, *MANUAL),
 )
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Final
 
 from orchd.wire import codec
-from tools.bench import admission, calibration, cancel, core, dialects, page, relay, standing
+from tools.bench import (
+    admission,
+    calibration,
+    cancel,
+    core,
+    dialects,
+    page,
+    relay,
+    staging,
+    standing,
+)
 from tools.bench.figures import Figure, markdown
 
 MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
@@ -27,6 +37,7 @@ MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
     "curve": core.curve,
     "crowd": core.crowd,
     "predictions": calibration.predictions,
+    "staging": staging.staging,
 }
 
 
