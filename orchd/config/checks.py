@@ -14,6 +14,7 @@ from typing import Final
 import attrs
 
 from orchd.config.devices import Backend
+from orchd.config.modes import check_mode
 from orchd.config.pool import ENGINES, LLAMACPP, MOCK, Engine, Mode, Pool, is_file_ref
 from orchd.config.schema import File, parse_bind
 from orchd.config.serving import Sse
@@ -63,6 +64,7 @@ def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
         yield from _limits(pool, path)
         yield from _workloads(pool, path)
         yield from _provisioning(pool, f"{path}.provisioning")
+        yield from check_mode(pool, f"{path}.provisioning")
         yield from _model(pool, f"{path}.model")
         yield from _sockets(pool, path, run_dir)
         yield from _read_paths(pool, path)
@@ -218,10 +220,10 @@ def _workloads(pool: Pool, path: str) -> Iterator[Fault]:
 
 def _provisioning(pool: Pool, path: str) -> Iterator[Fault]:
     how = pool.provisioning
-    if how.mode is Mode.EXTERNAL:
+    if pool.mode is Mode.EXTERNAL:
         yield from _external(how.url, f"{path}.url")
         if how.command is not None:
-            yield Fault(f"{path}.command", "is only for modes binary and package")
+            yield Fault(f"{path}.command", "is not for mode external: it runs already")
         if pool.engine.args:
             yield Fault(f"{path[: -len('.provisioning')]}.engine.args", _NOT_STARTED)
         return

@@ -35,13 +35,7 @@ _ENVIRONMENT: Final = {
     "state_dir": "ORCHD_STATE_DIR",
     "run_dir": "ORCHD_RUN_DIR",
 }
-_LATER: Final = {
-    "mode": ("source", "container"),
-}
-_LATER_KEYS: Final = {
-    "allow_binary_downloads", "allow_package_installs", "container", "policy", "source",
-    "trust_proxy_auth",
-}  # fmt: skip
+_LATER_KEYS: Final = {"policy"}
 
 
 def load(
@@ -251,9 +245,6 @@ def _section(path: str) -> str:
 def _explained(fault: Fault) -> str:
     """Return the fault's message with a hint where we know what was meant."""
     message, key = fault.message, fault.path.rpartition(".")[2]
-    for later in _LATER.get(key, ()):
-        if message.endswith(f"not '{later}'"):
-            return f"{message} ({later} comes with a later version)"
     if message.startswith(_UNKNOWN_KEY):
         if key in _LATER_KEYS:
             return f"comes with a later version; {message}"

@@ -10,6 +10,7 @@ from typing import Final
 
 from attrs import frozen
 
+from orchd.config.provisioning import Binary, Container, Package, Source
 from orchd.wire import ids
 from orchd.wire.ids import (
     Count,
@@ -33,8 +34,19 @@ class Mode(enum.StrEnum):
     """How an engine comes to run."""
 
     EXTERNAL = "external"
-    BINARY = "binary"
+    SOURCE = "source"
+    CONTAINER = "container"
     PACKAGE = "package"
+    BINARY = "binary"
+
+
+_MODES: Final = {
+    LLAMACPP: Mode.SOURCE,
+    EngineId("vllm"): Mode.CONTAINER,
+    EngineId("tgi"): Mode.CONTAINER,
+    EngineId("triton"): Mode.CONTAINER,
+    EngineId("openai"): Mode.EXTERNAL,
+}
 
 
 @frozen(kw_only=True)
@@ -128,14 +140,26 @@ class Watchdog:
 class Provisioning:
     """How the engine comes to run."""
 
-    mode: Mode = Mode.BINARY
-    """external: it runs already. binary, package: poolmgr starts `command` as its child."""
+    mode: Mode | None = None
+    """external: it runs already. source, container, package, binary: `orchctl provision` brings it,
+    and poolmgr starts it. Without it: binary where there is a command; llamacpp source; vllm, tgi
+    and triton container; openai external."""
     url: str | None = None
     """external: unix:/path/to.sock or http://127.0.0.1:PORT of the running engine."""
     gpu_attested: bool = False
     """external: the operator's word that it runs on the GPU where NVML cannot show it."""
     command: tuple[str, ...] | None = None
-    """binary, package: the program and its first arguments; llamacpp: ["llama-server"]."""
+    """The program and its first arguments. package, binary: here, or in what was brought; llamacpp:
+    ["llama-server"]. container: in the image, in the place of what it would run by itself."""
+    source: Source = Source()
+    container: Container = Container()
+    package: Package = Package()
+    binary: Binary = Binary()
+    allow_package_installs: bool = False
+    """Let `orchctl provision` install packages (pacman, an AUR helper). Else it says the command to
+    run."""
+    allow_binary_downloads: bool = False
+    """Let `orchctl provision` download binary.url."""
 
 
 @frozen(kw_only=True)
@@ -205,9 +229,17 @@ class Pool:
         return tuple(ids.replica_id(self.id, mask) for mask in self.replicas)
 
     @property
+    def mode(self) -> Mode:
+        """Return how its engine comes to run: as said, or the engine's own way [ORCH-3800]."""
+        how = self.provisioning
+        if how.mode is not None:
+            return how.mode
+        return Mode.BINARY if how.command is not None else _MODES.get(self.engine.id, Mode.BINARY)
+
+    @property
     def command(self) -> tuple[str, ...]:
         """Return the engine's program; empty for mock (our own) and for external (it runs)."""
-        if self.provisioning.mode is Mode.EXTERNAL:
+        if self.mode is Mode.EXTERNAL:
             return ()
         default = ("llama-server",) if self.engine.id == LLAMACPP else ()
         return self.provisioning.command or default
@@ -215,4 +247,4 @@ class Pool:
 
 def is_file_ref(pool: Pool) -> bool:
     """Whether `model.ref` has to be a file here: an engine that we start reads it."""
-    return pool.engine.id != MOCK and pool.provisioning.mode is not Mode.EXTERNAL
+    return pool.engine.id != MOCK and pool.mode is not Mode.EXTERNAL

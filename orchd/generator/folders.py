@@ -29,7 +29,7 @@ def _named(settings: Settings, pool: Pool) -> Iterator[str]:
     model = settings.model_path(pool)
     if model is not None:
         yield _around(PurePosixPath(model))
-    if pool.provisioning.mode is not Mode.EXTERNAL:
+    if pool.mode is not Mode.EXTERNAL:
         for word in (*pool.command, *pool.engine.args):
             path = PurePosixPath(word.partition("=")[2] if word.startswith("-") else word)
             if path.is_absolute():

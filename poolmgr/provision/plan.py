@@ -52,7 +52,7 @@ def plan(
     """
     how = pool.provisioning
     check_profile(pool, adapter)
-    if how.mode is Mode.EXTERNAL:
+    if pool.mode is Mode.EXTERNAL:
         assert how.url is not None, "configuration has checked it"
         return Plan(target=Target.parse(how.url), argv=None, env={}, socket=None, need=None)
     if pool.engine.id == MOCK and how.command is None:
