@@ -3,14 +3,14 @@
 SHELL := /bin/sh
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help demo check test setup specs clean bench
+.PHONY: help demo check test test-vllm setup specs clean bench
 
 PY := .venv/bin/python
 # An order that fails early: types take longest, so their worker starts first.
 PYTEST := $(PY) -m pytest -q -n 2 --dist worksteal
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: setup ## three agents share two simulated GPUs, through the public API (under 10 s)
 	@$(PY) -m tools.demo
@@ -21,6 +21,9 @@ check: setup ## the quick tier: style, types, layers and all fast tests (under a
 test: setup ## everything: also real engines, and a booted systemd where this runs as root
 	@$(PY) -m tests.lab.setup || true # what is missing is skipped, and told at the end
 	@$(PYTEST)
+
+test-vllm: setup ## the cases of every engine against the real vLLM too (installs 3.5 GB once; ten minutes)
+	@ORCHD_TEST_VLLM=1 $(PY) -m pytest -q tests/engines/test_every_engine.py -k vllm
 
 setup: ## make .venv, when it is missing or pyproject.toml has changed
 	@tools/bootstrap.sh

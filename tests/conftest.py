@@ -70,10 +70,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     write(f"skipped: {len(skipped)}" + (", by reason:" if skipped else ""))
     for reason, count in reasons.most_common():
         write(f"  {count:4d}  {reason}")
+    for name, line in _measured(terminalreporter):
+        write(f"{name}: {line}")
     if not has_gpu():
         write("not proven here: no GPU:")
         for sentence in NEEDS_A_GPU:
             write(f"  - {sentence}")
+
+
+def _measured(terminalreporter: pytest.TerminalReporter) -> list[tuple[str, object]]:
+    """What tests that passed have recorded of themselves (`record_property`)."""
+    passed = terminalreporter.stats.get("passed", [])
+    return [found for report in passed for found in report.user_properties]
 
 
 def _reason(report: pytest.TestReport) -> str:

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import attrs
-
 from orchd.config.devices import Backend
+from orchd.config.engines import MAX_SOCKET_PATH, check_engine
 from orchd.config.modes import check_mode
-from orchd.config.pool import ENGINES, LLAMACPP, MOCK, Engine, Mode, Pool, is_file_ref
+from orchd.config.pool import ENGINES, MOCK, Engine, Pool, is_file_ref
 from orchd.config.schema import File, parse_bind
 from orchd.config.serving import Sse
 from orchd.wire import ids
@@ -23,9 +22,6 @@ from orchd.wire.codec import Fault
 from orchd.wire.errors import TABLE, Kind
 from orchd.wire.results import MAX_NUMBERS
 
-_MOCK_ONLY: Final = (
-    *("tokens_per_s", "first_token_ms", "embedding_dim", "vram_mb", "kv_bytes_per_token", "faults"),
-)
 _FIXED: Final = ("channel_cap",)
 """Keys of the contract that have one value yet: what has no effect is not accepted."""
 MAX_MICROBATCH_MS: Final = 50  # 20 writes a second: slower is seen as stutter
@@ -33,13 +29,10 @@ MIN_NARRATION_MS: Final = 250  # how often streams are looked at (edge/app.py, P
 MAX_NARRATION_MS: Final = 3_600_000
 _ORIGIN: Final = re.compile(r"https?://(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::[1-9]\d{0,4})?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_HTTP = re.compile(r"http://(127\.\d{1,3}\.\d{1,3}\.\d{1,3}|localhost|\[::1\]):(\d{1,5})/?")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _FETCHED = ("hf:", "https:", "http:", "s3:", "oci:")
 _UNIT_PATH: Final = re.compile(r"""/[^\x00-\x1f\x7f"'\\:]*""")
 MIN_IDLE_MS: Final = 1000
-MAX_SOCKET_PATH: Final = 107
-"""Bytes: sun_path of sockaddr_un without its zero (unix(7))."""
 
 
 def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
@@ -62,8 +55,8 @@ def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
         yield from _engine(pool.engine, f"{path}.engine")
         yield from _replicas(file, pool, path)
         yield from _limits(pool, path)
-        yield from _workloads(pool, path)
-        yield from _provisioning(pool, f"{path}.provisioning")
+        yield from _embedding(pool, path)
+        yield from check_engine(pool, path)
         yield from check_mode(pool, f"{path}.provisioning")
         yield from _model(pool, f"{path}.model")
         yield from _sockets(pool, path, run_dir)
@@ -150,12 +143,6 @@ def _engine(engine: Engine, path: str) -> Iterator[Fault]:
             f"must be one of {', '.join(ENGINES)}, not {engine.id!r}; others come with a later "
             "version",
         )
-    if engine.id == MOCK:
-        return
-    defaults = {each.name: each.default for each in attrs.fields(Engine)}
-    for name in _MOCK_ONLY:
-        if getattr(engine, name) != defaults[name]:
-            yield Fault(f"{path}.{name}", "is only for engine mock")
 
 
 def _replicas(file: File, pool: Pool, path: str) -> Iterator[Fault]:
@@ -204,57 +191,9 @@ def _limits(pool: Pool, path: str) -> Iterator[Fault]:
         )
 
 
-def _workloads(pool: Pool, path: str) -> Iterator[Fault]:
-    named = pool.workloads
-    if not named or len(set(named)) < len(named):
-        yield Fault(f"{path}.workloads", "must name each workload once, and at least one")
-    elif pool.engine.id == LLAMACPP and len(named) > 1:
-        yield Fault(
-            f"{path}.workloads",
-            f"must be one workload for llamacpp, not {', '.join(named)}: llama-server is started "
-            "for completions, for embeddings or for reranking; make a pool for each",
-        )
+def _embedding(pool: Pool, path: str) -> Iterator[Fault]:
     if pool.engine.id == MOCK and pool.engine.embedding_dim > MAX_NUMBERS:
         yield Fault(f"{path}.engine.embedding_dim", f"must be at most {MAX_NUMBERS}")
-
-
-def _provisioning(pool: Pool, path: str) -> Iterator[Fault]:
-    how = pool.provisioning
-    if pool.mode is Mode.EXTERNAL:
-        yield from _external(how.url, f"{path}.url")
-        if how.command is not None:
-            yield Fault(f"{path}.command", "is not for mode external: it runs already")
-        if pool.engine.args:
-            yield Fault(f"{path[: -len('.provisioning')]}.engine.args", _NOT_STARTED)
-        return
-    if how.url is not None:
-        yield Fault(f"{path}.url", "is only for mode external")
-    if how.gpu_attested:
-        yield Fault(
-            f"{path}.gpu_attested",
-            "is only for mode external: an engine that poolmgr starts is verified through NVML",
-        )
-    if how.command is not None and (not how.command or not how.command[0]):
-        yield Fault(f"{path}.command", 'must name a program, such as ["llama-server"]')
-
-
-_NOT_STARTED = "must be empty for mode external: poolmgr does not start that engine"
-
-
-def _external(url: str | None, path: str) -> Iterator[Fault]:
-    form = "unix:/path/to.sock or http://127.0.0.1:PORT"
-    if url is None:
-        yield Fault(path, f"is required for mode external: {form}")
-    elif url.startswith("unix:"):
-        socket = url.removeprefix("unix:")
-        if not socket.startswith("/"):
-            yield Fault(path, f"must be {form}, not {url!r}")
-        elif len(socket.encode()) > MAX_SOCKET_PATH:
-            yield Fault(path, f"must have a path of at most {MAX_SOCKET_PATH} bytes")
-    else:
-        match = _HTTP.fullmatch(url)
-        if match is None or not 0 < int(match[2]) < 65536:
-            yield Fault(path, f"must be {form}, not {url!r}")
 
 
 def _model(pool: Pool, path: str) -> Iterator[Fault]:
@@ -264,13 +203,12 @@ def _model(pool: Pool, path: str) -> Iterator[Fault]:
     if model.cache_dir is not None:
         later = "has no use yet: fetching models comes with a later version"
         yield Fault(f"{path}.cache_dir", later)
-    if pool.engine.id != LLAMACPP or not is_file_ref(pool):
+    if not is_file_ref(pool):
         return
     if model.ref.startswith(_FETCHED):
         yield Fault(
             f"{path}.ref",
-            "must be file:/path/to/model.gguf or a path; fetching models comes with a later "
-            "version",
+            "must be file:/path/to/the/model or a path; fetching models comes with a later version",
         )
     elif not model.ref.removeprefix("file:"):
         yield Fault(f"{path}.ref", "must have a path after file:")

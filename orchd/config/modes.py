@@ -9,16 +9,15 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from orchd.config.pool import LLAMACPP, MOCK, Mode, Pool, Provisioning
+from orchd.config.pool import LLAMACPP, MOCK, TGI, TRITON, VLLM, Mode, Pool, Provisioning
 from orchd.config.provisioning import Build
 from orchd.wire.codec import Fault
-from orchd.wire.ids import EngineId
 
 IMAGES: Final = {
     LLAMACPP: "ghcr.io/ggml-org/llama.cpp",
-    EngineId("vllm"): "docker.io/vllm/vllm-openai",
-    EngineId("tgi"): "ghcr.io/huggingface/text-generation-inference",
-    EngineId("triton"): "nvcr.io/nvidia/tritonserver",
+    VLLM: "docker.io/vllm/vllm-openai",
+    TGI: "ghcr.io/huggingface/text-generation-inference",
+    TRITON: "nvcr.io/nvidia/tritonserver",
 }
 """What the engines' makers publish."""
 PACKAGES: Final = {LLAMACPP: "llama.cpp-cuda"}

@@ -27,7 +27,17 @@ from orchd.wire.shapes import Workload
 
 MOCK: Final = EngineId("mock")
 LLAMACPP: Final = EngineId("llamacpp")
-ENGINES: Final = (MOCK, LLAMACPP)
+VLLM: Final = EngineId("vllm")
+TGI: Final = EngineId("tgi")
+TRITON: Final = EngineId("triton")
+OPENAI: Final = EngineId("openai")
+ENGINES: Final = (MOCK, LLAMACPP, VLLM, TGI, TRITON, OPENAI)
+_PROGRAMS: Final = {
+    LLAMACPP: ("llama-server",),
+    VLLM: ("vllm", "serve"),
+    TRITON: ("tritonserver",),
+}
+"""What `provisioning.command` is without being said."""
 
 
 class Mode(enum.StrEnum):
@@ -42,11 +52,20 @@ class Mode(enum.StrEnum):
 
 _MODES: Final = {
     LLAMACPP: Mode.SOURCE,
-    EngineId("vllm"): Mode.CONTAINER,
-    EngineId("tgi"): Mode.CONTAINER,
-    EngineId("triton"): Mode.CONTAINER,
-    EngineId("openai"): Mode.EXTERNAL,
+    VLLM: Mode.CONTAINER,
+    TGI: Mode.CONTAINER,
+    TRITON: Mode.CONTAINER,
+    OPENAI: Mode.EXTERNAL,
 }
+
+
+class Api(enum.StrEnum):
+    """How an engine that can be asked in several ways is asked."""
+
+    COMPLETIONS = "completions"
+    CHAT = "chat"
+    HTTP = "http"
+    GRPC = "grpc"
 
 
 @frozen(kw_only=True)
@@ -76,13 +95,21 @@ class Engine:
     """The engine of a pool."""
 
     id: EngineId
-    """mock or llamacpp."""
+    """mock, llamacpp, vllm, tgi, triton, or openai for any server that is compatible with it."""
     version: Text | None = None
     """Pin: a replica whose engine says another version does not become Ready."""
     sampler_profile_version: Text = Text("v1")
     """Name of the sampling defaults; every replica of a pool has the same."""
     args: tuple[str, ...] = ()
     """Further arguments for the engine's command line, after ours."""
+    api: Api | None = None
+    """How it is asked. vllm, openai: completions (the prompt as it is; default) or chat (as the one
+    message of a chat, in the server's template). triton: http (default) or grpc."""
+    served_name: Text | None = None
+    """vllm, triton, openai: the name by which the engine knows the model; without it, model.ref."""
+    api_key: Text | None = None
+    """external: where the key is that the engine asks for: credential:NAME (of LoadCredential=),
+    file:/path or env:NAME."""
     tokens_per_s: NonNegative = NonNegative(50.0)
     """mock: pace of one slot; 0 is as fast as possible."""
     first_token_ms: NonNegative = NonNegative(0.0)
@@ -103,7 +130,8 @@ class Model:
     """The model of a pool."""
 
     ref: Text
-    """file:/path/to/model.gguf, a path (relative: to this file), or for engine mock any name."""
+    """file:/path/to/model.gguf, a path (relative: to this file), or for engine mock any name. vllm:
+    a folder as Hugging Face has them; triton: a model repository; external: what tasks name."""
     digest: Text | None = None
     """sha256:<64 hex digits> that the model file must have."""
     cache_dir: str | None = None
@@ -145,12 +173,21 @@ class Provisioning:
     and poolmgr starts it. Without it: binary where there is a command; llamacpp source; vllm, tgi
     and triton container; openai external."""
     url: str | None = None
-    """external: unix:/path/to.sock or http://127.0.0.1:PORT of the running engine."""
+    """external: unix:/path/to.sock or http://127.0.0.1:PORT of the running engine. openai also
+    https://HOST[:PORT][/v1] of another machine, which then has to be attested."""
+    grpc_url: str | None = None
+    """external, triton with api = "grpc": the same of its gRPC service; url is that of HTTP."""
+    ca: Text | None = None
+    """external, https: PEM file of who is trusted; without it, the system's CAs."""
+    proxy: str | None = None
+    """external, https: http://HOST:PORT of the proxy to go through; none is taken from the
+    environment."""
     gpu_attested: bool = False
     """external: the operator's word that it runs on the GPU where NVML cannot show it."""
     command: tuple[str, ...] | None = None
-    """The program and its first arguments. package, binary: here, or in what was brought; llamacpp:
-    ["llama-server"]. container: in the image, in the place of what it would run by itself."""
+    """The program and its first arguments. package, binary: here, or in what was brought; without
+    it: llamacpp ["llama-server"], vllm ["vllm", "serve"], triton ["tritonserver"]. container: in
+    the image, in the place of what it would run by itself."""
     source: Source = Source()
     container: Container = Container()
     package: Package = Package()
@@ -195,8 +232,8 @@ class Pool:
     devices: DeviceMask | None = None
     """Short for one replica: devices = [0] is replicas = [[0]]. None once loaded."""
     workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
-    """What tasks may ask of it: completion, embedding, rerank. llamacpp: one of them, for which the
-    engine is started."""
+    """What tasks may ask of it: completion, embedding, rerank. llamacpp, vllm: one of them, for
+    which the engine is started; tgi, triton: completion."""
     ctx: Positive
     """Tokens of context that one slot has."""
     slots: Positive = Positive(1)
@@ -241,8 +278,7 @@ class Pool:
         """Return the engine's program; empty for mock (our own) and for external (it runs)."""
         if self.mode is Mode.EXTERNAL:
             return ()
-        default = ("llama-server",) if self.engine.id == LLAMACPP else ()
-        return self.provisioning.command or default
+        return self.provisioning.command or _PROGRAMS.get(self.engine.id, ())
 
 
 def is_file_ref(pool: Pool) -> bool:

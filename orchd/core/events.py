@@ -7,12 +7,13 @@ effects in their order. How the core decides is in the other modules of this roo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from attrs import frozen
 
 from orchd.core.budgets import Left
-from orchd.core.models import ModelCard
+from orchd.core.cards import ModelCard
+from orchd.core.spec import PoolSpec
 from orchd.core.workloads import Longest
 from orchd.wire import link
 from orchd.wire.errors import OrchError
@@ -20,9 +21,6 @@ from orchd.wire.ids import PoolId, ReplicaId, SessionId, TaskId
 from orchd.wire.results import Ready
 from orchd.wire.shapes import Ended, Started, TaskAccepted, TaskRequest
 from orchd.wire.snapshot import Cause, Snapshot
-
-if TYPE_CHECKING:
-    from orchd.core.pool import PoolSpec
 
 CancelReason = Literal["client", "disconnect", "shutdown"]
 Level = Literal["debug", "info", "warning", "error"]

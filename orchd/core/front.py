@@ -25,6 +25,7 @@ from orchd.core import (
     views,
     workers,
 )
+from orchd.core.cards import Models
 from orchd.core.events import (
     Cancel,
     CatalogChanged,
@@ -47,7 +48,8 @@ from orchd.core.events import (
     Tick,
     WakeAt,
 )
-from orchd.core.pool import Pool, PoolSpec
+from orchd.core.pool import Pool
+from orchd.core.spec import PoolSpec
 from orchd.core.task import LEASED
 from orchd.core.telling import tell
 from orchd.core.world import Limits, World
@@ -115,7 +117,7 @@ class Front:
         if isinstance(event, PoolsAdded):
             self.world.add(event.specs)
         else:
-            self.world.models = models.Models(event.cards)
+            self.world.models = Models(event.cards)
 
     def _job(self, event: Progress | JobEnded | JobFailed | JobFreed, now: float) -> list[Effect]:
         world = self.world

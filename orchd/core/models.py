@@ -1,77 +1,22 @@
 """What the catalog means for tasks: which pool serves a cataloged model, and which takes no more.
 
-A table of cards, replaced whole when the catalog changes (CatalogChanged). No IO: where records are
-kept is orchd/catalog's. A task that names a pool's own model_ref costs a few dictionary look-ups
-here, and nothing while the catalog is empty.
+The table of models is cards.py's. A task that names a pool's own model_ref costs a few dictionary
+look-ups here, and nothing while the catalog is empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-from attrs import evolve, frozen
+from attrs import evolve
 
+from orchd.core.cards import ModelCard, Models, what
+from orchd.core.pool import Pool
+from orchd.core.spec import PoolSpec
+from orchd.core.world import World
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Text
 from orchd.wire.shapes import TaskRequest
-
-if TYPE_CHECKING:
-    from orchd.core.pool import Pool, PoolSpec
-    from orchd.core.world import World
-
-
-@frozen
-class ModelCard:
-    """One model of the catalog, as far as tasks are concerned."""
-
-    model_id: str
-    digest: str
-    source: str | None
-    """Where it is, in the form that PoolSpec.model_names has; None: nobody said."""
-    closes_at: float | None = None
-    """From this time on (the clock of `now`) it is Retired; None: Active."""
-    untrusted: str | None = None
-    """Why its file is not what the catalog says; None: nothing is known against it."""
-
-    def closed(self, now: float) -> bool:
-        """Whether it takes no new task."""
-        return self.closes_at is not None and self.closes_at <= now
-
-
-class Models:
-    """The cards, by all that they can be found by."""
-
-    def __init__(self, cards: Iterable[ModelCard] = ()) -> None:
-        self.cards = {card.model_id: card for card in cards}
-        self._by_digest: dict[str, list[ModelCard]] = {}
-        self._by_source: dict[str, list[ModelCard]] = {}
-        for card in self.cards.values():
-            self._by_digest.setdefault(card.digest, []).append(card)
-            for name in {card.model_id, card.source or card.model_id}:
-                self._by_source.setdefault(name, []).append(card)
-
-    def named(self, model_ref: str) -> list[ModelCard]:
-        """Return the cards of an id or a digest; none: it is a reference of another kind."""
-        if model_ref in self.cards:
-            return [self.cards[model_ref]]
-        return self._by_digest.get(model_ref, [])
-
-    def of(self, spec: PoolSpec) -> Iterator[ModelCard]:
-        """Yield the cards of what a pool serves: by its digest where one is configured."""
-        names, digest = _what(spec)
-        if digest is not None:
-            yield from self._by_digest.get(digest, ())
-        else:
-            for name in names:
-                yield from self._by_source.get(name, ())
-
-    def closed(self, spec: PoolSpec, now: float) -> bool:
-        """Whether a pool takes no new task because its model is Retired, under every id it has."""
-        if not self.cards:
-            return False
-        cards = list(self.of(spec))
-        return bool(cards) and all(card.closed(now) for card in cards)
 
 
 def resolved(world: World, request: TaskRequest, now: float) -> TaskRequest:
@@ -129,23 +74,13 @@ def _served(models: Models, card: ModelCard, pools: Iterable[Pool]) -> str | Non
         spec = pool.spec
         if any(each.digest == card.digest for each in models.of(spec)):
             return spec.model_ref
-        names, digest = _what(spec)
+        names, digest = what(spec)
         if digest is not None and card.source in names:
             contradicted = contradicted or spec
     if contradicted is None:
         return None
     why = f"pool {contradicted.pool_id} has it with digest {contradicted.model_digest}"
     raise _untrusted(card.model_id, f"{why}, and the catalog says {card.digest}")
-
-
-def _what(spec: PoolSpec) -> tuple[tuple[str, ...], str | None]:
-    """Return what a pool's model is called, and its digest where that is configured.
-
-    A pool that was reloaded with another model has that model's reference, and no digest.
-    """
-    if spec.model_ref in spec.model_names:
-        return spec.model_names, spec.model_digest
-    return (spec.model_ref,), None
 
 
 def _deprecated(model_ref: str) -> OrchError:
@@ -157,11 +92,3 @@ def _untrusted(model_ref: str, why: str) -> OrchError:
     return OrchError(
         Kind.UNTRUSTED_ARTIFACT, f"$.model_ref: {model_ref}: {why}", path="$.model_ref"
     )
-
-
-def states(models: Models, now: float) -> dict[tuple[str, ...], float]:
-    """Return the gauge model_state: 1 for the state that each model is in."""
-    return {
-        (card.model_id, "Retired" if card.closed(now) else "Active"): 1.0
-        for card in models.cards.values()
-    }

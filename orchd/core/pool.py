@@ -1,58 +1,25 @@
-"""One pool as orchd sees it: what was configured, its set of replicas, and what it has learned.
+"""One pool as orchd sees it: its set of replicas, its queue, and what it has learned.
 
-What one replica is, is replica.py's; queues are in queue.py, the choice among replicas in
-placement.py.
+What was configured is spec.py's, what one replica is, replica.py's; queues are in queue.py, the
+choice among replicas in placement.py.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from attrs import define, field, frozen
+from attrs import define, field
 
 from orchd.core import predict
-from orchd.core.budgets import FREE, Price
 from orchd.core.fifo import Backlog
 from orchd.core.forecast import Forecast, Outlook
 from orchd.core.queue import PoolQueue
+from orchd.core.reloading import SetReload
 from orchd.core.replica import Pins, Replica, pins_of
+from orchd.core.spec import PoolSpec
 from orchd.core.version import Version, bump
-from orchd.core.watchdog import Watchdog
-from orchd.wire.ids import DeviceMask, EngineId, PoolId, ReplicaId
+from orchd.wire.ids import DeviceMask, ReplicaId
 from orchd.wire.policy import FullPolicy
 from orchd.wire.shapes import Priority
 from orchd.wire.snapshot import Cause
-
-if TYPE_CHECKING:
-    from orchd.core.reload import SetReload
-
-
-@frozen(kw_only=True)
-class PoolSpec:
-    """What the configuration says of a pool."""
-
-    pool_id: PoolId
-    engine: EngineId
-    model_ref: str
-    ctx: int
-    """Tokens of context that one task may ask for."""
-    max_tokens: int
-    slots: int
-    """Of each replica, as configured; what a replica really has is in its snapshot."""
-    replica_ids: tuple[ReplicaId, ...]
-    queue_interactive: int
-    """Tasks that may wait."""
-    queue_batch: int
-    sampler_profile_version: str
-    model_names: tuple[str, ...] = ()
-    """All that the model's place is called: for the catalog, which may have it in another form."""
-    model_digest: str | None = None
-    """`sha256:<hex>` that the model's file must have, where that is configured."""
-    price: Price = FREE
-    full_policy: FullPolicy = FullPolicy.REJECT
-    batch_after: int = 16
-    """Interactive starts after which the oldest batch task is next."""
-    watchdog: Watchdog = Watchdog()
 
 
 @define(kw_only=True, eq=False)

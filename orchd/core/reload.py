@@ -8,57 +8,23 @@ loads a model, and falls back by itself, is poolmgr's.
 
 from __future__ import annotations
 
-import enum
 from typing import Final
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve
 
 from orchd.core import admission, endings, notes
 from orchd.core.events import AskReload, Effect
 from orchd.core.pool import Pool
+from orchd.core.reloading import Asked, SetReload, Stage
 from orchd.core.replica import Replica
 from orchd.core.world import World
 from orchd.wire.control import model_ref_fault
 from orchd.wire.errors import TABLE, Kind, OrchError
-from orchd.wire.ids import ReplicaId
 from orchd.wire.snapshot import Cause, Outcome, Phase, Snapshot
 
 STAGE_S: Final = 30 * 60.0
 """For one replica to load a model or to come back: poolmgr itself gives up after 25 minutes."""
 MAY_RELOAD: Final = frozenset({Phase.READY, Phase.EMPTYING, Phase.DRAINED})
-
-
-class Stage(enum.StrEnum):
-    """How far a set's reload is."""
-
-    TRYING = "trying"
-    FOLLOWING = "following"
-    BACK = "back"
-
-
-@frozen
-class Asked:
-    """What a replica was asked for, and what it was before: an older answer is not this one's."""
-
-    model_ref: str
-    instance: str | None
-    number: int
-
-
-@define(kw_only=True)
-class SetReload:
-    """The reload that a pool is in."""
-
-    target: str
-    back_to: str
-    stage: Stage = Stage.TRYING
-    to_follow: tuple[ReplicaId, ...]
-    asked: dict[ReplicaId, Asked] = field(factory=dict)
-    """Those that are at it."""
-    changed: set[ReplicaId] = field(factory=set)
-    """Those that have the new model."""
-    cause: Cause | None = None
-    """Why it failed."""
 
 
 def begin(world: World, pool: Pool, model_ref: str, now: float) -> list[Effect]:

@@ -8,22 +8,19 @@ the past. The set that a replica belongs to is pool.py's, the choice among them 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from attrs import Factory, define, field, frozen, setters
 
 from orchd.core import predict
 from orchd.core.forecast import Forecast
 from orchd.core.placement import ReplicaFacts
+from orchd.core.spec import PoolSpec
 from orchd.core.task import LEAVING, Life, Task
 from orchd.core.version import Version, bump
 from orchd.wire.control import WorkerRegistration
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, ReplicaId, TaskId, parse_replica_id
 from orchd.wire.snapshot import FRESH_S, Cause, Snapshot
-
-if TYPE_CHECKING:
-    from orchd.core.pool import PoolSpec
 
 
 @frozen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from orchd.core import models, reach, turns, wishes
+from orchd.core import cards, reach, turns, wishes
 from orchd.core.admission import why_unready
 from orchd.core.forecast import Outlook
 from orchd.core.pool import Pool
@@ -295,7 +295,7 @@ def gauges(world: World, now: float) -> dict[str, Values]:
         "kv_cache_usage_ratio": kv_ratio,
         "gpu_utilization": utilization,
         "vram_used_bytes": vram,
-        "model_state": models.states(world.models, now),
+        "model_state": cards.states(world.models, now),
         "sessions_active": {(): len(world.sessions.known)},
         "placement_candidates_considered": {(): world.tally.candidates_considered},
     }

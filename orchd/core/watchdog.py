@@ -1,30 +1,15 @@
 """How long a job may run, and how long it may be silent [OC-CORE-1022].
 
-Pure questions about one running task; runs.py sets the timer and takes the task from its replica.
-An engine's own silence is watched by its poolmgr too, with the same limits (poolmgr/edge/jobs.py).
+The limits are the configuration's (spec.py). Pure questions about one running task; runs.py sets
+the timer and takes the task from its replica. An engine's own silence is watched by its poolmgr
+too, with the same limits (poolmgr/edge/jobs.py).
 """
 
 from __future__ import annotations
 
-from attrs import frozen
-
+from orchd.core.spec import Watchdog
 from orchd.core.task import Life, Task
 from orchd.wire.errors import Kind, OrchError
-
-
-@frozen(kw_only=True)
-class Watchdog:
-    """The limits of a pool, in seconds. The defaults end nothing that still works."""
-
-    first_token_s: float = 600.0
-    """From OPEN to the first token: 100,000 tokens of prompt at 170/s. An embedding puts out no
-    token, so it is the bound of the whole job."""
-    idle_s: float = 60.0
-    """From a token to the next: at the slowest useful pace (1 token/s) 60 would have come."""
-    wall_s: float = 86_400.0
-    """From OPEN to the end: 131,072 tokens at 2/s end before."""
-    enforce_deadline: bool = True
-    """End a job when the task's deadline passes; else it goes on, late."""
 
 
 def due_at(dog: Watchdog, task: Task) -> float:

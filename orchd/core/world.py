@@ -14,11 +14,12 @@ from attrs import frozen
 
 from orchd.core.affinity import Affinity
 from orchd.core.budgets import UNBOUNDED, Budget
+from orchd.core.cards import Models
 from orchd.core.decisions import Decisions
-from orchd.core.models import Models
-from orchd.core.pool import Pool, PoolSpec
+from orchd.core.pool import Pool
 from orchd.core.replica import Replica
 from orchd.core.sessions import Sessions
+from orchd.core.spec import PoolSpec
 from orchd.core.tally import Tally
 from orchd.core.task import Task
 from orchd.core.throttle import Rates, Throttle

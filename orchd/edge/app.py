@@ -44,8 +44,7 @@ from orchd.core.events import (
     WakeAt,
 )
 from orchd.core.front import Front
-from orchd.core.pool import PoolSpec
-from orchd.core.watchdog import Watchdog
+from orchd.core.spec import PoolSpec, Watchdog
 from orchd.edge import limits
 from orchd.edge.artifacts import Registry
 from orchd.edge.catalog import Catalog

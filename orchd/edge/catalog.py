@@ -18,8 +18,8 @@ from orchd.catalog import locate, models
 from orchd.catalog.files import Folder
 from orchd.catalog.models import Models
 from orchd.catalog.shelf import Shelf
+from orchd.core.cards import ModelCard
 from orchd.core.events import CatalogChanged
-from orchd.core.models import ModelCard
 from orchd.edge.disk import Disk, Turn, tell_spoiled
 from orchd.kit import log
 from orchd.wire.catalog import (

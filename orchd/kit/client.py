@@ -1,24 +1,25 @@
 """The HTTP/1.1 client of both daemons and the tool: one peer, kept-alive connections, streams.
 
 h11 reads the answer's head; requests are written, and bodies framed, by hand (heads.py, chunks.py).
-Nothing here logs or retries, but for a kept-alive connection that turned out dead.
+Nothing here logs. Asking again is retry.py's, and never for a stream: there only a kept-alive
+connection that turned out dead is replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Iterator, Mapping
+import math
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Final
 
 import h11
 import trio
-from attrs import frozen
 
-from orchd.kit import heads
-from orchd.kit.incoming import Incoming, PeerError, headers_of
+from orchd.kit import heads, retry
+from orchd.kit.incoming import Answer, Incoming, PeerError, headers_of
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.kit.redact import redact
 from orchd.kit.target import Target
@@ -27,17 +28,9 @@ __all__ = ["Answer", "Client", "Incoming", "PeerError", "Target"]
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 MAX_HEAD: Final = 64 << 10
+Gate = Callable[[Target, str, str], None]
+"""Where every request to another machine passes: target, method, path."""
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # RFC 9110, 9.2.2
-
-
-@frozen
-class Answer:
-    """A whole answer."""
-
-    status: int
-    headers: dict[str, str]
-    """Names in lower case; a header given twice is joined with `, `."""
-    body: bytes
 
 
 class _DeadConnectionError(Exception):
@@ -47,10 +40,22 @@ class _DeadConnectionError(Exception):
 class Client:
     """Requests to one target. Holds at most `max_idle` connections that nobody uses."""
 
-    def __init__(self, target: Target, *, token: str | None = None, max_idle: int = 8) -> None:
-        """`token`, if any, goes out as a bearer token with every request."""
+    def __init__(
+        self,
+        target: Target,
+        *,
+        token: str | None = None,
+        max_idle: int = 8,
+        connect_s: float | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        """`token`, if any, goes out as a bearer token with every request. `connect_s` bounds the
+        wait for a connection: name, proxy and TLS included; None: the call's own deadline does.
+        `gate` is asked before anything is sent, and raises to forbid it."""
         self.target = target
         self._max_idle = max_idle
+        self._connect_s = connect_s
+        self._gate = gate
         self._idle: list[Pipe] = []
         self._standing = [("Host", target.authority)]
         if token is not None:
@@ -65,28 +70,48 @@ class Client:
         headers: Mapping[str, str] = NO_HEADERS,
         deadline_s: float = 10.0,
         max_body: int = 16 << 20,
+        attempts: int = 1,
+        repeatable: bool = False,
     ) -> Answer:
         """Return the whole answer, whatever its status. Raises PeerError.
 
-        `max_body` bounds the answer's body in bytes.
+        `max_body` bounds the answer's body in bytes. With `attempts` a call that failed for a
+        reason that may pass is sent again, all within `deadline_s`; only one that changes nothing:
+        by its method, or because the caller says so with `repeatable`. Raises ValueError otherwise.
         """
+        repeatable = repeatable or method in IDEMPOTENT
+        if attempts > 1 and not repeatable:
+            raise ValueError(f"{method} {path} may not be sent twice")
+
+        async def once() -> Answer:
+            return await self._request_once(method, path, body, headers, max_body, repeatable)
+
         with self._deadline(deadline_s):
-            pipe, incoming = await self._exchange(
-                method, path, body, headers, None, method in IDEMPOTENT
-            )
-            try:
-                parts: list[bytes] = []
-                size = 0
-                while data := await incoming.read_some():
-                    parts.append(data)
-                    size += len(data)
-                    if size > max_body:
-                        raise PeerError(self.target, "receive", f"answers over {max_body} bytes")
-            except BaseException:
-                pipe.close()
-                raise
-            self._give_back(pipe, incoming)
-            return Answer(incoming.status, incoming.headers, b"".join(parts))
+            return await retry.persist(once, attempts)
+
+    async def _request_once(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        max_body: int,
+        repeatable: bool,
+    ) -> Answer:
+        pipe, incoming = await self._exchange(method, path, body, headers, None, repeatable)
+        try:
+            parts: list[bytes] = []
+            size = 0
+            while data := await incoming.read_some():
+                parts.append(data)
+                size += len(data)
+                if size > max_body:
+                    raise PeerError(self.target, "receive", f"answers over {max_body} bytes")
+        except BaseException:
+            pipe.close()
+            raise
+        self._give_back(pipe, incoming)
+        return Answer(incoming.status, incoming.headers, b"".join(parts))
 
     def open(
         self,
@@ -181,6 +206,8 @@ class Client:
         repeatable: bool,
     ) -> tuple[Pipe, Incoming]:
         """Send the request and return with the head of its answer."""
+        if self._gate is not None:
+            self._gate(self.target, method, path)
         kept = self._take_idle()
         while True:
             pipe = kept or await self._connect()
@@ -252,8 +279,12 @@ class Client:
         return head + body if body else head
 
     async def _connect(self) -> Pipe:
+        limit = math.inf if self._connect_s is None else self._connect_s
         try:
-            return await self.target.connect()
+            with trio.fail_after(limit):
+                return await self.target.connect()
+        except trio.TooSlowError:
+            raise PeerError(self.target, "connect", f"no connection within {limit:g} s") from None
         except OSError as exc:
             why = redact(f"cannot connect: {exc.strerror or exc}")
             raise PeerError(self.target, "connect", why) from exc

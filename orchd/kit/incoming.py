@@ -1,4 +1,4 @@
-"""The answer of a peer while its body comes: framing by hand (chunks.py), no h11 for each read.
+"""The answer of a peer, whole or as it comes: framing by hand (chunks.py), no h11 for each read.
 
 Asking is client.py's.
 """
@@ -9,6 +9,7 @@ from typing import Literal
 
 import h11
 import trio
+from attrs import frozen
 
 from orchd.kit.chunks import BadChunk, ChunkDecoder
 from orchd.kit.pipe import Pipe, PipeClosed
@@ -25,6 +26,16 @@ class PeerError(Exception):
         self.target = target
         self.phase = phase
         self.why = why
+
+
+@frozen
+class Answer:
+    """A whole answer."""
+
+    status: int
+    headers: dict[str, str]
+    """Names in lower case; a header given twice is joined with `, `."""
+    body: bytes
 
 
 class Incoming:

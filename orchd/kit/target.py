@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import re
 import socket
@@ -31,6 +32,8 @@ class Target:
     """TLS on the TCP address: its certificate is verified, against `ca` where that is given."""
     ca: Path | None = None
     """PEM file of who is trusted: a CA, or the server's own certificate. None: the system's."""
+    proxy: Target | None = None
+    """The HTTP proxy that carries the connection to the TCP address. None: there is none."""
 
     def __str__(self) -> str:
         if self.path is not None:
@@ -42,6 +45,16 @@ class Target:
     def authority(self) -> str:
         """The Host header."""
         return "localhost" if self.path is not None else str(self).partition("://")[2]
+
+    @property
+    def local(self) -> bool:
+        """Whether it is this machine: a unix socket, a loopback address or `localhost`."""
+        if self.path is not None or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     @classmethod
     def unix(cls, path: Path) -> Target:
@@ -67,6 +80,8 @@ class Target:
         """Return a connection. The deadline is the caller's. Raises OSError."""
         if self.path is not None:
             return await _connect_unix(str(self.path))
+        if self.proxy is not None:
+            return await self._through(self.proxy)
         found = await trio.socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         failure: OSError | None = None
         for family, kind, protocol, _name, address in found:
@@ -77,6 +92,18 @@ class Target:
             except OSError as exc:
                 failure = exc
         raise failure or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+
+    async def _through(self, proxy: Target) -> Pipe:
+        from orchd.kit import tunnel  # only who has a proxy needs it
+
+        pipe = await proxy.connect()
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        try:
+            await tunnel.through(pipe, f"{host}:{self.port}")
+        except BaseException:
+            pipe.close()
+            raise
+        return await self._secured(pipe) if self.tls else pipe
 
     async def _secured(self, pipe: Pipe) -> Pipe:
         from orchd.kit import tls  # 10 ms that no local client needs

@@ -41,6 +41,8 @@ class EngineEntry:
     image: ImageIdentity | None = None
     runtime: Text | None = None
     """Absolute path of podman or docker, which has the image."""
+    run_args: tuple[str, ...] = ()
+    """What this machine's runtime needs to be told at each run."""
     log: Text | None = None
     """Absolute path of what the tools said."""
     created_ms: Count
@@ -58,6 +60,9 @@ class PreparedEngine:
     mode: Text
     entry: Text
     """The program, or the image."""
+    runtime: Text | None = None
+    run_args: tuple[str, ...] = ()
+    """Of an image: what runs it, and what that needs to be told."""
     args: tuple[str, ...] = ()
     """Behind the program, before the adapter's own."""
     env: Mapping[str, str] = field(factory=dict)
@@ -77,6 +82,8 @@ def prepared(entry: EngineEntry, args: tuple[str, ...], workdir: str) -> Prepare
         flags=entry.build_flags,
         mode=entry.mode,
         entry=entry.artifacts[0],
+        runtime=entry.runtime,
+        run_args=entry.run_args,
         args=args,
         workdir=Text(workdir),
         engine_catalog_id=entry.id,

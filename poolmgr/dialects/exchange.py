@@ -38,6 +38,16 @@ class Call:
     path: str
     body: bytes = field(default=b"", repr=False)
     headers: tuple[tuple[str, str], ...] = ()
+    repeatable: bool = False
+    """A POST that changes nothing: it may be sent again, as any GET may."""
+
+
+@frozen
+class Reply:
+    """A whole answer to a call."""
+
+    status: int
+    body: bytes = field(repr=False)
 
 
 @frozen(kw_only=True)

@@ -7,7 +7,6 @@ so the counts are taken from `tokens_predicted`. What an adapter makes of it is 
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final, cast
 
 import orjson
@@ -17,6 +16,7 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.shapes import FinishReason
 from poolmgr.dialects import llama_errors
 from poolmgr.dialects.exchange import Broken, Event, Finished, Job, Pieces
+from poolmgr.dialects.json_events import sound
 
 SAMPLERS: Final[dict[str, dict[str, Any]]] = {
     "v1": {
@@ -42,9 +42,6 @@ _LAST_FIELDS = ("content", "stop", "stop_type", "truncated", "tokens_predicted",
 _HEAD = b'data: {"index":0,"content":"'
 _BEHIND_TEXT = b'","tokens":['
 _NOT_LAST = b'],"stop":false,"'
-_LINE = re.compile(rb"(?:data|event|id|retry)(?:[:\n])|[:\n]")
-"""How a line of an event stream begins. An SSE reader ignores others; an engine has no such lines,
-so they mean that something else speaks there."""
 
 
 def seed_of(job: Job) -> int | None:
@@ -124,10 +121,10 @@ class StreamReader:
 
     def _slowly(self, events: bytes) -> list[Event]:
         """Read whole events of any form."""
-        sound = _sound(events)
+        good = sound(events)
         texts: list[str] = []
         found: list[Event] = []
-        for event in sse.Decoder(self._limit * 2 + len(events)).feed(events[:sound]):
+        for event in sse.Decoder(self._limit * 2 + len(events)).feed(events[:good]):
             if event.data == "[DONE]":
                 continue
             try:
@@ -140,8 +137,8 @@ class StreamReader:
             found = self._event(value, texts)
             if found:
                 break
-        if sound < len(events) and not self._over:
-            found = self._broken(f"sent what is no event stream: {events[sound : sound + 40]!r}")
+        if good < len(events) and not self._over:
+            found = self._broken(f"sent what is no event stream: {events[good : good + 40]!r}")
         return [Pieces(tuple(texts)), *found] if texts else found
 
     def _event(self, value: Any, texts: list[str]) -> list[Event]:
@@ -199,16 +196,6 @@ def _token_texts(events: bytes) -> tuple[str, ...] | None:
     if len(texts) != size:
         return None
     return tuple(texts) if "" not in texts else tuple(filter(None, texts))
-
-
-def _sound(events: bytes) -> int:
-    """Return where the first line that no event stream has begins; the length, if there is none."""
-    at = 0
-    while at < len(events):
-        if not _LINE.match(events, at):
-            return at
-        at = events.index(b"\n", at) + 1
-    return at
 
 
 def _is_count(value: object) -> bool:

@@ -19,8 +19,9 @@ from poolmgr.dialects import (
     llama_errors,
     llama_memory,
     llama_vectors,
+    vectors,
 )
-from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader, Tuning, Usage
+from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader, Reply, Tuning, Usage
 
 _JSON = (("content-type", "application/json"),)
 
@@ -60,13 +61,19 @@ class LlamaServer:
             return Load.LOADING, "the engine loads the model"
         return Load.BROKEN, error.message
 
-    def props(self) -> Call:
+    def props(self) -> tuple[Call, ...]:
         """Return `GET /props`."""
-        return Call(method="GET", path="/props")
+        return (Call(method="GET", path="/props"),)
 
-    def read_props(self, body: bytes) -> Props:
+    def read_props(self, replies: Sequence[Reply]) -> Props:
         """Return build, slots and context. Raises OrchError(ENGINE_PROTOCOL)."""
-        value = _json(body)
+        (reply,) = replies
+        if reply.status != 200:
+            raise OrchError(
+                Kind.ENGINE_PROTOCOL,
+                f"the engine answers {reply.status} when asked what it is",
+            )
+        value = _json(reply.body)
         known = value if isinstance(value, dict) else {}
         build, settings = known.get("build_info"), known.get("default_generation_settings")
         if not isinstance(build, str) or not build or not isinstance(settings, dict):
@@ -79,7 +86,7 @@ class LlamaServer:
             ctx_max=_positive(settings.get("n_ctx")),
         )
 
-    def usage(self) -> Call:
+    def usage(self) -> Call | None:
         """Return `GET /slots`."""
         return Call(method="GET", path="/slots")
 
@@ -104,7 +111,10 @@ class LlamaServer:
         """Return `POST /tokenize`, which reads the text as `/completion` reads a prompt: special
         tokens in it are recognised, and those of the beginning are added."""
         value = {"content": text, "add_special": True, "parse_special": True}
-        return Call(method="POST", path="/tokenize", body=orjson.dumps(value), headers=_JSON)
+        return Call(
+            method="POST", path="/tokenize", body=orjson.dumps(value), headers=_JSON,
+            repeatable=True,
+        )  # fmt: skip
 
     def read_tokenize(self, status: int, body: bytes) -> tuple[int, ...]:
         """Return the tokens. Raises OrchError: what the engine's error means, ENGINE_PROTOCOL."""
@@ -122,13 +132,13 @@ class LlamaServer:
         would be lost."""
         path = llama_vectors.PATHS.get(job.workload)
         if path is not None:
-            return Call(method="POST", path=path, body=llama_vectors.body(job), headers=_JSON)
+            return Call(method="POST", path=path, body=vectors.body(job), headers=_JSON)
         return Call(method="POST", path="/completion", body=llama.completion(job), headers=_JSON)
 
     def reader(self, job: Job, status: int) -> Reader:
         """Return the reader of a completion, of vectors or scores, or of an error."""
         if job.workload in llama_vectors.PATHS:
-            return llama_vectors.VectorsReader(job, status)
+            return vectors.VectorsReader(job, status, llama_vectors.refusal)
         return llama.StreamReader(job) if status == 200 else llama_errors.ErrorReader(status)
 
 

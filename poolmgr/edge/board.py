@@ -142,7 +142,7 @@ class Board:
             gpu_proof=engine.proof,
             workloads=pool.workloads,
             embedding_dim=engine.embedding_dim,  # type: ignore[arg-type]
-            strict=slots.total == 1 or not self._adapter.strict_needs_single_slot,
+            strict=self._adapter.strict_slots is None or slots.total <= self._adapter.strict_slots,
             ctx_max=pool.ctx,
             slots_total=Positive(slots.total),
             slots_active=Count(slots.active),

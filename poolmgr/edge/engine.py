@@ -8,15 +8,19 @@ import orjson
 import trio
 
 from orchd.config.pool import Pool
+from orchd.kit import retry
 from orchd.kit.client import Answer, Client, PeerError, Target
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import TaskId
 from orchd.wire.shapes import Workload
-from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Props
+from poolmgr.edge import outbound
+from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Props, Reply
 
 PROBE_S: Final = 3.0
 """For one health probe. llama-server answers in milliseconds; with few HTTP threads and many open
 streams it can take longer, and that is no reason to call it dead."""
+CONNECT_S: Final = 5.0
+"""For a connection, TLS and a proxy included; one of this machine takes a millisecond."""
 SELF_TEST_S: Final = 120.0
 """For one token after loading: the first CUDA kernels may have to be compiled for the GPU."""
 TOKENIZE_S: Final = 5.0
@@ -30,10 +34,14 @@ _TEST_PROMPT: Final = "Hello"
 class Engine:
     """The engine that answers at `target`. `client` is for its jobs."""
 
-    def __init__(self, target: Target, adapter: Adapter, slots: int) -> None:
+    def __init__(
+        self, target: Target, adapter: Adapter, slots: int, *, key: str | None = None
+    ) -> None:
+        """`key` is what an engine of others wants as its bearer token."""
         self.target = target
-        self.client = Client(target, max_idle=slots)
-        self._probes = Client(target, max_idle=1)
+        gate = outbound.gate_of(target)
+        self.client = Client(target, token=key, max_idle=slots, connect_s=CONNECT_S, gate=gate)
+        self._probes = Client(target, token=key, max_idle=1, connect_s=CONNECT_S, gate=gate)
         self._adapter = adapter
         self._tokenizers = trio.CapacityLimiter(TOKENIZERS)
 
@@ -43,22 +51,37 @@ class Engine:
         return self._adapter.load_state(answer.status, answer.body)
 
     async def props(self) -> Props:
-        """Return what it says of itself. Raises OrchError(ENGINE_PROTOCOL, ENGINE_UNHEALTHY)."""
+        """Return what it says of itself. Raises OrchError: ENGINE_UNHEALTHY without an answer,
+        what `read_props` raises."""
+        replies: list[Reply] = []
         try:
-            answer = await self._ask(self._adapter.props())
+            for call in self._adapter.props():
+                answer = await self._ask(call, attempts=retry.ATTEMPTS)
+                replies.append(Reply(answer.status, answer.body))
         except PeerError as exc:
             raise OrchError(Kind.ENGINE_UNHEALTHY, f"the engine does not answer: {exc}") from exc
-        if answer.status != 200:
-            raise OrchError(
-                Kind.ENGINE_PROTOCOL,
-                f"the engine answers {answer.status} when asked what it is",
-            )
-        return self._adapter.read_props(answer.body)
+        return self._adapter.read_props(replies)
+
+    async def changed(self, known: Props | None) -> str | None:
+        """Return, in words, that it is another engine than the one that said `known`; else None,
+        also when it does not answer, which its health tells better."""
+        try:
+            props = await self.props()
+        except OrchError:
+            return None
+        if known is None or props == known:
+            return None
+        was, now = known.engine_version, props.engine_version
+        what = f"version {now}, was {was}" if was != now else "another model or another context"
+        return f"the engine was replaced: {what}"
 
     async def kv_ratio(self) -> float | None:
         """Return how full its KV cache is, 0..1; None where it does not say."""
+        call = self._adapter.usage()
+        if call is None:
+            return None
         try:
-            answer = await self._ask(self._adapter.usage())
+            answer = await self._ask(call)
             if answer.status != 200:
                 return None
             return self._adapter.read_usage(answer.body).kv_cache_usage_ratio
@@ -78,7 +101,7 @@ class Engine:
         try:
             with trio.fail_after(TOKENIZE_S):
                 async with self._tokenizers:
-                    answer = await self._ask(call)
+                    answer = await self._ask(call, attempts=retry.ATTEMPTS)
         except (PeerError, trio.TooSlowError) as exc:
             why = str(exc) or f"no answer within {TOKENIZE_S:.0f} s"
             raise OrchError(
@@ -136,13 +159,15 @@ class Engine:
                 if not data:
                     raise OrchError(Kind.SELF_TEST_FAILED, "the engine's answer has no end")
 
-    async def _ask(self, call: Call) -> Answer:
+    async def _ask(self, call: Call, attempts: int = 1) -> Answer:
         return await self._probes.request(
             call.method,
             call.path,
             call.body or None,
             headers=dict(call.headers),
             deadline_s=PROBE_S,
+            attempts=attempts,
+            repeatable=call.repeatable,
         )
 
     def close(self) -> None:

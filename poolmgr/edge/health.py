@@ -23,6 +23,11 @@ the cause is told by us."""
 PROBE_FIRST_S: Final = 0.01
 PROBE_MAX_S: Final = 1.0
 HEALTH_S: Final = 2.0
+HEALTH_FAR_S: Final = 30.0
+"""Between probes of an engine on another machine: others may count our requests."""
+IDENTITY_S: Final = 60.0
+"""How long what an engine said of itself is taken for so. One of others may be replaced behind our
+back, between two probes."""
 HEALTH_DOUBT_S: Final = 0.5
 """Until the next probe of an engine that did not answer the last one."""
 HEALTH_LOST: Final = 3
@@ -74,8 +79,10 @@ async def lost(
     `facts`.
     """
     missed = 0
+    pause = HEALTH_S if engine.target.local else HEALTH_FAR_S
+    told_at = trio.current_time()
     while True:
-        with trio.move_on_after(HEALTH_DOUBT_S if missed else HEALTH_S):
+        with trio.move_on_after(HEALTH_DOUBT_S if missed else pause):
             return OrchError(Kind.ENGINE_UNHEALTHY, await external_end())
         try:
             state, words = await engine.probe()
@@ -86,5 +93,10 @@ async def lost(
         missed = 0 if state is Load.SERVING else missed + 1
         if missed < HEALTH_LOST:
             facts.kv_ratio = await engine.kv_ratio() if not missed else None
+            if not missed and trio.current_time() - told_at >= IDENTITY_S:
+                told_at = trio.current_time()
+                changed = await engine.changed(facts.props)
+                if changed is not None:
+                    return OrchError(Kind.ENGINE_UNHEALTHY, changed)
             continue
         return OrchError(Kind.ENGINE_UNHEALTHY, f"the engine stopped serving: {words}")

@@ -16,6 +16,7 @@ from orchd.config.pool import Watchdog
 from orchd.kit import log
 from orchd.kit.client import Client, Incoming, PeerError
 from orchd.kit.pipe import Pipe, PipeClosed
+from orchd.kit.redact import redact
 from orchd.wire import link as wire
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.shapes import Workload
@@ -202,7 +203,8 @@ class Jobs:
         running.pipe.send_nowait(wire.encode_json(wire.Type.END, running.number, end))
 
     def _fail(self, running: Running, error: OrchError) -> None:
-        fail = wire.Fail(kind=error.kind, message=error.message, tokens_out=running.index)  # type: ignore[arg-type]
+        # an engine may repeat the key that it was shown
+        fail = wire.Fail(kind=error.kind, message=redact(error.message), tokens_out=running.index)  # type: ignore[arg-type]
         running.pipe.send_nowait(wire.encode_json(wire.Type.FAIL, running.number, fail))
 
     async def _answer(self, running: Running) -> Finished | None:

@@ -131,7 +131,7 @@ class Preload:
         """Start the engine; None when it is external. Raises ENGINE_START_FAILED."""
         plan = self.staging.plan
         assert plan is not None, "the table has provisioning first"
-        self.engine = Engine(plan.target, self._adapter, self.pool.slots)
+        self.engine = Engine(plan.target, self._adapter, self.pool.slots, key=plan.key)
         child = self.process.start(plan)
         if child is not None:
             self.facts.pid = child.pid
@@ -183,7 +183,9 @@ class Preload:
         self._board.gpus = masked(gpus, self._mask)
         if self.devices.simulated:
             return GpuProof.SIMULATED
-        if self.process.child is None:
+        plan = self.staging.plan
+        if self.process.child is None or (plan is not None and plan.sweep):
+            # a container is a child of its own supervisor (conmon, dockerd), not of ours
             self.facts.pid = await self.process.find_external(engine.target)
         need = self.staging.need
         floors: tuple[int, ...] = ()

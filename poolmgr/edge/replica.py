@@ -52,7 +52,7 @@ class Replica:
         self._notifier = Notifier()
         self._life = life.Life(trio.current_time())
         slots = Slots(pool.slots)
-        adapter = adapter_of(pool.engine.id)
+        adapter = adapter_of(self._configured)
         self._board = Board(pool, replica_id, mask, adapter, self._life, slots, self._notifier)
         self._board.configured(self._configured.model.ref)
         self._jobs = Jobs(adapter, slots, pool.workloads, self._board.changed, pool.watchdog)

@@ -27,6 +27,7 @@ from poolmgr.dialects.exchange import (
     Pieces,
     Props,
     Reader,
+    Reply,
     Tuning,
     Usage,
 )
@@ -45,9 +46,11 @@ __all__ = [
     "Job",
     "Launch",
     "Load",
+    "NotStarted",
     "Pieces",
     "Props",
     "Reader",
+    "Reply",
     "Tuning",
     "Usage",
     "check_profile",
@@ -82,9 +85,9 @@ class Adapter(Protocol):
         ...
 
     @property
-    def strict_needs_single_slot(self) -> bool:
-        """True: with more than one slot, jobs that run together change each other's output, so the
-        pool refuses strict jobs (`refuse_strict`)."""
+    def strict_slots(self) -> int | None:
+        """With more slots than this the pool refuses strict jobs (`refuse_strict`), because those
+        that run together change each other's output. 0: always. None: never."""
         ...
 
     def launch(
@@ -131,16 +134,19 @@ class Adapter(Protocol):
         """Return where the engine is, and one sentence for STATUS=."""
         ...
 
-    def props(self) -> Call:
-        """Return the request that `read_props` reads the answer of."""
+    def props(self) -> tuple[Call, ...]:
+        """Return the requests that `read_props` reads the answers of, at least one."""
         ...
 
-    def read_props(self, body: bytes) -> Props:
-        """Return what the engine says of itself. Raises OrchError(ENGINE_PROTOCOL)."""
+    def read_props(self, replies: Sequence[Reply]) -> Props:
+        """Return what the engine says of itself, from whatever it answered to each of `props`.
+
+        Raises OrchError: ENGINE_PROTOCOL, or what an answer that is an error means.
+        """
         ...
 
-    def usage(self) -> Call:
-        """Return the request that `read_usage` reads the answer of."""
+    def usage(self) -> Call | None:
+        """Return the request that `read_usage` reads the answer of; None: it does not tell."""
         ...
 
     def read_usage(self, body: bytes) -> Usage:
@@ -164,6 +170,51 @@ class Adapter(Protocol):
         """Return the reader of the body of the answer to `submit(job)`; `status` is the HTTP
         status."""
         ...
+
+
+class NotStarted:
+    """The part of an adapter whose engine others start."""
+
+    engine_id: EngineId
+
+    def launch(
+        self,
+        pool: Pool,
+        model: Path | None,  # noqa: ARG002
+        socket: Path,  # noqa: ARG002
+        device_uuids: tuple[str, ...],  # noqa: ARG002
+    ) -> Launch:
+        """Raise OrchError(CONFIG_INVALID)."""
+        raise OrchError(
+            Kind.CONFIG_INVALID,
+            f"pool {pool.id}: poolmgr does not start {self.engine_id}: provisioning.mode must be "
+            "external",
+            pool_id=pool.id,
+        )
+
+    def need(self, pool: Pool, size_bytes: int | None, head: Head) -> Need:  # noqa: ARG002
+        """Return that nothing is known: it has what it needs."""
+        return Need(weights_bytes=None, kv_bytes=None)
+
+    def telling(self, line: str) -> bool:  # noqa: ARG002
+        """Return False: its output is not ours to read."""
+        return False
+
+    def out_of_vram(self, lines: Sequence[str]) -> str | None:  # noqa: ARG002
+        """Return None."""
+        return None
+
+    def why_on_cpu(self, lines: Sequence[str]) -> str | None:  # noqa: ARG002
+        """Return None."""
+        return None
+
+    def tuning(self, arguments: Sequence[str]) -> Tuning:  # noqa: ARG002
+        """Return that nothing is known."""
+        return Tuning()
+
+    def serving(self, pool: Pool) -> tuple[str, ...]:  # noqa: ARG002
+        """Return nothing."""
+        return ()
 
 
 def check_profile(pool: Pool, adapter: Adapter) -> None:

@@ -30,7 +30,7 @@ class LlamaCpp(LlamaServer):
     """One llama-server. Has the methods of engines.base.Adapter."""
 
     engine_id = EngineId("llamacpp")
-    strict_needs_single_slot = True
+    strict_slots = 1
 
     def serving(self, pool: Pool) -> tuple[str, ...]:
         """Return what makes it serve the pool's one workload."""

@@ -27,7 +27,7 @@ class Mock(LlamaServer):
     """One mock engine. Has the methods of engines.base.Adapter."""
 
     engine_id = EngineId("mock")
-    strict_needs_single_slot = False  # its text depends on nothing but the request
+    strict_slots = None  # its text depends on nothing but the request
 
     def serving(self, pool: Pool) -> tuple[str, ...]:  # noqa: ARG002
         """Return nothing: it serves every workload."""

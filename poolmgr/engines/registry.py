@@ -1,6 +1,9 @@
-"""The engines that a pool may name: engine id -> adapter. Each one's own file says how it works."""
+"""The engines that a pool may name: pool -> adapter. Each one's own file says how it works."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
@@ -8,19 +11,33 @@ from orchd.wire.shapes import Workload
 from poolmgr.engines.base import Adapter, Job
 from poolmgr.engines.llamacpp import LlamaCpp
 from poolmgr.engines.mock import Mock
+from poolmgr.engines.openai import OpenAi
+from poolmgr.engines.vllm import Vllm
 
-_ADAPTERS: dict[EngineId, Adapter] = {one.engine_id: one for one in (LlamaCpp(), Mock())}
+if TYPE_CHECKING:
+    from orchd.config.pool import Pool
+
+_ADAPTERS: dict[EngineId, Callable[[Pool], Adapter]] = {
+    LlamaCpp.engine_id: lambda _: LlamaCpp(),
+    Mock.engine_id: lambda _: Mock(),
+    OpenAi.engine_id: OpenAi,
+    Vllm.engine_id: Vllm,
+}
 
 
-def adapter(engine_id: EngineId) -> Adapter:
-    """Return the adapter of an engine. Raises OrchError(CONFIG_INVALID) that lists the known."""
-    try:
-        return _ADAPTERS[engine_id]
-    except KeyError:
+def adapter(pool: Pool) -> Adapter:
+    """Return the adapter of a pool's engine, which knows how this pool's is asked.
+
+    Raises OrchError(CONFIG_INVALID) that lists the known engines, and for a sampler profile that
+    the engine does not have.
+    """
+    make = _ADAPTERS.get(pool.engine.id)
+    if make is None:
         known = ", ".join(sorted(_ADAPTERS))
         raise OrchError(
-            Kind.CONFIG_INVALID, f"engine {engine_id!r} is not known (known: {known})"
-        ) from None
+            Kind.CONFIG_INVALID, f"engine {pool.engine.id!r} is not known (known: {known})"
+        )
+    return make(pool)
 
 
 def refuse_workload(served: tuple[Workload, ...], job: Job) -> OrchError | None:
@@ -37,8 +54,17 @@ def refuse_strict(adapter: Adapter, job: Job, slots: int) -> OrchError | None:
     Jobs that share a batch change each other's rounding: of 6 prompts, up to 3 came out otherwise
     on llama.cpp with 4 slots. A promise that cannot be kept is refused, not weakened [ORCH-3045].
     """
-    if not (job.strict and slots > 1 and adapter.strict_needs_single_slot):
+    most = adapter.strict_slots
+    if not job.strict or most is None or slots <= most:
         return None
+    if not most:
+        return OrchError(
+            Kind.INVALID_PARAMS,
+            f"a server behind engine {adapter.engine_id} cannot be held to the same bytes again: "
+            "send determinism best_effort, or choose a pool of another engine",
+            path="$.determinism",
+            engine=adapter.engine_id,
+        )
     return OrchError(
         Kind.INVALID_PARAMS,
         f"determinism strict needs a pool with slots = 1, and this one has {slots}: send "

@@ -111,6 +111,7 @@ def _entry(
         artifacts=tuple(Text(path) for path in paths),
         image=brought.image,
         runtime=None if brought.runtime is None else Text(brought.runtime),
+        run_args=brought.run_args,
         log=Text(str(work.log.path)),
         created_ms=Count(now_ms),
     )

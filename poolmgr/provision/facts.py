@@ -26,6 +26,8 @@ class Runtime:
     name: str
     """podman or docker."""
     version: str
+    oci: str = ""
+    """podman: what it has containers made by: crun, runc."""
     why_not: str | None = None
     """None: it answers; else what it said."""
 

@@ -45,6 +45,9 @@ async def pull(work: Work, pool: Pool) -> Brought:
         digest=found,
         image=one,
         runtime=runtime.path,
+        # in the cgroup of its pool, so that the unit's filter of devices and addresses, its limits
+        # and its end are the container's too. Of the OCI runtimes crun alone can.
+        run_args=("--cgroups=disabled",) if runtime.oci == "crun" else (),
     )
 
 

@@ -90,13 +90,15 @@ async def _podman() -> Runtime | None:
     path = shutil.which("podman")
     if path is None:
         return None
-    form = '{"version":"{{.Version.Version}}","rootless":{{.Host.Security.Rootless}}}'
+    form = '{"version":"{{.Version.Version}}","oci":"{{.Host.OCIRuntime.Name}}"}'
     said = await tool.ask([path, "info", "--format", form])
     if said is None or said.code:
         return Runtime(path=path, name="podman", version="", why_not=_last(said))
     lines = [line for line in said.text.splitlines() if line.startswith("{")]
-    version = str(json.loads(lines[-1])["version"]) if lines else ""
-    return Runtime(path=path, name="podman", version=version)
+    told = json.loads(lines[-1]) if lines else {}
+    return Runtime(
+        path=path, name="podman", version=told.get("version", ""), oci=told.get("oci", "")
+    )
 
 
 async def _docker() -> Runtime | None:

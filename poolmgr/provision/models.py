@@ -16,7 +16,7 @@ from typing import Final
 import trio
 from attrs import frozen
 
-from orchd.config.pool import Pool, is_file_ref
+from orchd.config.pool import TRITON, VLLM, Pool, is_file_ref
 from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
@@ -24,6 +24,9 @@ from poolmgr.core.modelfile import Head
 from poolmgr.provision.heads import read_head
 
 CHUNK_BYTES: Final = 4 << 20
+FOLDERS: Final = frozenset({VLLM, TRITON})
+"""Engines whose model is a folder."""
+_WEIGHTS: Final = frozenset({".gguf", ".safetensors"})
 _SCHEME: Final = re.compile(r"(hf|https?|s3|oci):.*")
 _SHARD: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
@@ -66,7 +69,7 @@ async def stage(settings: Settings, pool: Pool) -> Staged:
         )
     path = settings.model_path(pool)
     assert path is not None
-    files = _files(path)
+    files = _files(path, folder=pool.engine.id in FOLDERS)
     size = sum(_readable(file) for file in files)
     if pool.model.digest is not None:
         wanted = pool.model.digest.removeprefix("sha256:").lower()
@@ -76,12 +79,18 @@ async def stage(settings: Settings, pool: Pool) -> Staged:
                 Kind.MODEL_MISSING,
                 f"{path} is not the model that model.digest names: it has sha256:{found}",
             )
-    head = await trio.to_thread.run_sync(read_head, files, abandon_on_cancel=True)
+    heads = [file for file in files if file == path or file.suffix in _WEIGHTS]
+    head = await trio.to_thread.run_sync(read_head, heads, abandon_on_cancel=True)
     return Staged(path.name, path, size, head)
 
 
-def _files(path: Path) -> list[Path]:
-    """Return all files of a model in several (`x-00001-of-00003.gguf`), or the one."""
+def _files(path: Path, *, folder: bool) -> list[Path]:
+    """Return all files of a model in several (`x-00001-of-00003.gguf`), or the one.
+
+    `folder`: the engine loads one, and its files are meant, in the order of their names.
+    """
+    if folder and path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
     match = _SHARD.fullmatch(path.name)
     if match is None:
         return [path]

@@ -5,25 +5,34 @@ Gate 2 of ORCH-3421. Nothing is started here: poolmgr/edge does that with the pl
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 
-from orchd.config.pool import MOCK, Mode, Pool
+from orchd.config.pool import MOCK, Mode, Pool, Provisioning
 from orchd.kit.client import Target
+from orchd.wire.engines import PreparedEngine
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.core.fit import Need
 from poolmgr.engines.base import Adapter, check_profile
+from poolmgr.provision import container
+from poolmgr.provision.keys import read_key
 from poolmgr.provision.models import Staged
 
 MOCK_COMMAND: Final = (sys.executable, "-m", "poolmgr.mockengine")
 INSTALL: Final = {
     "llama-server": "install llama.cpp with CUDA (Arch: llama.cpp-cuda from the AUR), or name the "
     "program's path in provisioning.command",
+    "vllm": "install vLLM with CUDA (pip install vllm in a venv of its own), and name that venv's "
+    'bin/vllm in provisioning.command: ["/path/bin/vllm", "serve"]',
+    "tritonserver": "install NVIDIA Triton Inference Server, or name the program's path in "
+    "provisioning.command",
 }
 
 
@@ -40,12 +49,21 @@ class Plan:
     """The engine's socket file, to be unlinked before it starts; None for an external one."""
     need: Need | None
     """None: the engine runs already, what it needs it has."""
+    sweep: tuple[str, ...] = ()
+    """Of a container: the command after which it is gone."""
+    key: str | None = field(default=None, repr=False)
+    """What the engine wants as its bearer token."""
 
 
 def plan(
-    pool: Pool, adapter: Adapter, model: Staged, socket: Path, device_uuids: tuple[str, ...]
+    pool: Pool,
+    adapter: Adapter,
+    model: Staged,
+    socket: Path,
+    device_uuids: tuple[str, ...],
+    engine: PreparedEngine | None = None,
 ) -> Plan:
-    """Return the plan.
+    """Return the plan. `engine`: what was brought for the pool (brought.py).
 
     Raises OrchError: ENGINE_MISSING that says what to install; CONFIG_INVALID for a sampler profile
     that the engine does not have, or arguments that keep the model off the GPUs.
@@ -53,10 +71,15 @@ def plan(
     how = pool.provisioning
     check_profile(pool, adapter)
     if pool.mode is Mode.EXTERNAL:
-        assert how.url is not None, "configuration has checked it"
-        return Plan(target=Target.parse(how.url), argv=None, env={}, socket=None, need=None)
+        return Plan(
+            target=external(how), argv=None, env={}, socket=None, need=None, key=read_key(pool)
+        )
+    if engine is not None and engine.runtime is not None:
+        return _contained(pool, adapter, model, socket, device_uuids, engine)
     if pool.engine.id == MOCK and how.command is None:
         command: tuple[str, ...] = MOCK_COMMAND
+    elif engine is not None:
+        command = (engine.entry, *engine.args)
     else:
         command = (program(pool.command), *pool.command[1:])
     launch = adapter.launch(pool, model.path, socket, device_uuids)
@@ -67,6 +90,43 @@ def plan(
         socket=socket,
         need=adapter.need(pool, model.size_bytes, model.head),
     )
+
+
+def _contained(
+    pool: Pool,
+    adapter: Adapter,
+    model: Staged,
+    socket: Path,
+    device_uuids: tuple[str, ...],
+    engine: PreparedEngine,
+) -> Plan:
+    """Return how an image runs as this pool's engine."""
+    socket = container.socket_in_folder(socket)
+    launch = adapter.launch(pool, model.path, socket, device_uuids)
+    who = container.Who(uid=os.geteuid(), gid=os.getegid())
+    reads = [] if model.path is None else [container.around(model.path)]
+    reads += [Path(path) for path in pool.read_paths]
+    run = container.run(
+        pool, engine, who, socket, tuple(reads), device_uuids, launch.argv, launch.env
+    )
+    return Plan(
+        target=Target.unix(socket),
+        argv=run.argv,
+        env={},
+        socket=socket,
+        need=adapter.need(pool, model.size_bytes, model.head),
+        sweep=run.sweep,
+    )
+
+
+def external(how: Provisioning) -> Target:
+    """Return where an engine of others answers. A path of the URL is the adapter's."""
+    assert how.url is not None, "configuration has checked it"
+    if how.url.startswith("unix:"):
+        return Target.parse(how.url)
+    parts = urlsplit(how.url)
+    target = Target.parse(f"{parts.scheme}://{parts.netloc}", Path(how.ca) if how.ca else None)
+    return evolve(target, proxy=Target.parse(how.proxy)) if how.proxy else target
 
 
 def program(command: tuple[str, ...]) -> str:

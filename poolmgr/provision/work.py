@@ -48,6 +48,7 @@ class Brought:
     digest: str | None = None
     image: ImageIdentity | None = None
     runtime: str | None = None
+    run_args: tuple[str, ...] = ()
 
 
 @frozen

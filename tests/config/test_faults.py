@@ -90,7 +90,7 @@ TABLE = [
     (pool() + pool(), 8, "$.pools[1].id", "'a' is the id of $.pools[0] too"),
     (pool(engine='"mock"'), 3, f"{P}.engine", "must be an object"),
     (pool(engine="{ }"), 3, f"{P}.engine.id", "is required"),
-    (pool(engine='{ id = "vllm" }'), 3, f"{P}.engine.id", "must be one of mock, llamacpp, not"),
+    (pool(engine='{ id = "gguf" }'), 3, f"{P}.engine.id", "must be one of mock, llamacpp, vllm"),
     (pool(engine='{ id = "mock", tokens_per_s = "20" }'), 3, f"{P}.engine.tokens_per_s",
      "must be a number of at least 0, not '20'"),
     (pool(engine='{ id = "mock", tokens_per_s = -1 }'), 3, f"{P}.engine.tokens_per_s", "not -1"),
@@ -176,7 +176,7 @@ def test_every_fault_at_once_in_the_order_of_the_file(tmp_path):
         'bind_addr = "0.0.0.0:1"\n'
         + "[sse]\nheartbeat = 3\n"
         + pool(id='"b"', ctx='"x"', slots="0", full_policy='"drop"', model="{ }")
-        + pool(id='"b"', engine='{ id = "vllm" }', max_tokens_out="1000")
+        + pool(id='"b"', engine='{ id = "gguf" }', max_tokens_out="1000")
         + "[pools.provisioning]\nmode = 'external'\nurl_ = 1\n"
     )
     assert [found[:2] for found in faults(tmp_path, text)] == [

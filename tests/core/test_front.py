@@ -18,7 +18,7 @@ from orchd.core.events import (
     Observe,
     Seal,
 )
-from orchd.core.watchdog import Watchdog
+from orchd.core.spec import Watchdog
 from orchd.wire.errors import Kind
 from orchd.wire.ids import Count, PoolId, Positive, ReplicaId
 from orchd.wire.shapes import Priority, Started, TaskAccepted, TaskState

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from orchd.core.budgets import Budget
+from orchd.core.cards import ModelCard
 from orchd.core.events import (
     Accepted,
     Break,
@@ -15,7 +16,6 @@ from orchd.core.events import (
     EndSession,
     Refused,
 )
-from orchd.core.models import ModelCard
 from orchd.core.throttle import Rates
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, PoolId, ReplicaId

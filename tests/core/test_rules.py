@@ -28,9 +28,9 @@ from orchd.core.events import (
     Submit,
     WakeAt,
 )
+from orchd.core.spec import Watchdog
 from orchd.core.task import FINAL, LEASED, LEAVING
 from orchd.core.throttle import Rates
-from orchd.core.watchdog import Watchdog
 from orchd.wire.errors import Kind
 from orchd.wire.ids import ReplicaId, TaskId
 from orchd.wire.policy import FullPolicy

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from orchd.core.events import Break, CancelJob, Dispatch, Effect, Finish, Note, Seal
+from orchd.core.spec import Watchdog
 from orchd.core.task import Life
-from orchd.core.watchdog import Watchdog
 from orchd.wire.errors import Kind
 from orchd.wire.shapes import TaskState, Workload
 from tests.core.making import GONE, House, acts, of, only, pool, snapshot, uid

@@ -1,7 +1,8 @@
 """Starts an engine as poolmgr would (the adapter's own launch arguments) and talks to it.
 
-Here: the three servers of the conformance cases, a plain blocking HTTP client on a unix socket.
+Here: the servers of the conformance cases, a plain blocking HTTP client on a unix socket.
 Not here: the cases. The client is Python's own, so that nothing of the product helps the product.
+`openai` is the real llama-server once more, asked as any OpenAI-compatible server of others is.
 """
 
 from __future__ import annotations
@@ -14,27 +15,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
-from attrs import frozen
+from attrs import evolve, frozen
 
-from orchd.config.pool import Engine, Model, Pool
-from orchd.wire.ids import DeviceMask, PoolId, Positive, TaskId, Text
+from orchd.config.pool import Api, Engine, Mode, Model, Pool, Provisioning
+from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, TaskId, Text
 from orchd.wire.shapes import Workload
-from poolmgr.engines.base import Adapter, Broken, Finished, Job, Load, Pieces
+from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Pieces, Props, Reply
 from poolmgr.engines.registry import adapter
 from tests.lab.llama import LlamaBuild, llama_server_command, needs_of, tiny_model
 from tests.lab.needs import require
 from tests.lab.tiny_gguf import PLAIN, TinyModel
+from tests.lab.vllm import VLLM, tiny_hf, vllm_command
 
 REAL = tuple(str(build) for build in LlamaBuild)
 ALL = ("mock", *REAL)
+OPENAI = ("openai", "chat")
+EVERY = (*ALL, *OPENAI, "vllm")
+ENGINES = {"mock": "mock", "vllm": "vllm"}
 # What the wheel's main() does not know; it has no GPU backend and no web UI either.
 UNKNOWN_TO_WHEEL = {"--n-gpu-layers": 2, "--no-webui": 1}
 START_S = 20.0
+START_VLLM_S = 110.0  # 20 to 30 s alone
+FOR_VLLM = ("--enforce-eager", "--dtype", "float32")
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -82,18 +89,42 @@ class Running:
             connection.close()
 
     def open(self, body: bytes) -> tuple[UnixConnection, http.client.HTTPResponse]:
+        return self.begin(Call(method="POST", path="/completion", body=body))
+
+    def begin(self, call: Call) -> tuple[UnixConnection, http.client.HTTPResponse]:
         connection = UnixConnection(self.socket)
-        connection.request("POST", "/completion", body, {"content-type": "application/json"})
+        connection.request(call.method, call.path, call.body, {"content-type": "application/json"})
         return connection, connection.getresponse()
+
+    def whole(self, job: Job) -> tuple[str, int, int]:
+        """What the engine says of the same job when it is not streamed: text, tokens in and out."""
+        call = self.adapter.submit(job)
+        asked = orjson.loads(call.body) | {"stream": False}
+        asked.pop("stream_options", None)
+        status, body = self.ask(call.method, call.path, orjson.dumps(asked))
+        assert status == 200, body
+        said = orjson.loads(body)
+        if "choices" not in said:
+            return said["content"], said["tokens_evaluated"], said["tokens_predicted"]
+        choice, usage = said["choices"][0], said["usage"]
+        text = choice["text"] if "text" in choice else choice["message"]["content"]
+        return text, usage["prompt_tokens"], usage["completion_tokens"]
 
     def run(self, job: Job) -> Outcome:
         call = self.adapter.submit(job)
         status, body = self.ask(call.method, call.path, call.body)
         return read(self.adapter, job, status, body)
 
+    def props(self) -> Props:
+        calls = self.adapter.props()
+        return self.adapter.read_props([Reply(*self.ask(c.method, c.path, c.body)) for c in calls])
+
     def busy(self) -> bool:
-        _, body = self.ask("GET", "/slots")
-        return any(slot["is_processing"] for slot in orjson.loads(body))
+        """Whether the engine itself says that it generates."""
+        call = self.adapter.usage()
+        if call is None:  # llama-server, asked as a server of others
+            return any(slot["is_processing"] for slot in orjson.loads(self.ask("GET", "/slots")[1]))
+        return self.adapter.read_usage(self.ask(call.method, call.path)[1]).slots_active > 0
 
     def load_state(self) -> Load | None:
         """None while nobody listens."""
@@ -140,7 +171,17 @@ def pool(
 
 
 def adapter_id(server: str) -> Any:
-    return "mock" if server == "mock" else "llamacpp"
+    return ENGINES.get(server, "llamacpp")
+
+
+def of_others(server: str, made: Pool, sock: Path) -> Pool:
+    """The same server as somebody else's, asked over OpenAI's routes."""
+    api = Api.CHAT if server == "chat" else Api.COMPLETIONS
+    return evolve(
+        made,
+        engine=Engine(id=EngineId("openai"), api=api),
+        provisioning=Provisioning(mode=Mode.EXTERNAL, url=f"unix:{sock}"),
+    )
 
 
 @contextmanager
@@ -152,28 +193,39 @@ def running(
     `more` is what pool() takes; `ref` only for the mock.
     """
     sock = folder / "e.sock"
-    chosen = adapter(adapter_id(name))
     if name == "mock":
         extra: dict[str, str] = {}
         command, file = [sys.executable, "-m", "poolmgr.mockengine"], None
         made = pool(name, tokens_per_s=more.pop("tokens_per_s", 0.0), **more)
+    elif name == "vllm":
+        require(VLLM)
+        command, extra = vllm_command()
+        file = tiny_hf(model)
+        made = pool(name, args=(*FOR_VLLM, *more.pop("args", ())), **more)
     else:
-        require(needs_of(LlamaBuild(name)))
-        command, extra = llama_server_command(name)
+        build = "debian" if name in OPENAI else name
+        require(needs_of(LlamaBuild(build)))
+        command, extra = llama_server_command(build)
         file = tiny_model(model)
         made = pool(name, args=("--threads", "1", *more.pop("args", ())), **more)
+    chosen = adapter(made)
     launch = chosen.launch(made, file, sock, ("GPU-none",))
     argv = [*command, *fitting(name, launch.argv)]
     with (folder / "engine.log").open("wb") as log:
         environment = {**os.environ, **launch.env, **extra}
-        child = subprocess.Popen(argv, env=environment, stdout=log, stderr=log)
+        child = subprocess.Popen(
+            argv, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
         try:
+            if name in OPENAI:
+                chosen = adapter(of_others(name, made, sock))
             server = Running(name, chosen, sock, child.pid, made.ctx)
             if wait:
                 wait_serving(server, child, folder / "engine.log")
             yield server
         finally:
-            child.send_signal(signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
             child.wait()
 
 
@@ -191,7 +243,7 @@ def fitting(name: str, argv: tuple[str, ...]) -> list[str]:
 
 
 def wait_serving(server: Running, child: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_S
+    deadline = time.monotonic() + (START_VLLM_S if server.name == "vllm" else START_S)
     while server.load_state() is not Load.SERVING:
         assert child.poll() is None, f"{server.name} ended:\n{log.read_text()[-2000:]}"
         assert time.monotonic() < deadline, f"{server.name} does not serve within {START_S} s"
@@ -208,5 +260,5 @@ def until(condition: Any, within_s: float) -> float:
 
 
 def kill(server: Running) -> None:
-    """End it as a crash would."""
-    os.kill(server.pid, signal.SIGKILL)
+    """End it as a crash would, with its helpers."""
+    os.killpg(server.pid, signal.SIGKILL)

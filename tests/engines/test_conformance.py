@@ -1,28 +1,21 @@
-"""The same cases for the mock engine and for two builds of the real llama.cpp server.
+"""llama-server's own: the same cases for the mock engine and for two builds of the real server.
 
-What poolmgr relies on: the adapter's launch arguments start it, health and props mean what we
-think, streams are ordered and counted, leaving frees the slot, strict jobs repeat byte for byte.
+What poolmgr relies on beside test_every_engine.py: the adapter's launch arguments start it, health
+and props mean what we think, texts are counted as prompts, strict jobs repeat byte for byte.
 """
 
 from __future__ import annotations
 
-import http.client
 import re
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from orchd.core.workloads import ADDED_TOKENS
-from orchd.wire.errors import Kind
-from orchd.wire.shapes import FinishReason
-from poolmgr.engines.base import Broken, Finished, Load
+from poolmgr.engines.base import Finished, Load
 from tests.engines import servers
 from tests.engines.servers import Running, job, running
 from tests.lab.tiny_gguf import SLOW
@@ -43,30 +36,9 @@ def server(
 
 @pytest.mark.req("OC-ADAPT-5010")
 def test_props_name_the_build_the_slots_and_the_context(server):
-    call = server.adapter.props()
-    status, body = server.ask(call.method, call.path)
-    props = server.adapter.read_props(body)
-    assert status == 200
+    props = server.props()
     assert re.fullmatch(r"mock-\d+|b\d+-\w+", props.engine_version)
     assert (props.slots, props.ctx_max) == (1, CTX)
-
-
-def test_a_stream_has_its_tokens_in_order_and_truly_counted(server):
-    """The pieces joined are what the same request says when it is not streamed [ORCH-3274]."""
-    asked = job("one two three", max_tokens=40, seed=5)
-    outcome = server.run(asked)
-    body = orjson.loads(server.adapter.submit(asked).body)
-    status, whole = server.ask("POST", "/completion", orjson.dumps(body | {"stream": False}))
-    said = orjson.loads(whole)
-    assert status == 200
-    assert outcome.text == said["content"]
-    assert isinstance(outcome.end, Finished)
-    assert outcome.end.tokens_out == said["tokens_predicted"] <= 40
-    assert outcome.end.tokens_in == said["tokens_evaluated"] > 0
-    if outcome.end.tokens_out < 40:
-        assert outcome.end.finish_reason is FinishReason.STOP
-    else:
-        assert outcome.end.finish_reason is FinishReason.LENGTH
 
 
 @pytest.mark.req("OC-CORE-1021", "ORCH-3390")
@@ -90,35 +62,6 @@ def test_a_text_has_as_many_tokens_as_it_has_as_a_prompt(server, text):
     assert isinstance(outcome.end, Finished)
     assert len(tokens) == outcome.end.tokens_in
     assert len(tokens) <= len(text.encode()) + ADDED_TOKENS, "what orchd counts on unasked"
-
-
-def test_a_self_test_of_one_token(server):
-    outcome = server.run(job(max_tokens=1))
-    assert isinstance(outcome.end, Finished)
-    assert outcome.end.tokens_out == 1
-
-
-@pytest.mark.req("ORCH-3016")
-def test_a_prompt_over_the_context_is_refused_with_its_figures(server):
-    outcome = server.run(job("word " * 3000))
-    assert outcome.texts == ()
-    assert isinstance(outcome.end, Broken)
-    assert outcome.end.error.kind is Kind.INVALID_PARAMS
-    assert outcome.end.error.fields.path == "$.prompt"
-    assert re.search(
-        rf"the prompt has \d{{4,}} tokens, more than .* {CTX} ", outcome.end.error.message
-    )
-    assert isinstance(server.run(job()).end, Finished), "and it goes on serving"
-
-
-@pytest.mark.req("ORCH-3016")
-def test_a_context_that_fills_up_is_never_a_silent_end(server):
-    seeds = (server.run(job("a b c", max_tokens=100_000, seed=seed)) for seed in range(20))
-    full = next(outcome for outcome in seeds if not isinstance(outcome.end, Finished))
-    assert full.texts
-    assert isinstance(full.end, Broken)
-    assert full.end.error.kind is Kind.INVALID_PARAMS
-    assert "the context was full" in full.end.error.message
 
 
 @pytest.mark.req("ORCH-3045", "OC-CORE-1030")
@@ -146,39 +89,11 @@ def test_a_best_effort_job_without_a_seed_is_drawn_anew(server):
     assert len(texts) > 1
 
 
-@pytest.mark.req("ORCH-3274")
-def test_characters_arrive_whole(server):
-    outcome = server.run(
-        job("na\u00efve caf\u00e9 \U0001f30d \u8a00\u8449", max_tokens=200, seed=3)
-    )
-    assert isinstance(outcome.end, Finished | Broken)
-    assert "\ufffd" not in outcome.text
-    if server.name == "mock":
-        assert max(outcome.text) > "\xff", "it speaks more than ASCII"
-
-
-@pytest.mark.parametrize("name", servers.ALL)
-def test_leaving_frees_the_slot_while_it_generates(name, tmp_path):
-    """llama-server frees it in milliseconds; poolmgr promises 100 [OC-ADAPT-5011]."""
-    more: dict[str, Any] = {"tokens_per_s": 200.0} if name == "mock" else {}
-    with running(name, tmp_path, model=SLOW, ctx=16384, **more) as server:
-        took = []
-        for _ in range(10):
-            connection, answer = server.open(server.adapter.submit(job(max_tokens=15000)).body)
-            assert answer.status == 200
-            assert answer.read1(10)
-            assert server.busy()
-            answer.close()
-            connection.close()
-            took.append(servers.until(lambda: not server.busy(), within_s=5))
-        assert sorted(took)[8] < 0.1, "9 of 10: the machine may be busy with other tests once"
-
-
 @pytest.mark.parametrize("name", servers.ALL)
 def test_two_slots_have_the_whole_context_each_and_run_together(name, tmp_path):
     more: dict[str, Any] = {"tokens_per_s": 100.0} if name == "mock" else {}
     with running(name, tmp_path, model=SLOW, ctx=CTX, slots=2, **more) as server:
-        props = server.adapter.read_props(server.ask("GET", "/props")[1])
+        props = server.props()
         assert (props.slots, props.ctx_max) == (2, CTX)
         open_streams = [server.open(server.adapter.submit(job(max_tokens=400)).body) for _ in "ab"]
         firsts = [answer.read1(5) for _, answer in open_streams]
@@ -251,35 +166,3 @@ def test_it_starts_where_no_stale_socket_lies(name, tmp_path):
     (tmp_path / "e.sock").unlink()
     with running(name, tmp_path) as server:
         assert server.load_state() is Load.SERVING
-
-
-@pytest.mark.req("OC-ADAPT-5011")
-@pytest.mark.parametrize("name", servers.ALL)
-def test_a_killed_server_breaks_the_stream_off(name, tmp_path):
-    more: dict[str, Any] = {"tokens_per_s": 200.0} if name == "mock" else {}
-    with running(name, tmp_path, model=SLOW, ctx=16384, **more) as server:
-        asked = job(max_tokens=15000)
-        connection, answer = server.open(server.adapter.submit(asked).body)
-        got = answer.read1(4096)
-        threading.Timer(0.05, lambda: servers.kill(server)).start()
-        with suppress(ConnectionError, http.client.HTTPException):
-            while piece := answer.read1(65536):
-                got += piece
-        outcome = servers.read(server.adapter, asked, answer.status, got)
-        assert outcome.texts
-        assert isinstance(outcome.end, Broken)
-        assert outcome.end.error.kind is Kind.ENGINE_DIED
-        connection.close()
-
-
-@pytest.mark.req("OC-ADAPT-5002")
-def test_nothing_listens_anywhere_else(server):
-    """No TCP port: the engine's own routes are reachable through the pool's socket only."""
-    inodes = set()
-    for link in Path(f"/proc/{server.pid}/fd").iterdir():
-        target = str(link.readlink()) if link.is_symlink() else ""
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
-    for table in ("tcp", "tcp6"):
-        lines = Path(f"/proc/{server.pid}/net/{table}").read_text().splitlines()[1:]
-        assert not [line for line in lines if line.split()[9] in inodes]

@@ -16,7 +16,8 @@ from orchd.wire.errors import Kind
 from orchd.wire.ids import TaskId
 from orchd.wire.shapes import FinishReason, Workload
 from poolmgr.dialects.exchange import Broken, Finished, Job
-from poolmgr.dialects.llama_vectors import MAX_BODY, VectorsReader
+from poolmgr.dialects.llama_vectors import refusal
+from poolmgr.dialects.vectors import MAX_BODY, VectorsReader
 
 FOLDER = Path(__file__).resolve().parents[3] / "contracts/dialects/llama"
 TASK = TaskId("00000000-0000-4000-8000-000000000001")
@@ -26,7 +27,7 @@ BUILDS = ("debian", "wheel")
 
 
 def read(job: Job, body: bytes, status: int = 200, cut: int | None = None) -> Finished | Broken:
-    reader, size = VectorsReader(job, status), cut or max(1, len(body))
+    reader, size = VectorsReader(job, status, refusal), cut or max(1, len(body))
     for at in range(0, len(body), size):
         assert reader.feed(body[at : at + size]) == []
     (end,) = reader.eof()
@@ -102,7 +103,7 @@ THREE = ((0, packed(1, 2)), (1, packed(1, 2)))
         (EMBED, answer(*THREE, ("2", packed(1, 2)))),  # type: ignore[arg-type]
         (EMBED, answer(*THREE, (2, packed(1)))),
         (EMBED, answer(*((n, packed()) for n in range(3)))),
-        (EMBED, answer(*THREE, (2, [1, 2]))),
+        (EMBED, answer(*THREE, (2, [1, "2"]))),
         (EMBED, answer(*THREE, (2, "AAA="))),
         (EMBED, answer(*THREE, (2, packed(1, math.nan)))),
         (EMBED, answer(*THREE, (2, packed(1, math.inf)))),
@@ -119,7 +120,7 @@ def test_what_is_no_result_is_the_engines_fault(job: Job, body: bytes) -> None:
 
 
 def test_an_answer_without_end_is_not_kept() -> None:
-    reader = VectorsReader(EMBED, 200)
+    reader = VectorsReader(EMBED, 200, refusal)
     events = [reader.feed(b"x" * (1 << 20)) for _ in range(MAX_BODY // (1 << 20) + 1)]
     (end,) = next(event for event in events if event)
     assert isinstance(end, Broken)

@@ -39,6 +39,7 @@ from poolmgr.engines.base import (
     Load,
     Pieces,
     Props,
+    Reply,
     Tuning,
 )
 
@@ -50,7 +51,7 @@ class Lines:
 
     engine_id = EngineId("lines")
     sampler_profiles = ("v1",)
-    strict_needs_single_slot = False
+    strict_slots = None
 
     def launch(self, *_arguments: object) -> Launch:
         raise NotImplementedError
@@ -79,13 +80,14 @@ class Lines:
     def load_state(self, status: int, body: bytes) -> tuple[Load, str]:
         return (Load.SERVING if status == 200 else Load.LOADING), body.decode()
 
-    def props(self) -> Call:
-        return Call(method="GET", path="/props")
+    def props(self) -> tuple[Call, ...]:
+        return (Call(method="GET", path="/props"),)
 
-    def read_props(self, body: bytes) -> Props:
-        return Props(engine_version=body.decode(), slots=None, ctx_max=None)
+    def read_props(self, replies: Sequence[Reply]) -> Props:
+        assert replies[0].status == 200
+        return Props(engine_version=replies[0].body.decode(), slots=None, ctx_max=None)
 
-    def usage(self) -> Call:
+    def usage(self) -> Call | None:
         return Call(method="GET", path="/usage")
 
     def read_usage(self, body: bytes) -> Usage:
@@ -94,15 +96,15 @@ class Lines:
     def tokenize(self, text: str) -> Call | None:
         if text == "untold":
             return None
-        return Call(method="POST", path="/tokenize", body=text.encode())
+        return Call(method="POST", path="/tokenize", body=text.encode(), repeatable=True)
 
     def read_tokenize(self, status: int, body: bytes) -> tuple[int, ...]:
         assert status == 200
         return tuple(body)
 
     def submit(self, job: Job) -> Call:
-        if job.prompt == "impossible":
-            raise OrchError(Kind.INVALID_PARAMS, "this engine cannot do that")
+        if job.prompt is not None and job.prompt.startswith("impossible"):
+            raise OrchError(Kind.INVALID_PARAMS, f"this engine cannot do that: {job.prompt}")
         return Call(method="POST", path="/go", body=(job.prompt or "").encode())
 
     def reader(self, job: Job, status: int) -> LineReader:  # noqa: ARG002

@@ -62,7 +62,7 @@ def said(manager: socket.socket) -> list[str]:
 
 def board(notifier: Notifier, life: Life, slots: Slots) -> Board:
     mine = pool("mock:x", "mock")
-    return Board(mine, NAME, MASK, adapter(mine.engine.id), life, slots, notifier)
+    return Board(mine, NAME, MASK, adapter(mine), life, slots, notifier)
 
 
 async def test_changes_are_told_soon_and_everything_at_each_heartbeat(
@@ -101,7 +101,7 @@ async def test_what_a_token_of_context_takes_is_said_only_where_it_is_known(
 ) -> None:
     mine = pool("mock:x", "mock")
     mine = evolve(mine, engine=evolve(mine.engine, kv_bytes_per_token=said))
-    made = Board(mine, NAME, MASK, adapter(mine.engine.id), Life(0.0), Slots(2), Notifier())
+    made = Board(mine, NAME, MASK, adapter(mine), Life(0.0), Slots(2), Notifier())
     assert made.snapshot().kv_bytes_per_token == said
 
 

@@ -131,6 +131,22 @@ async def telling(folder: Path, handler: http.Handler) -> AsyncIterator[Engine]:
         listener.close()
 
 
+@pytest.mark.req("ORCH-3602")
+async def test_an_engine_that_says_something_else_is_another_one(tmp_path: Path) -> None:
+    says = [b"1", b"2", b"2"]
+
+    async def handle(_request: Request) -> Response:
+        return Response(body=says.pop(0)) if says else Response(status=500)
+
+    async with telling(tmp_path, handle) as engine:
+        known = await engine.props()
+        changed = await engine.changed(known)
+        assert changed == "the engine was replaced: version 2, was 1"
+        assert await engine.changed(evolve(known, engine_version="2")) is None
+        engine.close()
+    assert await engine.changed(known) is None, "whether it answers is its health's to say"
+
+
 @pytest.mark.req("ORCH-3390")
 async def test_few_texts_are_read_at_a_time(
     tmp_path: Path, autojump_clock: trio.testing.MockClock

@@ -64,6 +64,15 @@ def all_at_once(count: int, size: int = 4) -> Callable[[Sink, str], object]:
     return script
 
 
+@pytest.mark.req("ORCH-3613", "ORCH-3277")
+async def test_a_key_that_an_engine_repeats_goes_no_further(tmp_path: Path) -> None:
+    async with bench(tmp_path, count_up) as here, on_pipe(await here.link()) as peer:
+        got = await peer.finished(peer.open(prompt="impossible: Bearer sk-0123456789abcdefgh"))
+        fail = last_of(got, link.Fail)
+        assert "cannot do that" in fail.message
+        assert "0123456789" not in fail.message
+
+
 async def test_tokens_come_ready_made_and_in_order(tmp_path: Path) -> None:
     async with bench(tmp_path, count_up) as here, on_pipe(await here.link()) as peer:
         assert peer.welcome is not None

@@ -49,6 +49,10 @@ class Scripted:
         self.probes = self.tokens = 0
         self.says = Props(engine_version="b1", slots=1, ctx_max=1024)
         self.fails: OrchError | None = None
+        self.replaced: str | None = None
+
+    async def changed(self, _known: Props | None) -> str | None:
+        return self.replaced
 
     async def probe(self) -> tuple[Load, str]:
         await trio.lowlevel.checkpoint()
@@ -77,7 +81,7 @@ async def steps(folder: Path, *answers: Answer, external: bool = False) -> tuple
     device = SimulatedDevice(name=Text("S"), vram_mb=Positive(4096))
     devices = Devices(backend=Backend.SIMULATED, simulated=(device,))
     settings = Settings(state_dir=folder, run_dir=folder, devices=devices)
-    mask, name, engine = DeviceMask((0,)), ReplicaId("p:0"), adapter(mine.engine.id)
+    mask, name, engine = DeviceMask((0,)), ReplicaId("p:0"), adapter(mine)
     board = Board(mine, name, mask, engine, Life(0.0), Slots(1), Notifier())
     made = Preload(settings, mine, name, mask, engine, board)
     said: list[lw.Event] = []
@@ -243,6 +247,20 @@ async def test_an_external_engine_that_is_lost_may_come_back(
     assert lost.error.kind is Kind.ENGINE_UNHEALTHY
 
 
+@pytest.mark.req("ORCH-3602", "ORCH-3046")
+async def test_an_engine_that_was_replaced_is_proven_anew(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    made, _ = await steps(tmp_path, SERVING, external=True)
+    made.engine.replaced = "the engine was replaced: version 2, was 1"  # type: ignore[union-attr]
+    said: list[lw.Event] = []
+    await made.watch_health(said.append)
+    (lost,) = said
+    assert isinstance(lost, lw.HealthLost)
+    assert lost.error.message == "the engine was replaced: version 2, was 1"
+    assert module.IDENTITY_S <= trio.current_time() < module.IDENTITY_S + 3 * module.HEALTH_S
+
+
 @define
 class Told:
     """Devices that say what a test wants."""
@@ -284,7 +302,7 @@ async def test_a_new_model_fits_beside_or_in_place_or_not_at_all(
     mask, name = DeviceMask((0,)), ReplicaId("p:0")
     old.devices = Told((one,))
     settings = Settings(state_dir=tmp_path, run_dir=tmp_path)
-    new = Preload(settings, old.pool, name, mask, adapter(old.pool.engine.id), board, beside=old)
+    new = Preload(settings, old.pool, name, mask, adapter(old.pool), board, beside=old)
     heard: list[lw.Event] = []
     if isinstance(said, Kind):
         with pytest.raises(OrchError) as caught:

@@ -10,7 +10,7 @@ from orchd.config.pool import Engine, Faults, Model, Pool
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, DeviceMask, EngineId, PoolId, Positive, TaskId, Text
 from orchd.wire.shapes import Workload
-from poolmgr.engines.base import Job, Load, Props, Tuning, Usage
+from poolmgr.engines.base import Job, Load, Props, Reply, Tuning, Usage
 from poolmgr.engines.registry import adapter, refuse_strict, refuse_workload
 from poolmgr.mockengine.options import Options, parse
 
@@ -18,7 +18,6 @@ FOLDER = Path(__file__).resolve().parents[3] / "contracts/dialects/llama"
 TASK = TaskId("00000000-0000-4000-8000-000000000001")
 SOCKET = Path("/run/poolmgr/p:0.engine.sock")
 MODEL = Path("/models/m.gguf")
-LLAMA, MOCK = adapter(EngineId("llamacpp")), adapter(EngineId("mock"))
 
 
 def pool(engine="llamacpp", *, slots=1, tensor_split=None, ref="file:/models/m.gguf", **more):
@@ -31,6 +30,9 @@ def pool(engine="llamacpp", *, slots=1, tensor_split=None, ref="file:/models/m.g
         slots=Positive(slots),
         tensor_split=tensor_split,
     )
+
+
+LLAMA, MOCK = adapter(pool()), adapter(pool("mock"))
 
 
 def job(**more):
@@ -99,7 +101,7 @@ def test_the_mock_engine_understands_every_argument_of_its_adapter():
 @pytest.mark.req("ADAPT-API", "OC-ADAPT-5010")
 @pytest.mark.parametrize(("build", "version"), [("debian", r"b11669"), ("wheel", "b0")])
 def test_recorded_props_are_read(build, version):
-    props = LLAMA.read_props((FOLDER / f"props.{build}.txt").read_bytes())
+    props = LLAMA.read_props([Reply(200, (FOLDER / f"props.{build}.txt").read_bytes())])
     assert props.engine_version.startswith(version)
     assert props == Props(engine_version=props.engine_version, slots=1, ctx_max=256)
 
@@ -107,7 +109,7 @@ def test_recorded_props_are_read(build, version):
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"build_info":""}', b'{"build_info":"b1"}'])
 def test_props_of_something_else_are_refused(body):
     with pytest.raises(OrchError) as caught:
-        LLAMA.read_props(body)
+        LLAMA.read_props([Reply(200, body)])
     assert caught.value.kind is Kind.ENGINE_PROTOCOL
 
 
@@ -237,7 +239,7 @@ def test_strict_on_slots_that_share_a_batch_is_refused_not_weakened():
 
 def test_an_unknown_engine_is_named_with_the_known():
     with pytest.raises(OrchError) as caught:
-        adapter(EngineId("gguf"))
+        adapter(pool("gguf"))
     assert caught.value.kind is Kind.CONFIG_INVALID
     assert "llamacpp, mock" in caught.value.message
 

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from orchd.config.pool import Mode, Provisioning
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import EngineId, Text
+from orchd.wire.ids import Text
 from poolmgr.engines.registry import adapter
 from poolmgr.provision.models import Staged
 from poolmgr.provision.plan import MOCK_COMMAND, plan
@@ -20,7 +20,7 @@ UUIDS = ("GPU-1", "GPU-2")
 
 
 def test_mock_is_our_own_program_and_needs_what_it_says() -> None:
-    made = plan(pool("mock:x", "mock"), adapter(EngineId("mock")), Staged("x"), SOCKET, UUIDS)
+    made = plan(pool("mock:x", "mock"), adapter(pool("mock:x", "mock")), Staged("x"), SOCKET, UUIDS)
     assert made.argv is not None
     assert made.argv[:3] == MOCK_COMMAND
     assert made.need is not None
@@ -35,9 +35,7 @@ def test_an_engine_gets_its_gpus_by_uuid(tmp_path: Path) -> None:
     program.chmod(0o755)
     model = Staged("m.gguf", Path("/m.gguf"), 5 << 30)
     how = Provisioning(command=(str(program), "--first"))
-    made = plan(
-        pool("/m.gguf", provisioning=how), adapter(EngineId("llamacpp")), model, SOCKET, UUIDS
-    )
+    made = plan(pool("/m.gguf", provisioning=how), adapter(pool("m")), model, SOCKET, UUIDS)
     assert made.env["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
     assert made.argv is not None
     assert made.argv[:2] == (str(program), "--first")
@@ -64,7 +62,7 @@ def test_a_missing_program_says_what_to_install(
     with pytest.raises(OrchError) as caught:
         plan(
             pool("/m.gguf", provisioning=how),
-            adapter(EngineId("llamacpp")),
+            adapter(pool("m")),
             Staged("m.gguf", Path("/m.gguf"), 1),
             SOCKET,
             UUIDS,
@@ -84,15 +82,13 @@ def test_an_unknown_sampler_profile_is_refused_whoever_starts_the_engine(
     made = pool("m", engine, provisioning=how)
     made = evolve(made, engine=evolve(made.engine, sampler_profile_version=Text("v9")))
     with pytest.raises(OrchError) as caught:
-        plan(made, adapter(EngineId(engine)), Staged("m", Path("/m")), SOCKET, UUIDS)
+        plan(made, adapter(made), Staged("m", Path("/m")), SOCKET, UUIDS)
     assert caught.value.kind is Kind.CONFIG_INVALID
     assert "'v9'" in caught.value.message
 
 
 def test_an_external_engine_is_only_found() -> None:
     how = Provisioning(mode=Mode.EXTERNAL, url="http://127.0.0.1:8080")
-    made = plan(
-        pool("m", provisioning=how), adapter(EngineId("llamacpp")), Staged("m"), SOCKET, UUIDS
-    )
+    made = plan(pool("m", provisioning=how), adapter(pool("m")), Staged("m"), SOCKET, UUIDS)
     assert (made.argv, made.socket, made.need) == (None, None, None)
     assert str(made.target) == "http://127.0.0.1:8080"
