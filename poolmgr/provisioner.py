@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,11 +25,17 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId
 from poolmgr.edge.devices import Nvml
 from poolmgr.provision import words
+from poolmgr.provision.bring import bring
+from poolmgr.provision.brought import prepared_engine
 from poolmgr.provision.cache import cache_of
+from poolmgr.provision.door import PolicyDoor
 from poolmgr.provision.facts import Facts, GpuFact
 from poolmgr.provision.look import look
+from poolmgr.provision.owner import become_owner
 from poolmgr.provision.planning import plan
 from poolmgr.provision.preflight import check
+from poolmgr.provision.tool import Log
+from poolmgr.provision.work import Work
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,8 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             nursery.start_soon(_leave_with, stop, nursery.cancel_scope)
             settings = load(arguments.config)
             pool = _pool(settings, arguments.pool)
-            await show(settings, pool, as_json=arguments.json)
+            if arguments.verb == "plan":
+                await show(settings, pool, as_json=arguments.json)
+            else:
+                await provision(settings, pool, as_json=arguments.json)
             nursery.cancel_scope.cancel()
+            return
+        raise OrchError(Kind.CANCELED, "stopped; what is in the catalog of engines is as it was")
 
     return run(serve, "orchd-provision")
 
@@ -55,6 +67,53 @@ async def show(settings: Settings, pool: Pool, *, as_json: bool) -> None:
         sys.stdout.write(codec.dumps(words.value(planned, problems)).decode() + "\n")
     else:
         sys.stdout.write("".join(f"{line}\n" for line in words.lines(planned, problems)))
+
+
+async def provision(settings: Settings, pool: Pool, *, as_json: bool) -> None:
+    """Bring the engine of a pool, unless something is in the way; print what it is.
+
+    Raises OrchError: ENGINE_MISSING with the first command that mends it, and what bring raises.
+    """
+    cache = cache_of(settings, pool)
+    if pool.mode is not Mode.PACKAGE:  # pacman wants root, or asks for it
+        become_owner(cache)
+    facts = await facts_of(settings, pool)
+    planned, problems = plan(pool, facts), check(pool, facts)
+    for problem in problems:
+        log.event(
+            "provision_problem",
+            f"{problem.what}. Run: {problem.command}",
+            level="error",
+            pool_id=pool.id,
+            command=problem.command,
+        )
+    if problems:
+        first = problems[0]
+        raise OrchError(Kind.ENGINE_MISSING, f"{first.what}. Run: {first.command}")
+    if planned.entry_id is None:
+        log.event("nothing_to_bring", f"Pool {pool.id} needs nothing brought.", pool_id=pool.id)
+        return
+    now_ms = time.time_ns() // 1_000_000
+    said = Log(cache / "logs" / f"{planned.entry_id}-{now_ms}.log")
+    try:
+        work = Work(
+            pool_id=pool.id,
+            facts=facts,
+            part=cache / f"{planned.entry_id}.part",
+            log=said,
+            door=PolicyDoor(settings, pool, cache),
+            clock=trio.current_time,
+        )
+        entry = await bring(work, pool, planned, now_ms)
+    finally:
+        said.close()
+    ready = prepared_engine(pool, entry)
+    if as_json:
+        sys.stdout.write(codec.dumps(ready).decode() + "\n")
+    else:
+        sys.stdout.write(
+            f"{ready.engine_catalog_id}: {ready.name} {ready.version}\n{ready.entry}\n"
+        )
 
 
 async def facts_of(settings: Settings, pool: Pool) -> Facts:

@@ -9,7 +9,18 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from orchd.config.pool import LLAMACPP, MOCK, TGI, TRITON, VLLM, Mode, Pool, Provisioning
+from orchd.config.engines import EXTERNAL_ONLY
+from orchd.config.pool import (
+    ENGINES,
+    LLAMACPP,
+    MOCK,
+    TGI,
+    TRITON,
+    VLLM,
+    Mode,
+    Pool,
+    Provisioning,
+)
 from orchd.config.provisioning import Build
 from orchd.wire.codec import Fault
 
@@ -47,10 +58,7 @@ _IMAGE: Final = re.compile(
 """The distribution specification's form of a name, with its registry said."""
 _TAG: Final = re.compile(r"[A-Za-z0-9_][\w.\-]{0,127}")
 _PACKAGE: Final = re.compile(r"[a-z0-9@_+][a-z0-9@._+\-]{0,127}")
-_URL: Final = re.compile(
-    r"https://[A-Za-z0-9.\-]{1,253}(?::\d{1,5})?/[\x21-\x7e]{1,2000}"
-    r"|http://(?:127\.\d{1,3}\.\d{1,3}\.\d{1,3}|localhost|\[::1\])(?::\d{1,5})?/[\x21-\x7e]{1,2000}"
-)
+_URL: Final = re.compile(r"https://[A-Za-z0-9.\-]{1,253}(?::\d{1,5})?/[\x21-\x7e]{1,2000}")
 _PATH: Final = re.compile(r"""/[^\x00-\x1f\x7f"'\\:,]*""")
 """A unit, a cmake list and a --mount option name it."""
 
@@ -58,6 +66,10 @@ _PATH: Final = re.compile(r"""/[^\x00-\x1f\x7f"'\\:,]*""")
 def check_mode(pool: Pool, path: str) -> Iterator[Fault]:
     """Yield the faults of one pool's `provisioning`, at `path`."""
     how, mode = pool.provisioning, pool.mode
+    if pool.engine.id not in ENGINES or (
+        pool.engine.id in EXTERNAL_ONLY and mode is not Mode.EXTERNAL
+    ):
+        return  # said already, and nothing else can be right
     for key, of in _OF_MODE.items():
         if mode is not of and getattr(how, key) != getattr(Provisioning(), key):
             yield Fault(f"{path}.{key}", f"is only for mode {of}, and this is mode {mode}")

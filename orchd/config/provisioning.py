@@ -40,6 +40,7 @@ class Build:
     """Further -DNAME=VALUE; of two with one name the last counts. Those that take CUDA out, or
     bring another backend in, are refused."""
     generator: Generator = Generator.NINJA
+    """What runs the build: Ninja, or Unix Makefiles."""
 
 
 @frozen(kw_only=True)

@@ -20,16 +20,19 @@ async def download(work: Work, pool: Pool, plan: s.Plan) -> Brought:
     """Return the program. Raises OrchError: PROVISION_FAILED, CPU_FALLBACK, OUTBOUND_DENIED, and
     what fetching raises."""
     files, url = work.part / "files", pool.provisioning.binary.url or ""
+    archive = Path()
     for step in plan.steps:
         match step:
             case s.Download():
                 assert pool.provisioning.allow_binary_downloads, "preflight has seen it"
                 work.tell("engine_download", f"Downloading {step.url.partition('?')[0]}.")
-                work.part.mkdir(parents=True, exist_ok=True)
-                await work.door.download(step.url, step.checksum, Path(step.into), work.progress)
+                archive = await work.door.download(step.url, step.checksum, work.progress)
             case s.Extract():
-                work.tell("engine_extract", f"Unpacking {Path(step.archive).name}.")
-                await trio.to_thread.run_sync(_extract, Path(step.archive), files)
+                work.tell("engine_extract", f"Unpacking {archive.name}.")
+                await trio.to_thread.run_sync(
+                    unpack, archive, files, trio.from_thread.check_cancelled
+                )
+                await work.door.forget(archive)
             case s.CheckCuda():
                 work.tell("engine_check", "Looking whether it was built with CUDA.")
                 await cuda.check(program(files, pool.command[0]), work.log)
@@ -43,12 +46,6 @@ async def download(work: Work, pool: Pool, plan: s.Plan) -> Brought:
         build_ref=url.partition("?")[0],
         digest=f"sha256:{digest}",
     )
-
-
-def _extract(archive: Path, into: Path) -> None:
-    """Unpack and remove it. Blocks; a cancellation is seen each MiB."""
-    unpack(archive, into, trio.from_thread.check_cancelled)
-    archive.unlink()
 
 
 def program(files: Path, name: str) -> Path:

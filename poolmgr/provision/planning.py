@@ -206,10 +206,9 @@ def _binary(pool: Pool, facts: Facts) -> tuple[s.Step, ...]:
     if one.url is None or one.checksum is None:
         return (s.FindProgram(program=program), *_cuda(pool, program))
     part = f"{facts.cache}/{entry_id(pool)}.part"
-    archive = f"{part}/{file_name(one.url)}"
     return (
-        s.Download(url=one.url, checksum=one.checksum, into=archive),
-        s.Extract(archive=archive, into=f"{part}/files"),
+        s.Download(url=one.url, checksum=one.checksum),
+        s.Extract(into=f"{part}/files"),
         *_cuda(pool, program, f"{part}/files"),
     )
 

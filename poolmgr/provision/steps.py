@@ -74,7 +74,6 @@ class Download:
     name: ClassVar = "download"
     url: str
     checksum: str
-    into: str
 
 
 @frozen(kw_only=True)
@@ -82,7 +81,6 @@ class Extract:
     """Unpack an archive, nothing of it beyond the folder; a bare program is put there."""
 
     name: ClassVar = "extract"
-    archive: str
     into: str
 
 

@@ -31,10 +31,11 @@ class Door(Protocol):
         Raises OrchError that names the rule.
         """
 
-    async def download(
-        self, url: str, checksum: str, into: Path, say: Callable[[str], None]
-    ) -> None:
-        """Fetch a file that has this checksum to `into`. Raises OrchError."""
+    async def download(self, url: str, checksum: str, say: Callable[[str], None]) -> Path:
+        """Return a file that has this checksum. Raises OrchError."""
+
+    async def forget(self, file: Path) -> None:
+        """Remove what `download` returned."""
 
 
 @frozen
