@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from orchd.cli import reach, say
+from orchd.cli.fetching import fetch_model
 from orchd.kit.client import Client
 from orchd.wire import codec
 from orchd.wire.catalog import CatalogModel, CatalogModels, StateAccepted, VerifyStarted
@@ -35,6 +36,9 @@ JSON: Final = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 @click.group(name="models")
 def command() -> None:
     """Show and change the catalog: which models tasks may name, and which are Retired."""
+
+
+command.add_command(fetch_model)
 
 
 @command.command(name="list")

@@ -14,10 +14,11 @@ from typing import Final
 from orchd.config.devices import Backend
 from orchd.config.engines import MAX_SOCKET_PATH, check_engine
 from orchd.config.modes import check_mode
+from orchd.config.policy import Outbound
 from orchd.config.pool import ENGINES, MOCK, Engine, Pool, is_file_ref
 from orchd.config.schema import File, parse_bind
 from orchd.config.serving import Sse
-from orchd.wire import ids
+from orchd.wire import address, ids, modelref
 from orchd.wire.codec import Fault
 from orchd.wire.errors import TABLE, Kind
 from orchd.wire.results import MAX_NUMBERS
@@ -29,9 +30,10 @@ MIN_NARRATION_MS: Final = 250  # how often streams are looked at (edge/app.py, P
 MAX_NARRATION_MS: Final = 3_600_000
 _ORIGIN: Final = re.compile(r"https?://(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::[1-9]\d{0,4})?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_PROXY = re.compile(r"http://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[1-9]\d{0,4}/?")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-_FETCHED = ("hf:", "https:", "http:", "s3:", "oci:")
 _UNIT_PATH: Final = re.compile(r"""/[^\x00-\x1f\x7f"'\\:]*""")
+MAX_REQUESTS_PER_MIN: Final = 100_000
 MIN_IDLE_MS: Final = 1000
 
 
@@ -45,6 +47,7 @@ def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
     yield from _sse(file.sse)
     yield from _origins(file.cors_origins)
     yield from _budgets(file)
+    yield from _outbound(file.policy.outbound)
     yield from _devices(file)
     first: dict[str, int] = {}
     for index, pool in enumerate(file.pools):
@@ -113,6 +116,20 @@ def _budgets(file: File) -> Iterator[Fault]:
     ):
         must = "needs a pool with a price, such as price = { tokens_out = 0.5 }: nothing costs"
         yield Fault("$.sessions.budget.cost", must)
+
+
+def _outbound(outbound: Outbound) -> Iterator[Fault]:
+    for name in ("allow", "deny"):
+        for index, pattern in enumerate(getattr(outbound, name)):
+            wrong = address.pattern_fault(pattern)
+            if wrong is not None:
+                yield Fault(f"$.policy.outbound.{name}[{index}]", wrong)
+    if outbound.proxy is not None and not _PROXY.fullmatch(outbound.proxy):
+        yield Fault("$.policy.outbound.proxy", "must be http://host:port, without user and path")
+    most = outbound.requests_per_min
+    if most is not None and most > MAX_REQUESTS_PER_MIN:
+        must = f"must be at most {MAX_REQUESTS_PER_MIN}, not {most}: their times are kept"
+        yield Fault("$.policy.outbound.requests_per_min", must)
 
 
 def _devices(file: File) -> Iterator[Fault]:
@@ -200,16 +217,16 @@ def _model(pool: Pool, path: str) -> Iterator[Fault]:
     model = pool.model
     if model.digest is not None and not _DIGEST.fullmatch(model.digest):
         yield Fault(f"{path}.digest", f"must be sha256:<64 hex digits>, not {model.digest!r}")
-    if model.cache_dir is not None:
-        later = "has no use yet: fetching models comes with a later version"
-        yield Fault(f"{path}.cache_dir", later)
+    if model.cache_dir is not None and not _UNIT_PATH.fullmatch(model.cache_dir):
+        must = "must begin with / and hold no quote, backslash, colon or control character"
+        yield Fault(f"{path}.cache_dir", f"{must}: a unit names it")
     if not is_file_ref(pool):
         return
-    if model.ref.startswith(_FETCHED):
-        yield Fault(
-            f"{path}.ref",
-            "must be file:/path/to/the/model or a path; fetching models comes with a later version",
-        )
+    if modelref.is_remote(model.ref):
+        try:
+            modelref.parse(model.ref)
+        except ValueError as exc:
+            yield Fault(f"{path}.ref", str(exc))
     elif not model.ref.removeprefix("file:"):
         yield Fault(f"{path}.ref", "must have a path after file:")
 

@@ -1,4 +1,4 @@
-"""Where sockets and state are when nobody says: by systemd's variables, XDG's, or the user.
+"""Where sockets, state and models are when nobody says: by systemd's variables, XDG's, or the user.
 
 Reading and merging what somebody does say is load.py's.
 """
@@ -45,6 +45,16 @@ def make_private(path: Path, uid: int) -> str | None:
         f"{path} is not a folder of yours alone (mode 0700): remove it, or set XDG_RUNTIME_DIR or "
         "run_dir"
     )
+
+
+def models_dir(environ: Mapping[str, str]) -> Path:
+    """Return the folder of fetched models: the unit's cache, the system's, or the user's."""
+    if given := environ.get("CACHE_DIRECTORY"):  # systemd: a list with colons
+        return Path(given.partition(":")[0], "models")
+    if os.geteuid() == 0:
+        return Path("/var/cache/orchd/models")
+    home = environ.get("XDG_CACHE_HOME") or BaseDirectory.xdg_cache_home
+    return Path(home, "orchd", "models")
 
 
 def state_dir(environ: Mapping[str, str]) -> Path:

@@ -35,7 +35,6 @@ _ENVIRONMENT: Final = {
     "state_dir": "ORCHD_STATE_DIR",
     "run_dir": "ORCHD_RUN_DIR",
 }
-_LATER_KEYS: Final = {"policy"}
 
 
 def load(
@@ -246,8 +245,6 @@ def _explained(fault: Fault) -> str:
     """Return the fault's message with a hint where we know what was meant."""
     message, key = fault.message, fault.path.rpartition(".")[2]
     if message.startswith(_UNKNOWN_KEY):
-        if key in _LATER_KEYS:
-            return f"comes with a later version; {message}"
         known = message.partition("(known: ")[2].rstrip(")").split(", ")
         if close := difflib.get_close_matches(key, known, n=1):
             return f"{message}; did you mean {close[0]}?"

@@ -131,11 +131,16 @@ class Model:
 
     ref: Text
     """file:/path/to/model.gguf, a path (relative: to this file), or for engine mock any name. vllm:
-    a folder as Hugging Face has them; triton: a model repository; external: what tasks name."""
+    a folder as Hugging Face has them; triton: a model repository; external: what tasks name. To be
+    fetched: hf:org/repo[/file.gguf], https://..., s3://bucket/key, oci://registry/repo:tag."""
     digest: Text | None = None
-    """sha256:<64 hex digits> that the model file must have."""
-    cache_dir: str | None = None
-    """Not in this version, which fetches none: where fetched models are kept."""
+    """sha256:<64 hex digits> that the model file must have; of several files, all in order."""
+    fetch: bool = True
+    """Fetch a model that is not here yet. false: only orchctl models fetch does; then the pool's
+    unit needs and has no network."""
+    cache_dir: Text | None = None
+    """Where fetched models are kept: an absolute path. Without it, orchd/models in
+    $XDG_CACHE_HOME, or /var/cache/orchd/models for the system's units."""
 
 
 @frozen(kw_only=True)

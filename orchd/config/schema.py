@@ -15,9 +15,11 @@ from typing import Final
 from attrs import frozen
 
 from orchd.config.devices import Devices
+from orchd.config.policy import Policy
 from orchd.config.pool import Pool, is_file_ref
 from orchd.config.serving import ArtifactBounds, Sessions, Sse, Throttle, Tls
 from orchd.wire.ids import PoolId, Positive, ReplicaId, Text
+from orchd.wire.modelref import is_remote
 
 DEFAULT_BIND: Final = "127.0.0.1:8484"
 
@@ -61,6 +63,7 @@ class Common:
     sse: Sse = Sse()
     artifacts: ArtifactBounds = ArtifactBounds()
     sessions: Sessions = Sessions()
+    policy: Policy = Policy()
     tls: Tls | None = None
     """Without it the TCP address speaks plain HTTP/1.1 and HTTP/2."""
     pools: tuple[Pool, ...] = ()
@@ -121,8 +124,8 @@ class Settings(Common):
         raise KeyError(pool_id)
 
     def model_path(self, pool: Pool) -> Path | None:
-        """Return the model's file; None where `model.ref` names no file (mock, external)."""
-        if not is_file_ref(pool):
+        """Return the model's file; None where `model.ref` names none (mock, external, fetched)."""
+        if not is_file_ref(pool) or is_remote(pool.model.ref):
             return None
         return self._beside(pool.model.ref.removeprefix("file:"))
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Final
 
-from orchd.config.pool import Mode, Pool
+from orchd.config.pool import Mode, Pool, is_file_ref
 from orchd.config.schema import Settings
+from orchd.wire import address
+from orchd.wire.modelref import is_remote
 
 HOMES: Final = ("/home", "/root", "/run/user")
 """What ProtectHome= is about (systemd.exec(5))."""
@@ -20,6 +22,20 @@ def of(settings: Settings, pool: Pool) -> tuple[str, ...]:
     return tuple(path for path in found if path.startswith("/"))
 
 
+def fetches(pool: Pool) -> bool:
+    """Whether the pool itself may have to fetch its model."""
+    return pool.model.fetch and is_file_ref(pool) and is_remote(pool.model.ref)
+
+
+def far(pool: Pool) -> bool:
+    """Whether the pool's engine is on another machine."""
+    url = pool.provisioning.url or ""
+    try:
+        return url.startswith("https:") and not address.parse(url).loopback
+    except ValueError:
+        return False
+
+
 def in_a_home(path: str) -> bool:
     """Whether other users are usually kept out there."""
     return any(path == home or path.startswith(home + "/") for home in HOMES)
@@ -29,6 +45,8 @@ def _named(settings: Settings, pool: Pool) -> Iterator[str]:
     model = settings.model_path(pool)
     if model is not None:
         yield _around(PurePosixPath(model))
+    elif pool.model.cache_dir is not None and is_file_ref(pool) and is_remote(pool.model.ref):
+        yield pool.model.cache_dir
     if pool.mode is not Mode.EXTERNAL:
         for word in (*pool.command, *pool.engine.args):
             path = PurePosixPath(word.partition("=")[2] if word.startswith("-") else word)

@@ -15,6 +15,7 @@ from orchd.config.pool import Pool
 from orchd.config.schema import Settings
 from orchd.generator import folders
 from orchd.generator.store import Units
+from orchd.wire import modelref
 from orchd.wire.ids import DeviceMask, replica_id
 
 DROP_IN: Final = "50-orchd.conf"
@@ -78,6 +79,7 @@ def _drop_in(
         # nvidia-uvm-tools has the same major; both majors are not fixed, so by class
         yield "DeviceAllow=char-nvidia-uvm rwm"
         yield "DeviceAllow=char-nvidia-caps rwm"
+    yield from _network(settings, pool)
     homes = [path for path in plain if folders.in_a_home(path)]
     if homes:
         # Homes are closed to other users, whatever the mount says. With empty ones in their place
@@ -85,6 +87,26 @@ def _drop_in(
         yield "ProtectHome=tmpfs"
         for path in homes:
             yield f'BindReadOnlyPaths="-{_literal(path)}"'
+
+
+def _network(settings: Settings, pool: Pool) -> Iterator[str]:
+    """Open the network for a pool that may fetch its model or has its engine elsewhere, and the
+    cache where that is not the unit's.
+
+    The engine has the same unit, so it has the network too: `model.fetch = false` closes it.
+    """
+    if not settings.policy.outbound.enabled:
+        return
+    if folders.far(pool):
+        yield "# Its engine is on another machine."
+        yield "IPAddressAllow=any"
+    if not folders.fetches(pool):
+        return
+    yield f"# It may fetch its model ({json.dumps(modelref.shown(pool.model.ref))})."
+    yield "IPAddressAllow=any"
+    cache = pool.model.cache_dir
+    if cache is not None and not folders.in_a_home(cache):
+        yield f'ReadWritePaths="-{_literal(cache)}"'
 
 
 def _literal(path: str) -> str:

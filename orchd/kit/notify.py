@@ -42,6 +42,10 @@ class Notifier:
         """Replace the line that systemctl status shows. False: there was no room, say it later."""
         return self._send(_line(text))
 
+    def extend(self, seconds: float) -> None:
+        """EXTEND_TIMEOUT_USEC: the start goes on, and may take `seconds` from now."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
+
     def reloading(self) -> None:
         """RELOADING=1: until READY=1 follows, `systemctl reload` waits (sd_notify(3))."""
         now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000

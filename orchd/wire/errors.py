@@ -63,6 +63,10 @@ class Kind(enum.StrEnum):
     DRIVER_UNAVAILABLE = "driver_unavailable"
     DEVICE_MISSING = "device_missing"
     MODEL_MISSING = "model_missing"
+    OUTBOUND_DENIED = "outbound_denied"
+    FETCH_FAILED = "fetch_failed"
+    DIGEST_WRONG = "digest_wrong"
+    DISK_SHORT = "disk_short"
     VRAM_SHORT = "vram_short"
     RAM_SHORT = "ram_short"
     ENGINE_MISSING = "engine_missing"
@@ -228,8 +232,23 @@ TABLE: dict[Kind, Row] = {
     ),
     Kind.DEVICE_MISSING: _pool("Correct the pool's device mask; nvidia-smi -L lists the GPUs."),
     Kind.MODEL_MISSING: _pool(
-        "Put the model where model.ref points, readable by poolmgr.", _NOINPUT
+        "Put the model where model.ref points, readable by poolmgr, or fetch it: orchctl models "
+        "fetch REF.",
+        _NOINPUT,
     ),
+    Kind.OUTBOUND_DENIED: _pool(
+        "Change the named key of the configuration, or bring the file here by hand.", _NOPERM
+    ),
+    Kind.FETCH_FAILED: _pool(
+        "Check the reference, the network and the credentials; what has come is kept, and the next "
+        "try goes on there.",
+        _TEMPFAIL,
+    ),
+    Kind.DIGEST_WRONG: _pool(
+        "Correct model.digest, or name a source that has what you expect; the file was removed.",
+        _DATAERR,
+    ),
+    Kind.DISK_SHORT: _pool("Free space there, or name another disk in model.cache_dir.", _OSERR),
     Kind.VRAM_SHORT: _pool(
         "Free VRAM, lower ctx or slots, or choose a smaller model or quantisation."
     ),

@@ -33,6 +33,7 @@ _PRELOADING: Final = (P.DEVICES, P.PROVISIONING, P.LOADING, P.SELF_TEST)
 TABLE: Final[dict[tuple[Phase, type[w.Event]], Phase]] = {
     (P.DEVICES, w.Begun): P.DEVICES,
     (P.DEVICES, w.DevicesFound): P.PROVISIONING,
+    (P.PROVISIONING, w.Fetching): P.PROVISIONING,
     (P.PROVISIONING, w.Provisioned): P.LOADING,
     (P.LOADING, w.StillLoading): P.LOADING,
     (P.LOADING, w.Serving): P.SELF_TEST,
@@ -72,6 +73,7 @@ TABLE: Final[dict[tuple[Phase, type[w.Event]], Phase]] = {
     **{(phase, w.Broke): P.FAILED for phase in (P.EMPTYING, P.DRAINED)},
     # a reload: beside the engine that serves, else in its place
     **{(phase, w.ReloadAsked): P.RELOADING for phase in (P.READY, P.EMPTYING, P.DRAINED)},
+    (P.RELOADING, w.Fetching): P.RELOADING,
     (P.RELOADING, w.Roomy): P.RELOADING,
     (P.RELOADING, w.Cramped): P.REPLACING,
     (P.REPLACING, w.Emptied): P.REPLACING,
@@ -160,8 +162,11 @@ class Life:
             case w.DevicesFound(where):
                 self._where = where
                 return [w.Announce(), w.Provision()]
+            case w.Fetching(words):
+                self._words = words
+                return [w.Announce()]
             case w.Provisioned(what):
-                self._what = what
+                self._what, self._words = what, ""
                 return [w.Announce(), w.StartEngine()]
             case w.StillLoading(words, error):
                 self._words = words
@@ -197,12 +202,14 @@ class Life:
                     return [w.FailJobs(late), w.StopOld()]
                 return [w.FailJobs(late), w.Announce()] if self._held else []
             case w.ReloadAsked(model_ref):
+                self._words = ""
                 number = self.reload.number + 1 if self.reload else 1
                 self.reload = Reload(
                     number=Positive(number), model_ref=model_ref, outcome=Outcome.RUNNING
                 )
                 return [w.Announce(), w.PrepareNew(model_ref)]
             case w.Roomy():
+                self._words = ""
                 return [w.StartNew()]
             case w.Cramped():
                 self._empty_s = EMPTY_S

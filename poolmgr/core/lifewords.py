@@ -25,6 +25,13 @@ class DevicesFound:
 
 
 @frozen
+class Fetching:
+    """The model comes from elsewhere; `words` say how far it is."""
+
+    words: str
+
+
+@frozen
 class Provisioned:
     """The model is staged and verified, it fits, and the engine's program is there. Gate 1 and 2
     of ORCH-3421."""
@@ -153,6 +160,7 @@ Control = (
 Event = (
     Begun
     | DevicesFound
+    | Fetching
     | Provisioned
     | StillLoading
     | Serving

@@ -11,13 +11,13 @@ from orchd.wire.snapshot import Phase
 
 SENTENCES: Final[dict[Phase, str]] = {
     Phase.DEVICES: "Looking for the GPUs of the mask",
-    Phase.PROVISIONING: "Preparing the model and the engine for {where}: {waited}",
+    Phase.PROVISIONING: "Preparing the model and the engine for {where}: {waited}{words}",
     Phase.LOADING: "Loading {what} into {where}: {waited}{words}",
     Phase.SELF_TEST: "Testing {what} on {where}: {waited}",
     Phase.READY: "Ready: {busy}; {what} on {where}, {proof}",
     Phase.EMPTYING: "Draining on request: {busy}, at most {empty_s:.0f} s",
     Phase.DRAINED: "Drained on request: {what} stays loaded and takes no jobs",
-    Phase.RELOADING: "Preparing {new} beside {what}: {waited}; {busy}",
+    Phase.RELOADING: "Preparing {new} beside {what}: {waited}{words}; {busy}",
     Phase.REPLACING: "Replacing {what} by {new} on {where}: {waited}",
     Phase.RESTORING: "Loading {what} again, because {new} failed: {waited}",
     Phase.DRAINING: "Draining: {busy}, at most {drain_s:.0f} s",

@@ -28,6 +28,10 @@ from poolmgr.engines.base import Adapter, Props, Tuning
 SETTLE_S: Final = 0.05
 """How long a change of slots or figures waits for others. orchd counts its own leases, so this is
 news about other links' jobs only; told at once, it would be in the way of the first token."""
+START_S: Final = 3600.0
+"""TimeoutStartSec= of units/poolmgr@.service: as much time after a fetch as without one."""
+EXTEND_S: Final = 30.0
+"""How often systemd is told so while a fetch goes on."""
 STATUS_S: Final = 1.0
 """Every STATUS= is work for PID 1 and a signal on its bus; slots change many times a second."""
 
@@ -79,6 +83,7 @@ class Board:
         self._said = ""
         self._said_phase: Phase | None = None
         self._said_at = 0.0
+        self._extended_at = -EXTEND_S
         self._changed = trio.Event()
 
     @property
@@ -170,6 +175,13 @@ class Board:
     def state(self) -> bytes:
         """Return the STATE message of now."""
         return wire.encode_json(wire.Type.STATE, 0, self.snapshot())
+
+    def not_yet(self) -> None:
+        """Have systemd wait longer for Ready: something goes on that takes its time."""
+        now = trio.current_time()
+        if now - self._extended_at >= EXTEND_S:
+            self._extended_at = now
+            self._notifier.extend(START_S)
 
     def announce(self) -> None:
         """Tell systemd and every link, now."""

@@ -90,14 +90,18 @@ class Preload:
     async def provision(self, say: Say) -> None:
         """Stage the model, find the engine's program, compare needs with what is free.
 
-        Raises MODEL_MISSING, ENGINE_MISSING, VRAM_SHORT, RAM_SHORT, CONFIG_INVALID.
+        Raises VRAM_SHORT, RAM_SHORT, and what Staging.stage raises.
         """
-        await self._stage()
+        await self._stage(say)
         self.staging.check(self._board.gpus)
         say(lw.Provisioned(self.staging.name))
 
-    async def _stage(self) -> None:
-        need = (await self.staging.stage(self._board.gpus)).need
+    async def _stage(self, say: Say) -> None:
+        def fetching(words: str) -> None:
+            say(lw.Fetching(words))
+            self._board.not_yet()
+
+        need = (await self.staging.stage(self._board.gpus, fetching)).need
         if need is not None:
             self.facts.kv_bytes_per_token = need.kv_bytes_per_token
 
@@ -109,7 +113,7 @@ class Preload:
         """
         old = self._beside
         assert old is not None, "a reload has somebody to replace"
-        await self._stage()
+        await self._stage(say)
         gpus = masked(await self.devices.read(), self._mask)
         roomy = self.staging.fits_beside(old.staging, old.held_bytes(gpus), gpus)
         say(lw.Roomy() if roomy else lw.Cramped())

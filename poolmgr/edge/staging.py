@@ -5,6 +5,8 @@ The comparison is core/fit.py's, files and programs are poolmgr/provision's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attrs import evolve
 
 from orchd.config.pool import Pool
@@ -21,6 +23,7 @@ from poolmgr.engines.base import Adapter
 from poolmgr.provision import lessons
 from poolmgr.provision.brought import brought
 from poolmgr.provision.models import stage
+from poolmgr.provision.outward import permit_engine
 from poolmgr.provision.plan import Plan, plan
 
 
@@ -58,17 +61,19 @@ class Staging:
         """Of the staged model; None: not known."""
         return self.need.weights_bytes if self.need is not None else None
 
-    async def stage(self, gpus: tuple[Gpu, ...]) -> Plan:
-        """Stage the model and find the engine's program.
+    async def stage(self, gpus: tuple[Gpu, ...], say: Callable[[str], None]) -> Plan:
+        """Stage the model and find the engine's program. `say` hears of a fetch under way.
 
-        Raises MODEL_MISSING, ENGINE_MISSING, CONFIG_INVALID.
+        Raises MODEL_MISSING, ENGINE_MISSING, CONFIG_INVALID; FETCH_FAILED, OUTBOUND_DENIED,
+        DIGEST_WRONG, DISK_SHORT of a model that is not here.
         """
         pool = self._pool
-        model = await stage(self._settings, pool)
+        model = await stage(self._settings, pool, say)
         self.name = model.name
         uuids = tuple(gpu.uuid for gpu in gpus)
         engine = await brought(self._settings, pool)
         self.plan = plan(pool, self._adapter, model, self._socket, uuids, engine)
+        permit_engine(self._settings, pool, self.plan.target)
         need, argv = self.plan.need, self.plan.argv
         if need is not None and argv is not None:
             # an image is the engine, not the program that runs it

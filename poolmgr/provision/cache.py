@@ -15,8 +15,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from xdg import BaseDirectory
-
+from orchd.config.folders import models_dir
+from orchd.config.load import SYSTEM_FILE
 from orchd.config.pool import Pool
 from orchd.config.schema import Settings
 from orchd.wire.engines import EngineEntry
@@ -32,14 +32,9 @@ def cache_of(settings: Settings, pool: Pool, environ: Mapping[str, str] = os.env
     said = pool.provisioning.source.cache_dir
     if said is not None:
         return Path(said)
-    if given := environ.get("CACHE_DIRECTORY"):  # systemd: a list with colons
-        return Path(given.partition(":")[0], "engines")
-    if settings.source is not None and settings.source == Path("/etc/orchd/orchd.toml"):
-        return SYSTEM / "engines"
-    if os.geteuid() == 0 and not environ.get("XDG_CACHE_HOME"):
-        return SYSTEM / "engines"
-    home = environ.get("XDG_CACHE_HOME") or BaseDirectory.xdg_cache_home
-    return Path(home, "orchd", "engines")
+    if settings.source == SYSTEM_FILE and "CACHE_DIRECTORY" not in environ:
+        return SYSTEM / "engines"  # whoever asks: the system's pools look there
+    return models_dir(environ).with_name("engines")
 
 
 def usable(entry: EngineEntry) -> bool:

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import trio
+
+from orchd.config.pool import Mode, Pool
+from orchd.config.schema import Settings
 from orchd.fetch.fetch import fetch
 from orchd.fetch.orders import Order, Progress
 from orchd.fetch.progress import words
 from orchd.policy.configured import rules
 from orchd.policy.hook import Outbound
 from orchd.policy.rules import Named
-
-from orchd.config.pool import Mode, Pool
-from orchd.config.schema import Settings
 from orchd.wire import address as addresses
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Text

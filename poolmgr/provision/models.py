@@ -1,6 +1,6 @@
-"""A model's file: is it there, may we read it, is it the right one. Gate 1 of ORCH-3421.
+"""A model's files: are they there, may we read them, are they the right ones. Gate 1 of ORCH-3421.
 
-Fetching models from elsewhere comes with a later version; the error says so.
+What is not here is fetched by fetching.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import getpass
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,14 +20,15 @@ from orchd.config.pool import TRITON, VLLM, Pool, is_file_ref
 from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
+from orchd.wire.modelref import is_remote, shown
 from poolmgr.core.modelfile import Head
+from poolmgr.provision.fetching import bring
 from poolmgr.provision.heads import read_head
 
 CHUNK_BYTES: Final = 4 << 20
 FOLDERS: Final = frozenset({VLLM, TRITON})
 """Engines whose model is a folder."""
 _WEIGHTS: Final = frozenset({".gguf", ".safetensors"})
-_SCHEME: Final = re.compile(r"(hf|https?|s3|oci):.*")
 _SHARD: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
@@ -45,9 +46,12 @@ class Staged:
     """What its files say of themselves."""
 
 
-async def stage(settings: Settings, pool: Pool) -> Staged:
-    """Return the pool's model, verified against `model.digest`. Raises OrchError(MODEL_MISSING).
+async def stage(
+    settings: Settings, pool: Pool, say: Callable[[str], None] = lambda _: None
+) -> Staged:
+    """Return the pool's model, verified against `model.digest`; it is fetched if need be.
 
+    `say` hears how far that is. Raises OrchError: MODEL_MISSING, and what fetching.py raises.
     Hashing reads the whole file, some 2 s per GB, in a worker thread.
     """
     ref = pool.model.ref
@@ -61,17 +65,18 @@ async def stage(settings: Settings, pool: Pool) -> Staged:
                 pool_id=pool.id,
             )
         return Staged(ref.rpartition("/")[2] or ref)
-    if _SCHEME.fullmatch(ref):
-        scheme = ref.partition(":")[0]
-        raise OrchError(
-            Kind.MODEL_MISSING,
-            f"model.ref {ref!r}: fetching {scheme}: models comes with a later version; name a file",
-        )
-    path = settings.model_path(pool)
-    assert path is not None
-    files = _files(path, folder=pool.engine.id in FOLDERS)
+    compared = False
+    if is_remote(ref):
+        done, compared = await bring(settings, pool, say)
+        path, files = Path(done.path), [Path(file) for file in done.files]
+        name = shown(ref).rpartition("/")[2]
+    else:
+        local = settings.model_path(pool)
+        assert local is not None, "what is not remote is a path"
+        path, files = local, _files(local, folder=pool.engine.id in FOLDERS)
+        name = path.name
     size = sum(_readable(file) for file in files)
-    if pool.model.digest is not None:
+    if pool.model.digest is not None and not compared:
         wanted = pool.model.digest.removeprefix("sha256:").lower()
         found = await trio.to_thread.run_sync(sha256, files, abandon_on_cancel=True)
         if found != wanted:
@@ -81,7 +86,7 @@ async def stage(settings: Settings, pool: Pool) -> Staged:
             )
     heads = [file for file in files if file == path or file.suffix in _WEIGHTS]
     head = await trio.to_thread.run_sync(read_head, heads, abandon_on_cancel=True)
-    return Staged(path.name, path, size, head)
+    return Staged(name, path, size, head)
 
 
 def _files(path: Path, *, folder: bool) -> list[Path]:

@@ -109,6 +109,7 @@ def test_every_key_of_the_file_is_in_force(write):
         "throttle": "{ requests_per_s = 2.5, burst = 3, tokens_per_min = 99 }",
         "sse": "{ heartbeat_ms = 77 }",
         "devices": '{ backend = "simulated", simulated = [{ name = "x", vram_mb = 1 }] }',
+        "policy": '{ outbound = { deny = ["a.b"] } }',
         "artifacts": "{ max_mb = 5 }",
         "sessions": "{ max_turns = 3 }",
         "tls": '{ cert = "c", key = "k" }',

@@ -152,6 +152,42 @@ def test_a_path_cannot_say_anything_else_to_systemd(made, ref):
     assert any(line.startswith("# No unit can name") for line in lines(units))
 
 
+@pytest.mark.req("SYSD-24", "ORCH-3080")
+def test_only_a_pool_that_may_fetch_gets_the_network(made):
+    hub = "hf:org/repo/m.gguf"
+    assert values(made(pool(ref=hub)), "IPAddressAllow") == ["any"]
+    assert values(made(pool()), "IPAddressAllow") == []
+    no_fetch = pool().replace('ref = "file:/srv/m/a.gguf"', f'ref = "{hub}", fetch = false')
+    assert values(made(no_fetch), "IPAddressAllow") == []
+    off = made("[policy.outbound]\nenabled = false\n" + pool(ref=hub))
+    assert values(off, "IPAddressAllow") == []
+    assert values(made(pool(ref=hub), user=True), "IPAddressAllow") == []  # it has no filter
+
+
+@pytest.mark.req("SYSD-24", "ORCH-3205")
+def test_a_cache_elsewhere_is_written_and_one_in_a_home_is_read(made):
+    def cached(folder: str) -> Units:
+        text = pool(ref="hf:org/repo/m.gguf")
+        units: Units = made(text.replace('m.gguf"', f'm.gguf", cache_dir = "{folder}"'))
+        return units
+
+    disk = cached("/srv/models")
+    assert values(disk, "ReadWritePaths") == ['"-/srv/models"']
+    assert values(disk, "WantsMountsFor") == ['"/srv/models"']
+    home = cached("/home/ada/models")
+    assert values(home, "ReadWritePaths") == []
+    assert values(home, "BindReadOnlyPaths") == ['"-/home/ada/models"']
+
+
+@pytest.mark.req("SYSD-18")
+def test_a_reference_cannot_say_anything_to_systemd(made):
+    units = made(pool(ref="https://a.b/x%0aUser=root%0a/m.gguf?q=SECRET"))
+    assert not any("SECRET" in line for line in lines(units))
+    known = {"SourcePath", "IPAddressAllow", "DeviceAllow"}
+    said = [line for line in lines(units) if not line.startswith(("#", "["))]
+    assert {line.partition("=")[0] for line in said} <= known
+
+
 def test_a_percent_sign_is_no_specifier(made):
     units = made(pool(ref="file:/home/a/50%h/m.gguf"))
     assert values(units, "BindReadOnlyPaths") == ['"-/home/a/50%%h"']

@@ -116,6 +116,13 @@ PYTHON_H = Need(
     arch=("python",),
 )
 
+REGISTRY = Need(
+    "docker-registry",
+    has_program("docker-registry"),
+    debian=("docker-registry",),
+    arch=("docker-registry",),  # from the AUR
+)
+
 MAKEPKG = Need("makepkg", has_program("makepkg"), debian=("makepkg",), arch=("pacman",))
 PACMAN = Need(
     "pacman",
@@ -131,7 +138,7 @@ WHEEL_LLAMA = (X86_64, LIBGOMP)
 FAKE_NVML = (GCC,)
 VENV = (GCC, LIBSYSTEMD, PYTHON_H)
 PACKAGING = (MAKEPKG, PACMAN, FAKEROOT)
-EVERYTHING = (*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *FAKE_NVML, *PACKAGING)
+EVERYTHING = (*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *FAKE_NVML, *PACKAGING, REGISTRY)
 
 
 def missing(needs: Iterable[Need]) -> list[Need]:

@@ -63,7 +63,6 @@ async def test_all_parts_of_a_model_count(tmp_path: Path) -> None:
 async def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
     assert "there is no model file" in await refused(tmp_path, pool("none.gguf"))
     assert "is a folder" in await refused(tmp_path, pool(str(tmp_path)))
-    assert "later version" in await refused(tmp_path, pool("hf:org/repo/x.gguf"))
 
 
 async def test_who_cannot_read_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
