@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.setup(arguments.log, "orchd-provision")
 
     async def serve(stop: trio.Event) -> None:
+        done = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_leave_with, stop, nursery.cancel_scope)
             settings = load(arguments.config)
@@ -52,9 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 await show(settings, pool, as_json=arguments.json)
             else:
                 await provision(settings, pool, as_json=arguments.json)
+            done.set()
             nursery.cancel_scope.cancel()
-            return
-        raise OrchError(Kind.CANCELED, "stopped; what is in the catalog of engines is as it was")
+        if not done.is_set():
+            raise OrchError(
+                Kind.CANCELED, "stopped; what is in the catalog of engines is as it was"
+            )
 
     return run(serve, "orchd-provision")
 

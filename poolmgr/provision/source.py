@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -71,6 +72,8 @@ def _kept(part: Path, binary: Path, found: re.Match[str] | None, ref: str, commi
     target = part / "bin" / TARGET
     target.parent.mkdir()
     binary.rename(target)
+    for name in ("source", "build"):
+        shutil.rmtree(part / name)
     return Brought(
         artifacts=(f"bin/{TARGET}",),
         version=f"b{found[1]}-{found[2]}" if found else ref,
@@ -135,8 +138,11 @@ def _about_cuda(path: Path, begin: int) -> str | None:
     wrong = [at for at, line in enumerate(lines) if "CMake Error" in line]
     if not wrong:
         return None
-    said = [line.strip() for line in lines[wrong[0] :] if line.strip()]
-    return next((line[:200] for line in said if _CUDA_WORDS.search(line)), None)
+    said = [line.strip()[:200] for line in lines[wrong[0] :] if _CUDA_WORDS.search(line)]
+    # where it is wrong says less than what is: links to CUDA::cublas but the target was not found
+    return next(
+        (line for line in said if not line.startswith("CMake Error")), next(iter(said), None)
+    )
 
 
 def _environment(work: Work) -> dict[str, str]:

@@ -34,7 +34,7 @@ _PASSED: Final = frozenset(
     {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME",
      "XDG_CACHE_HOME", "XDG_DATA_HOME", "CUDA_HOME", "CUDA_PATH", "CUDACXX", "CC", "CXX",
      "CCACHE_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "DBUS_SESSION_BUS_ADDRESS",
-     "SUDO_ASKPASS", "CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "FAKE_NVML"}
+     "SUDO_ASKPASS", "CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF"}
 )  # fmt: skip
 """What tools may know of our environment: no token, no credential, no proxy that nobody named."""
 
@@ -163,21 +163,22 @@ async def _run(
             take(rest.decode("utf-8", "replace"))
         return await process.wait()
     finally:
-        await _end(process)
+        # a cancellation waits for its end, at most some seconds
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 3 * TERM_S):
+            await _end(process)
 
 
 async def _end(process: trio.Process) -> None:
-    """See it and what it started ended; a cancellation waits for that, at most some seconds."""
-    with trio.CancelScope(shield=True):
-        if process.returncode is None:
-            _signal(process, signal.SIGTERM)
-            with trio.move_on_after(TERM_S):
-                await process.wait()
-        _signal(process, signal.SIGKILL)  # whatever of its group is left
+    """See it and what it started ended."""
+    if process.returncode is None:
+        _signal(process, signal.SIGTERM)
         with trio.move_on_after(TERM_S):
             await process.wait()
-        if process.stdout is not None:
-            await process.stdout.aclose()
+    _signal(process, signal.SIGKILL)  # whatever of its group is left
+    with trio.move_on_after(TERM_S):
+        await process.wait()
+    if process.stdout is not None:
+        await process.stdout.aclose()
 
 
 def _signal(process: trio.Process, number: signal.Signals) -> None:
