@@ -28,6 +28,7 @@ from orchd.kit import fds, http, log, run
 from orchd.kit.notify import Notifier
 from orchd.kit.tls import server_context
 from orchd.wire.errors import OrchError
+from orchd.wire.words import many
 
 DRAIN_S: Final = 15.0
 """For running tasks after SIGTERM; orchd.service allows TimeoutStopSec=30 for this and the rest."""
@@ -99,8 +100,7 @@ async def serve(read: Callable[[], Settings], stop: trio.Event) -> None:
 
 
 def _status(settings: Settings, where: str) -> str:
-    count = len(settings.pools)
-    return f"Serving {count} {'pool' if count == 1 else 'pools'} on {where}"
+    return f"Serving {many(len(settings.pools), 'pool')} on {where}"
 
 
 async def _reload(

@@ -41,7 +41,9 @@ Three classes:
   the request helps.
 
 orchctl prints the same three things (what, when, what next) and exits with the number of the last
-column. The name in brackets is the `reason` of logs and of `tasks_rejected_total`.
+column. The name in brackets is the `reason` of logs. `tasks_rejected_total` has the same names, but
+`queue_full` also for `queue_full_drop_lru`, `dropped` also for `shed`, `pool_unready` also for
+`draining`: a label has at most 16 values.
 """
 _ANSWERED: Final = {kind for row in OPERATIONS for kind in kinds_of(row)}
 _CAUSES: Final = [
@@ -61,6 +63,9 @@ engine does on purpose (`engine.faults`, [09](09-configuration.md)):
   anew.
 * `hang_after_tokens`: DECODE_TIMEOUT when the watchdog's `idle_ms` has passed.
 * `garbage_after_tokens`: WORKER_RESET, for what the engine says cannot be read.
+* `self_test` (die, hang, garbage or keep_slot): the pool is unready, with the step in its health.
+* `only_model`: the faults are those of one model, so that only a reload with it fails. `slower` and
+  `vram_mb` fail the canary then.
 
 ## To write one
 

@@ -80,26 +80,27 @@ class Artifacts:
 
     max_bytes: int
     max_count: int
+    max_jobs: int = 0
+    """How many of them may be records of jobs."""
     records: dict[str, ArtifactRecord] = field(factory=dict)
     used_bytes: int = 0
     """Of records and contents, a content once."""
     _order: list[tuple[int, str]] = field(factory=list)
     """Oldest first."""
+    _jobs: list[tuple[int, str]] = field(factory=list)
+    """Those of them that are records of jobs."""
     _holders: dict[str, int] = field(factory=dict)
     """Digest -> how many artifacts have this content."""
 
     def get(self, artifact_id: str) -> ArtifactRecord:
-        """Raises OrchError(UNKNOWN_ID)."""
+        """Raises OrchError(UNKNOWN_NAME)."""
         record = self.records.get(artifact_id)
         if record is None:
-            raise OrchError(Kind.UNKNOWN_ID, f"there is no artifact {artifact_id[:64]!r}")
+            raise OrchError(Kind.UNKNOWN_NAME, f"there is no artifact {artifact_id[:64]!r}")
         return record
 
     def admit(self, record: ArtifactRecord) -> None:
-        """Raise OrchError: INVALID_PARAMS for an unknown parent, STORE_FULL past a bound.
-
-        Nothing that was stored is thrown out for something new.
-        """
+        """Raise OrchError: INVALID_PARAMS for an unknown parent, STORE_FULL past a bound."""
         if record.parent is not None and record.parent not in self.records:
             why = f"$.parent: there is no artifact {record.parent}"
             raise OrchError(Kind.INVALID_PARAMS, why, path="$.parent")
@@ -113,12 +114,38 @@ class Artifacts:
             )
             raise OrchError(Kind.STORE_FULL, why)
 
+    def givers(self, record: ArtifactRecord) -> list[ArtifactRecord]:
+        """Return the records of jobs that have to go for this one, the oldest first.
+
+        Nobody sent those, so nobody counts on them; what was stored is never thrown out. Empty when
+        nothing has to go, and when it would not fit without them either.
+        """
+        going: list[ArtifactRecord] = []
+        over_bytes = self.used_bytes + self._cost(record) - self.max_bytes
+        over_count = len(self.records) + 1 - self.max_count
+        over_jobs = len(self._jobs) + 1 - self.max_jobs if record.job is not None else 0
+        for _, job_id in self._jobs:
+            if over_bytes <= 0 and over_count <= 0 and over_jobs <= 0:
+                break
+            if job_id != record.parent:
+                giver = self.records[job_id]
+                going.append(giver)
+                over_count, over_jobs = over_count - 1, over_jobs - 1
+                over_bytes -= self._frees(giver, record)
+        return going if over_bytes <= 0 and over_count <= 0 and over_jobs <= 0 else []
+
+    def _frees(self, giver: ArtifactRecord, record: ArtifactRecord) -> int:
+        alone = self.holders(giver.digest) == 1 and giver.digest != record.digest
+        return RECORD_BYTES + (giver.content_bytes if alone else 0)
+
     def add(self, record: ArtifactRecord) -> None:
         """Take in a record that is on disk."""
         self.used_bytes += self._cost(record)
         self.records[record.id] = record
         self._holders[record.digest] = self._holders.get(record.digest, 0) + 1
         insort(self._order, (record.created_ms, record.id))
+        if record.job is not None:
+            insort(self._jobs, (record.created_ms, record.id))
 
     def drop(self, record: ArtifactRecord) -> None:
         """Take out a record whose file is gone."""
@@ -128,6 +155,8 @@ class Artifacts:
             self._holders[record.digest] = left
         self.used_bytes -= self._cost(record)
         del self._order[bisect_left(self._order, (record.created_ms, record.id))]
+        if record.job is not None:
+            del self._jobs[bisect_left(self._jobs, (record.created_ms, record.id))]
 
     def holders(self, digest: str) -> int:
         """Return how many artifacts have this content."""

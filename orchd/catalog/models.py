@@ -41,10 +41,10 @@ class Models:
     records: dict[str, ModelRecord] = field(factory=dict)
 
     def get(self, model_id: str) -> ModelRecord:
-        """Raises OrchError(UNKNOWN_ID)."""
+        """Raises OrchError(UNKNOWN_NAME)."""
         record = self.records.get(model_id)
         if record is None:
-            raise OrchError(Kind.UNKNOWN_ID, f"the catalog has no model {model_id[:128]!r}")
+            raise OrchError(Kind.UNKNOWN_NAME, f"the catalog has no model {model_id[:128]!r}")
         return record
 
     def exists(self, name: str) -> bool:

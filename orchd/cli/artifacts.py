@@ -1,17 +1,17 @@
-"""`orchctl artifacts`: what agents left behind, with tags and lineage."""
+"""`orchctl artifacts`: what agents and jobs left behind, with tags and lineage."""
 
 from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 from urllib.parse import urlencode
 
 import click
 
 from orchd.cli import reach, say
-from orchd.cli.models import JSON
+from orchd.cli.removal import remove
 from orchd.wire import codec
 from orchd.wire.artifacts import Artifact, ArtifactKind, Artifacts, ArtifactStored
 from orchd.wire.ids import ARTIFACT_ID
@@ -38,13 +38,23 @@ def command() -> None:
 
 @command.command(name="list")
 @click.option("--tag", help="Only those that have this tag.")
+@click.option("--job", metavar="TASK", help="Only what orchd left of this task (artifacts.jobs).")
 @click.option("--cursor", help="Older ones: what the page before ended with.")
-@JSON
+@reach.JSON
 @reach.options
 def list_artifacts(
-    tag: str | None, cursor: str | None, as_json: bool, url: str | None, token_file: Path | None
+    tag: str | None,
+    job: str | None,
+    cursor: str | None,
+    as_json: bool,
+    url: str | None,
+    token_file: Path | None,
 ) -> None:
     """List artifacts, the newest first."""
+    if job is not None:
+        if tag is not None:
+            raise click.UsageError("--job names a tag: give it or --tag")
+        tag = f"job:{job}"
     query = {key: text for key, text in (("tag", tag), ("cursor", cursor)) if text is not None}
     path = f"{ARTIFACTS}?{urlencode(query)}" if query else ARTIFACTS
     found = reach.run(reach.find(url, token_file), reach.fetch, Artifacts, path)
@@ -69,7 +79,7 @@ def list_artifacts(
 
 @command.command(name="show")
 @ID
-@JSON
+@reach.JSON
 @reach.options
 def show_artifact(artifact: str, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Write an artifact's content to stdout, as it is; with --json all that is known of it."""
@@ -87,11 +97,11 @@ def show_artifact(artifact: str, as_json: bool, url: str | None, token_file: Pat
 @click.argument("file", type=click.File("rb"))
 @click.option("--tag", "tags", multiple=True, help="A word to find it by; may be repeated.")
 @click.option("--parent", help="The artifact that this one came from.")
-@JSON
+@reach.JSON
 @reach.options
 def add_artifact(
     kind: str,
-    file: click.File,
+    file: IO[bytes],
     tags: tuple[str, ...],
     parent: str | None,
     as_json: bool,
@@ -100,7 +110,7 @@ def add_artifact(
 ) -> None:
     """Store FILE (- is stdin) and print the artifact's id."""
     try:
-        content = file.read().decode()  # type: ignore[attr-defined]
+        content = file.read().decode()
     except UnicodeDecodeError:
         raise click.BadParameter("is no UTF-8 text", param_hint="FILE") from None
     said = {"kind": kind, "content": content, "tags": tags, "parent": parent}
@@ -115,12 +125,8 @@ def add_artifact(
 
 @command.command(name="remove")
 @ID
-@JSON
+@reach.JSON
 @reach.options
 def remove_artifact(artifact: str, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Delete an artifact; those that came from it stay."""
-    reach.run(reach.find(url, token_file), reach.ask, "DELETE", f"{ARTIFACTS}/{artifact}")
-    if as_json:
-        say.json({"id": artifact, "removed": True})
-    else:
-        say.note(f"{artifact} is gone.", "")
+    remove(f"{ARTIFACTS}/{artifact}", f"{artifact} is gone.", as_json, url, token_file)

@@ -11,7 +11,7 @@ from orchd.cli import reach, say
 
 @click.command(name="cancel")
 @click.argument("task", type=click.UUID)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.JSON
 @reach.options
 def command(task: object, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Cancel TASK, queued or running. Canceling it twice is no error."""

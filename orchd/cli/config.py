@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from orchd.cli import say
+from orchd.cli import reach, say
 from orchd.config import jsonschema
 from orchd.config.faults import ConfigError
 from orchd.config.load import load
@@ -21,7 +21,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.JSON
 def check(file: Path | None, as_json: bool) -> int:
     """Read FILE (or the file that orchd would read) and say every error with its line.
 

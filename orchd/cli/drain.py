@@ -13,7 +13,7 @@ from orchd.kit.client import Client
 from orchd.wire import codec
 from orchd.wire.control import MAX_DRAIN_MS, DrainRequest, PoolControl, PoolHealth
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import POOL_ID, Positive
+from orchd.wire.ids import POOL_ID, PoolId, Positive
 from orchd.wire.snapshot import Phase
 
 POLL_S: Final = 0.2
@@ -21,16 +21,18 @@ SLACK_S: Final = 10.0
 """Beyond the deadline: a poolmgr that does not end its jobs by then is not going to."""
 
 
-class PoolName(click.ParamType[str]):
+class PoolName(click.ParamType[PoolId]):
     """A pool's id."""
 
     name = "pool"
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> PoolId:
         """Return the id. Fails for what can be none."""
         if not POOL_ID.fullmatch(value):
             self.fail("a pool id is a-z, 0-9 and -, at most 63", param, ctx)
-        return value
+        return PoolId(value)
 
 
 @click.command(name="drain")
@@ -45,10 +47,10 @@ class PoolName(click.ParamType[str]):
     help="How long running tasks may take.",
 )
 @click.option("--no-wait", is_flag=True, help="Return once it has begun.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.JSON
 @reach.options
 def command(
-    pool: str,
+    pool: PoolId,
     seconds: float,
     no_wait: bool,
     as_json: bool,
@@ -62,14 +64,14 @@ def command(
     where = reach.find(url, token_file)
     health = reach.run(where, _drain, pool, seconds, not no_wait)
     if as_json:
-        say.json(health if health is not None else PoolControl(pool_id=pool, status="draining"))  # type: ignore[arg-type]
+        say.json(health or PoolControl(pool_id=pool, status="draining"))
     elif health is None:
         say.note(f"Pool {pool} drains; its running tasks have {seconds:g} s.", "")
     else:
         say.note(f"Pool {pool} is drained. orchctl reload {pool} brings it back.", "")
 
 
-async def _drain(client: Client, pool: str, seconds: float, wait: bool) -> PoolHealth | None:
+async def _drain(client: Client, pool: PoolId, seconds: float, wait: bool) -> PoolHealth | None:
     body = codec.dumps(DrainRequest(deadline_ms=Positive(max(1, round(seconds * 1000)))))
     await reach.ask(client, "POST", f"/v1/pools/{pool}/drain", body)
     if not wait:

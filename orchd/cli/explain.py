@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Final
 
 import click
+from attrs import evolve
 from rich.table import Table
 
 from orchd.cli import reach, say, wishes
-from orchd.cli.run import COUNT, CTX, DEADLINE_MS, MAX_TOKENS, Wanted, completed
+from orchd.cli.run import COUNT, MAX_TOKENS, Wanted, completed, draft_of
 from orchd.kit.client import Client
-from orchd.wire import codec, ids
+from orchd.wire import codec
 from orchd.wire.shapes import (
     DecisionLog,
     Placement,
@@ -43,7 +44,7 @@ _STYLES: Final = {
 @click.option("--ctx", type=COUNT, metavar="N", help="Tokens of context. [what the pool has]")
 @click.option("--session", type=click.UUID, metavar="UUID", help="Session. [a new one]")
 @wishes.options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.JSON
 @reach.options
 def command(
     engine: str | None,
@@ -58,22 +59,11 @@ def command(
     token_file: Path | None,
 ) -> None:
     """Show where a task would run or wait if it came now, and why not elsewhere."""
-    draft = TaskRequest(
-        task_id=ids.TaskId(str(uuid.uuid4())),
-        session_id=ids.SessionId(str(session or uuid.uuid4())),
-        workload=Workload.COMPLETION,
-        model_ref=ids.Text(model or ""),
-        engine=ids.EngineId(engine or ""),
-        ctx=ids.Positive(ctx or CTX),
-        priority=Priority(priority),
-        max_tokens=ids.Positive(max_tokens or MAX_TOKENS),
-        deadline_ms=ids.Positive(DEADLINE_MS),
-        prompt="?",
-        placement=placement,
-    )
     wanted = Wanted(
         workload=Workload.COMPLETION, engine=engine, model=model, ctx=ctx, max_tokens=max_tokens
     )
+    draft = draft_of(wanted, priority=priority, session=session)
+    draft = evolve(draft, prompt="?", placement=placement)
     found = reach.run(reach.find(url, token_file), _ask, draft, wanted)
     say.json(found) if as_json else _show(found)
 

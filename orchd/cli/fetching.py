@@ -14,7 +14,7 @@ from typing import Final
 import click
 import trio
 
-from orchd.cli import say
+from orchd.cli import reach, say
 from orchd.config.folders import models_dir
 from orchd.config.load import load
 from orchd.config.pool import is_file_ref
@@ -41,7 +41,7 @@ LINE_S: Final = 10.0
     "--cache-dir", type=click.Path(path_type=Path), help="Where to, in place of the cache."
 )
 @click.option("--config", type=click.Path(path_type=Path), help="The configuration file.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each, for programs.")
+@reach.JSON
 def fetch_model(
     ref: str | None,
     digest: str | None,

@@ -11,6 +11,7 @@ from orchd.cli import say
 from orchd.wire.errors import OrchError
 from orchd.wire.shapes import TaskAccepted
 from orchd.wire.sse import Event
+from orchd.wire.words import many
 
 _BUDGETS = (
     ("x-budget-tokens-remaining", "tokens_budget_remaining", "{} tokens"),
@@ -109,9 +110,11 @@ class Text:
         took = data.get("decode_time_ms")
         time = f" in {say.seconds(took)}" if isinstance(took, int) else ""
         if "result" in data:
-            say.note(f"{data.get('tokens_in')} tokens read{time} ({data.get('finish_reason')})")
+            read, done = data.get("tokens_in"), " read"
         else:
-            say.note(f"{data.get('tokens_out')} tokens{time} ({data.get('finish_reason')})")
+            read, done = data.get("tokens_out"), ""
+        tokens = many(read, "token") if isinstance(read, int) else "tokens"
+        say.note(f"{tokens}{done}{time} ({data.get('finish_reason')})")
 
 
 class Lines:

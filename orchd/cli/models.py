@@ -11,6 +11,7 @@ import click
 
 from orchd.cli import reach, say
 from orchd.cli.fetching import fetch_model
+from orchd.cli.removal import remove
 from orchd.kit.client import Client
 from orchd.wire import codec
 from orchd.wire.catalog import CatalogModel, CatalogModels, StateAccepted, VerifyStarted
@@ -30,7 +31,6 @@ class _ModelId(click.ParamType[str]):
 
 
 ID: Final = click.argument("model", metavar="ID", type=_ModelId())
-JSON: Final = click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 
 
 @click.group(name="models")
@@ -42,7 +42,7 @@ command.add_command(fetch_model)
 
 
 @command.command(name="list")
-@JSON
+@reach.JSON
 @reach.options
 def list_models(as_json: bool, url: str | None, token_file: Path | None) -> None:
     """List all models."""
@@ -68,7 +68,7 @@ def list_models(as_json: bool, url: str | None, token_file: Path | None) -> None
 
 @command.command(name="show")
 @ID
-@JSON
+@reach.JSON
 @reach.options
 def show_model(model: str, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Show one model."""
@@ -91,7 +91,7 @@ def show_model(model: str, as_json: bool, url: str | None, token_file: Path | No
 @click.option("--signature", "signatures", multiple=True, help="Its signature, or where that is.")
 @click.option("--sbom", help="Its bill of materials: a URL or a digest.")
 @click.option("--strict", is_flag=True, help="Have it refused without a signature.")
-@JSON
+@reach.JSON
 @reach.options
 def add_model(
     model: str,
@@ -125,7 +125,7 @@ def add_model(
 
 @command.command(name="verify")
 @ID
-@JSON
+@reach.JSON
 @reach.options
 def verify_model(model: str, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Have orchd hash the model's file again; `show` tells what came of it."""
@@ -143,7 +143,7 @@ def verify_model(model: str, as_json: bool, url: str | None, token_file: Path | 
     "--after", "after_s", type=click.FloatRange(min=0.001), metavar="SECONDS",
     help="Take new tasks for so long still.",
 )  # fmt: skip
-@JSON
+@reach.JSON
 @reach.options
 def retire_model(
     model: str, after_s: float | None, as_json: bool, url: str | None, token_file: Path | None
@@ -157,7 +157,7 @@ def retire_model(
 
 @command.command(name="activate")
 @ID
-@JSON
+@reach.JSON
 @reach.options
 def activate_model(model: str, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Take tasks for a Retired model again."""
@@ -166,15 +166,12 @@ def activate_model(model: str, as_json: bool, url: str | None, token_file: Path 
 
 @command.command(name="remove")
 @ID
-@JSON
+@reach.JSON
 @reach.options
 def remove_model(model: str, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Forget a model; its file stays."""
-    reach.run(reach.find(url, token_file), reach.ask, "DELETE", f"{MODELS}/{model}")
-    if as_json:
-        say.json({"id": model, "removed": True})
-    else:
-        say.note(f"The catalog has no {model} any more.", "")
+    human = f"The catalog has no {model} any more."
+    remove(f"{MODELS}/{model}", human, as_json, url, token_file)
 
 
 def _change(

@@ -17,7 +17,7 @@ from orchd.wire.snapshot import Cause
 
 @click.command(name="pools")
 @click.argument("pool", required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.JSON
 @reach.options
 def command(pool: str | None, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Show POOL, or all pools: state, GPU proof, VRAM, queue, slots, and the last error."""

@@ -28,6 +28,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 SYSTEM_SOCKET: Final = Path("/run/orchd/orchd.sock")
 ANSWER_S: Final = 10.0
 MAX_TOKEN_BYTES: Final = 4096
+JSON: Final = click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+"""Of every verb that reads."""
 CA_FILE: Final = "orchd.ca_file"  # in the context of a verb: each of them may need it
 
 
@@ -142,6 +144,14 @@ def _token(token_file: Path | None, environ: Mapping[str, str]) -> str | None:
     return token
 
 
+_HERE: Final[Mapping[Kind, str]] = {
+    Kind.MISSING_TOKEN: "Name the file that holds it: --token-file FILE, or set ORCHD_AUTH_TOKEN.",
+    Kind.BAD_TOKEN: "Name the file with the token that orchd runs with: --token-file FILE, or set "
+    "ORCHD_AUTH_TOKEN.",
+}
+"""What to do next in orchctl, where the advice of the table is for programs."""
+
+
 class ToldError(OrchError):
     """An error that orchd told us: its message and advice, and the row they belong to."""
 
@@ -237,7 +247,7 @@ def from_envelope(told: Mapping[str, Any], status: int | None = None) -> ToldErr
     exact = [kind for kind in rows if TABLE[kind].status == status]
     hinted = [kind for kind in exact if TABLE[kind].advice == told.get("hint")]
     kind = (hinted or exact or rows or [Kind.INTERNAL])[0]
-    hint, wait = told.get("hint"), told.get("retry_after_ms")
+    hint, wait = _HERE.get(kind, told.get("hint")), told.get("retry_after_ms")
     label = f" ({told['policy_label']})" if isinstance(told.get("policy_label"), str) else ""
     return ToldError(
         kind,

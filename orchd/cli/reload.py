@@ -14,7 +14,7 @@ from orchd.kit.client import Client
 from orchd.wire import codec
 from orchd.wire.control import PoolControl, PoolHealth, ReloadRequest
 from orchd.wire.errors import Kind
-from orchd.wire.ids import Text
+from orchd.wire.ids import PoolId, Text
 from orchd.wire.snapshot import Outcome
 
 POLL_S: Final = 0.3
@@ -24,10 +24,10 @@ POLL_S: Final = 0.3
 @click.argument("pool", type=PoolName())
 @click.argument("model", required=False)
 @click.option("--no-wait", is_flag=True, help="Return once it has begun.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.JSON
 @reach.options
 def command(
-    pool: str,
+    pool: PoolId,
     model: str | None,
     no_wait: bool,
     as_json: bool,
@@ -42,8 +42,7 @@ def command(
     where = reach.find(url, token_file)
     health, model = reach.run(where, _reload, pool, model, not no_wait)
     if as_json:
-        said = health or PoolControl(pool_id=pool, status="reloading")  # type: ignore[arg-type]
-        say.json(said)
+        say.json(health or PoolControl(pool_id=pool, status="reloading"))
     elif health is None:
         say.note(f"Pool {pool} is being reloaded with {model}; see orchctl pools {pool}.", "")
     else:
@@ -51,7 +50,7 @@ def command(
 
 
 async def _reload(
-    client: Client, pool: str, model: str | None, wait: bool
+    client: Client, pool: PoolId, model: str | None, wait: bool
 ) -> tuple[PoolHealth | None, str]:
     path = f"/v1/pools/{pool}"
     if model is None:
@@ -60,9 +59,14 @@ async def _reload(
     await reach.ask(client, "POST", f"{path}/reload", body)
     if not wait:
         return None, model
+    gap = False
     while True:  # orchd bounds it: every stage of a reload has its end
         await trio.sleep(POLL_S)
         health = await reach.fetch(client, PoolHealth, f"{path}/health")
+        if not gap and _has_gap(health, model):
+            gap = True
+            words = f"No room for both: {pool} serves nothing where {model} is loaded, until then."
+            say.note(words, "")
         if health.reloading is None:
             break
     if health.model_ref != model or _failed(health, model):
@@ -74,6 +78,12 @@ async def _reload(
             cause.advice if cause else None,
         )
     return health, model
+
+
+def _has_gap(health: PoolHealth, model: str) -> bool:
+    """Whether a replica had to stop the old model first."""
+    reloads = [each.snapshot.reload for each in health.replicas if each.snapshot]
+    return any(r and r.model_ref == model and r.gap for r in reloads)
 
 
 def _failed(health: PoolHealth, model: str) -> bool:

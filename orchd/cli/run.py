@@ -48,6 +48,27 @@ class Wanted:
     max_tokens: int | None
 
 
+def draft_of(
+    wanted: Wanted,
+    *,
+    priority: str,
+    session: uuid.UUID | None = None,
+    deadline_ms: int = DEADLINE_MS,
+) -> TaskRequest:
+    """Return a task of new ids with what is known before orchd is asked; completed() fills in."""
+    return TaskRequest(
+        task_id=ids.TaskId(str(uuid.uuid4())),
+        session_id=ids.SessionId(str(session or uuid.uuid4())),
+        workload=wanted.workload,
+        model_ref=ids.Text(wanted.model or ""),
+        engine=ids.EngineId(wanted.engine or ""),
+        ctx=ids.Positive(wanted.ctx or CTX),
+        priority=Priority(priority),
+        max_tokens=ids.Positive(wanted.max_tokens or MAX_TOKENS),
+        deadline_ms=ids.Positive(deadline_ms),
+    )
+
+
 @frozen(kw_only=True)
 class End:
     """How a task came to its end here: the exit code, and the data of its `end` frame."""
@@ -107,22 +128,14 @@ def command(
     if not prompt:
         raise click.BadParameter("the prompt is empty", param_hint="PROMPT")
     utf8(prompt, "PROMPT")
-    draft = TaskRequest(
-        task_id=ids.TaskId(str(uuid.uuid4())),
-        session_id=ids.SessionId(str(session or uuid.uuid4())),
-        workload=Workload.COMPLETION,
-        model_ref=ids.Text(model or ""),
-        engine=ids.EngineId(engine or ""),
-        ctx=ids.Positive(ctx or CTX),
-        priority=Priority(priority),
-        max_tokens=ids.Positive(max_tokens or MAX_TOKENS),
-        deadline_ms=ids.Positive(deadline_ms),
+    wanted = Wanted(
+        workload=Workload.COMPLETION, engine=engine, model=model, ctx=ctx, max_tokens=max_tokens
+    )
+    draft = evolve(
+        draft_of(wanted, priority=priority, session=session, deadline_ms=deadline_ms),
         seed=None if seed is None else ids.Int64(seed),
         prompt=prompt,
         placement=placement,
-    )
-    wanted = Wanted(
-        workload=Workload.COMPLETION, engine=engine, model=model, ctx=ctx, max_tokens=max_tokens
     )
     where = reach.find(url, token_file)
     return reach.run(where, drive, draft, wanted, Lines() if as_json else Text()).code

@@ -13,7 +13,7 @@ from orchd.wire.shapes import SessionStatus
 @click.command(name="sessions")
 @click.argument("session", type=click.UUID)
 @click.option("--end", is_flag=True, help="Forget it: turns, budgets, place. Its tasks go on.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.JSON
 @reach.options
 def command(
     session: object, end: bool, as_json: bool, url: str | None, token_file: Path | None

@@ -29,7 +29,7 @@ class Overview:
 
 @click.command(name="status")
 @click.argument("task", type=click.UUID, required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@reach.JSON
 @reach.options
 def command(task: object, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Show the daemon, its pools and its tasks; or TASK: state, place, prediction, timings."""

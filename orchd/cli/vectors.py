@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import sys
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 import orjson
+from attrs import evolve
 
 from orchd.cli import reach, say
 from orchd.cli.frames import Lines, Text
-from orchd.cli.run import COUNT, CTX, Wanted, drive, utf8
-from orchd.wire import ids
+from orchd.cli.run import COUNT, Wanted, draft_of, drive, utf8
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.shapes import Determinism, Priority, TaskRequest, Workload
+from orchd.wire.shapes import Determinism, Priority, Workload
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEADLINE_MS: Final = 600_000
@@ -94,20 +93,13 @@ def _run(
 ) -> int:
     for text in inputs:
         utf8(text, "TEXT")
-    draft = TaskRequest(
-        task_id=ids.TaskId(str(uuid.uuid4())),
-        session_id=ids.SessionId(str(uuid.uuid4())),
-        workload=workload,
-        model_ref=ids.Text(model or ""),
-        engine=ids.EngineId(engine or ""),
-        ctx=ids.Positive(ctx or CTX),
-        priority=Priority(priority),
-        max_tokens=ids.Positive(1),  # nothing is generated
-        deadline_ms=ids.Positive(DEADLINE_MS),
+    # nothing is generated, so max_tokens is 1
+    wanted = Wanted(workload=workload, engine=engine, model=model, ctx=ctx, max_tokens=1)
+    draft = evolve(
+        draft_of(wanted, priority=priority, deadline_ms=DEADLINE_MS),
         determinism=Determinism.BEST_EFFORT,  # a pool of several slots takes it too
         inputs=inputs,
     )
-    wanted = Wanted(workload=workload, engine=engine, model=model, ctx=ctx, max_tokens=1)
     end = reach.run(reach.find(url, token_file), drive, draft, wanted, shown)
     if isinstance(shown, Vectors | Ranked) and end.code == 0:
         try:

@@ -22,11 +22,12 @@ from orchd.wire import address, ids, modelref
 from orchd.wire.codec import Fault
 from orchd.wire.errors import TABLE, Kind
 from orchd.wire.results import MAX_NUMBERS
+from orchd.wire.shapes import Workload
 
 _FIXED: Final = ("channel_cap",)
 """Keys of the contract that have one value yet: what has no effect is not accepted."""
 MAX_MICROBATCH_MS: Final = 50  # 20 writes a second: slower is seen as stutter
-MIN_NARRATION_MS: Final = 250  # how often streams are looked at (edge/app.py, PULSE_S)
+MIN_NARRATION_MS: Final = 250  # how often streams are looked at (edge/streams.py, PULSE_S)
 MAX_NARRATION_MS: Final = 3_600_000
 _ORIGIN: Final = re.compile(r"https?://(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::[1-9]\d{0,4})?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -64,6 +65,15 @@ def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
         yield from _model(pool, f"{path}.model")
         yield from _sockets(pool, path, run_dir)
         yield from _read_paths(pool, path)
+        yield from _canary(pool, f"{path}.canary")
+
+
+def _canary(pool: Pool, path: str) -> Iterator[Fault]:
+    if Workload.COMPLETION in pool.workloads:
+        return
+    for name in ("prompt", "expect", "expect_sha256"):
+        if getattr(pool.canary, name) is not None:
+            yield Fault(f"{path}.{name}", "needs a pool with workload completion")
 
 
 def token_fault(token: str) -> str | None:

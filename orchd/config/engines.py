@@ -31,7 +31,7 @@ from orchd.wire.shapes import Workload
 MAX_SOCKET_PATH: Final = 107
 """Bytes: sun_path of sockaddr_un without its zero (unix(7))."""
 EXTERNAL_ONLY: Final = (OPENAI, TGI)
-_MOCK_ONLY: Final = (
+MOCK_ONLY: Final = (
     *("tokens_per_s", "first_token_ms", "embedding_dim", "vram_mb", "kv_bytes_per_token", "faults"),
 )
 _APIS: Final = {
@@ -65,7 +65,7 @@ def check_engine(pool: Pool, path: str) -> Iterator[Fault]:
 
 def _keys(engine: Engine, path: str) -> Iterator[Fault]:
     defaults = {each.name: each.default for each in attrs.fields(Engine)}
-    for name in _MOCK_ONLY:
+    for name in MOCK_ONLY:
         if engine.id != MOCK and getattr(engine, name) != defaults[name]:
             yield Fault(f"{path}.{name}", "is only for engine mock")
     apis = _APIS.get(engine.id, ())

@@ -38,6 +38,7 @@ LEAVES: Final[Mapping[Any, Schema]] = {
     ids.Text: {"type": "string", "minLength": 1, "maxLength": 4096},
     ids.PoolId: {"type": "string", "pattern": f"^{ids.POOL_ID.pattern}$"},
     ids.EngineId: {"type": "string", "pattern": f"^{ids.POOL_ID.pattern}$"},
+    ids.Digest: {"type": "string", "pattern": f"^{ids.DIGEST.pattern}$"},
     ids.DeviceMask: {
         "description": "GPU indices, ascending.",
         "type": "array",

@@ -20,9 +20,9 @@ from xdg import BaseDirectory
 
 from orchd.config import checks, folders, positions
 from orchd.config.faults import ConfigError, ConfigFault
-from orchd.config.pool import Pool
+from orchd.config.pool import MOCK, Pool
 from orchd.config.schema import Common, File, Secret, Settings
-from orchd.wire import codec
+from orchd.wire import codec, ids
 from orchd.wire.codec import Fault
 from orchd.wire.ids import DeviceMask
 
@@ -30,7 +30,7 @@ SYSTEM_FILE: Final = Path("/etc/orchd/orchd.toml")
 MAX_FILE_BYTES: Final = 1 << 20  # a thousand pools are 200 kB; more is not a configuration
 _UNKNOWN_KEY: Final = "is not a known key"  # how wire.codec begins such a fault
 MAX_TOKEN_BYTES: Final = 4096  # h11 and we take headers of 32 kB; a token is under 100 bytes
-_ENVIRONMENT: Final = {
+ENVIRONMENT: Final = {
     "bind_addr": "ORCHD_ADDR",
     "state_dir": "ORCHD_STATE_DIR",
     "run_dir": "ORCHD_RUN_DIR",
@@ -75,7 +75,7 @@ class _Loading:
         self.origin: dict[str, str] = {}
         """Top-level key -> where it came from, unless that is the file."""
         self.raw: dict[str, Any] = self._read_file()
-        for key, name in _ENVIRONMENT.items():
+        for key, name in ENVIRONMENT.items():
             if environ.get(name):
                 self.raw[key], self.origin[key] = environ[name], f"environment {name}"
         for key, value in overrides.items():
@@ -195,6 +195,12 @@ class _Loading:
         return Secret(text)
 
 
+def _fields(cls: type) -> list[tuple[str, Any, bool]]:
+    """Return name and type of each field, and whether it is required."""
+    found = attrs.fields(attrs.resolve_types(cls))
+    return [(each.name, each.type, each.default is attrs.NOTHING) for each in found]
+
+
 def _salvage(cls: type[codec.T], raw: object) -> codec.T:
     """Return a `cls` of whatever in `raw` fits; a required key that does not gets a stand-in.
 
@@ -202,8 +208,7 @@ def _salvage(cls: type[codec.T], raw: object) -> codec.T:
     """
     given = raw if isinstance(raw, dict) else {}
     kept: dict[str, Any] = {}
-    for field in attrs.fields(attrs.resolve_types(cls)):  # type: ignore[arg-type,type-var]
-        name, kind = field.name, field.type
+    for name, kind, required in _fields(cls):
         item = (get_args(kind) or (None,))[0]
         value = given.get(name)
         try:
@@ -214,13 +219,19 @@ def _salvage(cls: type[codec.T], raw: object) -> codec.T:
                 kept[name] = tuple(_salvage(item, each) for each in value)
             elif attrs.has(kind):
                 kept[name] = _salvage(kind, value)
-        if name not in kept and field.default is attrs.NOTHING:
-            kept[name] = _salvage(kind, {}) if attrs.has(kind) else _STAND_INS[name]
+        if name not in kept and required:
+            kept[name] = _salvage(kind, {}) if attrs.has(kind) else STAND_INS[kind]
     return cls(**kept)
 
 
-_STAND_INS: Final = {"id": "mock", "ref": "x", "ctx": 2**53 - 1, "name": "x", "vram_mb": 1}
-"""Values of required keys that no check minds."""
+STAND_INS: Final[Mapping[Any, Any]] = {
+    ids.PoolId: "mock",
+    ids.EngineId: MOCK,
+    ids.Text: "x",
+    ids.Positive: 2**53 - 1,
+    ids.Count: 0,
+}
+"""Type of a required key -> a value that no check minds."""
 
 
 def _echoes(wrong: Sequence[Fault]) -> Callable[[Fault], bool]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from orchd.config.canary import Canary
 from orchd.config.provisioning import Binary, Container, Package, Source
 from orchd.wire import ids
 from orchd.wire.ids import (
@@ -59,6 +60,16 @@ _MODES: Final = {
 }
 
 
+class SelfTestFault(enum.StrEnum):
+    """How engine mock fails a self-test."""
+
+    DIE = "die"
+    HANG = "hang"
+    GARBAGE = "garbage"
+    KEEP_SLOT = "keep_slot"
+    """Go on with a job that was cancelled."""
+
+
 class Api(enum.StrEnum):
     """How an engine that can be asked in several ways is asked."""
 
@@ -72,10 +83,12 @@ class Api(enum.StrEnum):
 class Faults:
     """Faults that engine mock injects on purpose."""
 
+    only_model: Text | None = None
+    """The faults below are of the model of this name alone, for reloads; without it, of all."""
     refuse_load: bool = False
     """Fail while loading the model."""
     refuse_model: Text | None = None
-    """Fail while loading the model of this name."""
+    """Fail while loading the model of this name, whatever only_model says."""
     die_after_tokens: Positive | None = None
     """End the process after so many tokens of a task."""
     hang_after_tokens: Positive | None = None
@@ -88,6 +101,18 @@ class Faults:
     """Milliseconds that loading takes."""
     die_after_load_ms: Positive | None = None
     """End the process so many milliseconds after it became ready."""
+    self_test: SelfTestFault | None = None
+    """Fail poolmgr's self-test, which the faults by tokens spare: die, hang, garbage, keep_slot."""
+    slower: Positive | None = None
+    """Generate so many times slower than tokens_per_s."""
+    vram_mb: Count = Count(0)
+    """Hold so many MiB of VRAM more than was said."""
+
+    def of(self, model_ref: str) -> Faults:
+        """Return what of them an engine with this model has."""
+        if self.only_model in (None, model_ref):
+            return evolve(self, only_model=None)
+        return Faults(refuse_model=self.refuse_model)
 
 
 @frozen(kw_only=True)
@@ -256,6 +281,7 @@ class Pool:
     tensor_split: tuple[NonNegative, ...] | None = None
     """Share of the model on each GPU of a mask, in the mask's order."""
     limits: PoolLimits = PoolLimits()
+    canary: Canary = Canary()
     read_paths: tuple[Text, ...] = ()
     """Folders that the pool may read beside those of its model and engine: where links lead, or
     models for a reload. Of a home nothing else is shown to the pool's unit."""

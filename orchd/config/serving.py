@@ -5,6 +5,8 @@ The top-level keys are in schema.py.
 
 from __future__ import annotations
 
+import enum
+
 from attrs import frozen
 
 from orchd.wire.ids import Count, NonNegative, Positive, Text
@@ -29,14 +31,28 @@ class Sse:
     when its place or its time has changed."""
 
 
+class JobTrace(enum.StrEnum):
+    """What is kept of a job that is over."""
+
+    OFF = "off"
+    RECORD = "record"
+    TRANSCRIPT = "transcript"
+
+
 @frozen(kw_only=True)
 class ArtifactBounds:
-    """What agents may store with POST /v1/artifacts, in state_dir."""
+    """What is stored in state_dir of agents' work: with POST /v1/artifacts, and by orchd itself."""
 
     max_mb: Positive = Positive(1024)
     """MiB that all of them together may take; what does not fit is refused (507)."""
     max_count: Positive = Positive(10_000)
     """How many there may be; one more is refused (507). Each takes up to 8 KiB of memory."""
+    jobs: JobTrace = JobTrace.OFF
+    """What orchd leaves of each job that is over, as an artifact with the tag job:TASK_ID. record:
+    its figures, never a prompt. transcript: also the frames of its stream, the model's words."""
+    max_jobs: Positive = Positive(1000)
+    """Records of jobs that are kept; the oldest makes room for the next, and for what agents
+    store."""
 
 
 @frozen(kw_only=True)

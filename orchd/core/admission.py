@@ -12,7 +12,7 @@ from typing import Final
 
 from attrs import frozen
 
-from orchd.core import asking, full, placement, wishes, workloads
+from orchd.core import asking, filters, full, placement, wishes, workloads
 from orchd.core.fifo import NOTHING, Backlog
 from orchd.core.forecast import Outlook
 from orchd.core.placement import PlacementDecision, decide
@@ -117,13 +117,13 @@ def _why_none(
     if not asked:
         return _unavailable(world, request)
     said = {(candidate.pool_id, candidate.excluded) for candidate in log.considered}
-    packed = [p for p in asked if (p.spec.pool_id, placement.QUEUE_FULL) in said]
+    packed = [p for p in asked if (p.spec.pool_id, filters.QUEUE_FULL) in said]
     if packed:
         return _full(request, packed, now)
     misfits = [_misfit(pool, request, now) for pool in asked]
     if None not in misfits:
         return next(error for error in misfits if error is not None)
-    short = [c.replica_id for c in log.considered if c.excluded == placement.KV_BYTES]
+    short = [c.replica_id for c in log.considered if c.excluded == filters.KV_BYTES]
     short = [one for one in short if world.home[one] in asked]
     if short:
         return _kv_short(world, request, short)

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from attrs import frozen
 
 from orchd.core import full, reach, wishes
+from orchd.core.facts import Question, ReplicaFacts
 from orchd.core.fifo import NOTHING
 from orchd.core.forecast import NOW, Outlook
-from orchd.core.placement import PlacementInput, Question, ReplicaFacts
+from orchd.core.placement import PlacementInput
 from orchd.core.pool import Pool
 from orchd.core.task import expected_tokens
 from orchd.core.world import World

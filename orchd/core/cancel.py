@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from orchd.core import endings, notes, runs, waiting
-from orchd.core.events import Cancel, CancelJob, Effect, Finish, Refused, Seal
+from orchd.core.effects import CancelJob, Effect, Finish, Refused, Seal
+from orchd.core.events import Cancel
 from orchd.core.task import Life, Step, Task
 from orchd.core.telling import tell
 from orchd.core.world import World

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from orchd.core.placement import PlacementDecision, PlacementInput, Question, decide
+from orchd.core.facts import Question
+from orchd.core.placement import PlacementDecision, PlacementInput, decide
 from orchd.core.pool import Pool
 from orchd.wire.ids import PoolId
 

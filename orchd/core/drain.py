@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from orchd.core import notes, reload
-from orchd.core.events import AskDrain, Effect
+from orchd.core.effects import AskDrain, Effect
 from orchd.core.pool import Pool
 from orchd.core.world import World
 from orchd.wire.control import MAX_DRAIN_MS

@@ -9,7 +9,7 @@ from typing import Final
 
 from orchd.core import full, notes, reach, turns, waiting
 from orchd.core.admission import place_free_ms
-from orchd.core.events import Break, Effect, Forget
+from orchd.core.effects import Break, Effect, Forget
 from orchd.core.task import Step, Task
 from orchd.core.telling import tell
 from orchd.core.world import World

@@ -26,12 +26,12 @@ from orchd.core import (
     workers,
 )
 from orchd.core.cards import Models
+from orchd.core.effects import Effect, Refused, WakeAt
 from orchd.core.events import (
     Cancel,
     CatalogChanged,
     DrainAll,
     DrainPool,
-    Effect,
     EndSession,
     Event,
     JobEnded,
@@ -39,14 +39,12 @@ from orchd.core.events import (
     JobFreed,
     PoolsAdded,
     Progress,
-    Refused,
     ReloadPool,
     ReloadRefused,
     ReplicaLost,
     ReplicaSeen,
     Submit,
     Tick,
-    WakeAt,
 )
 from orchd.core.pool import Pool
 from orchd.core.spec import PoolSpec
@@ -56,6 +54,7 @@ from orchd.core.world import Limits, World
 from orchd.wire.control import Capabilities, PoolHealth, QueueDepths, WorkerRegistration
 from orchd.wire.errors import OrchError
 from orchd.wire.ids import PoolId, ReplicaId, SessionId, TaskId
+from orchd.wire.jobs import JobRecord
 from orchd.wire.shapes import (
     MetricsFrame,
     PlacementExplained,
@@ -204,6 +203,10 @@ class Front:
         """Raises OrchError(UNKNOWN_ID)."""
         return views.task_status(self.world, task_id, now)
 
+    def job_record(self, task_id: TaskId, now: float) -> JobRecord:
+        """Return what is left of a task that is over. Raises OrchError(UNKNOWN_ID)."""
+        return views.job_record(self.world, task_id, now)
+
     def metrics_frame(self, task_id: TaskId, now: float) -> MetricsFrame:
         """Return what a `metrics` frame of this task says now. Raises OrchError(UNKNOWN_ID)."""
         return views.metrics_frame(self.world, task_id, now)
@@ -226,7 +229,7 @@ class Front:
         return views.tasks(self.world, state, after, limit)
 
     def pool_health(self, pool_id: PoolId, now: float) -> PoolHealth:
-        """Raises OrchError(UNKNOWN_ID)."""
+        """Raises OrchError(UNKNOWN_NAME)."""
         return views.pool_health(self.world, self.world.pool(pool_id), now)
 
     def pools(self, now: float) -> tuple[PoolHealth, ...]:
@@ -238,7 +241,7 @@ class Front:
         return views.unready_reasons(self.world, now)
 
     def queue_depth(self, pool_id: PoolId) -> QueueDepths:
-        """Raises OrchError(UNKNOWN_ID)."""
+        """Raises OrchError(UNKNOWN_NAME)."""
         return views.queue_depths(self.world.pool(pool_id))
 
     def capabilities(self, now: float) -> Capabilities:
@@ -250,7 +253,7 @@ class Front:
         return explain.explain(self.world, request, identity, now)
 
     def check_worker(self, worker: WorkerRegistration) -> None:
-        """Raises OrchError: UNKNOWN_ID for none of ours, PINS_DIFFER for one unlike its set."""
+        """Raises OrchError: UNKNOWN_REPLICA: none of ours; PINS_DIFFER: unlike its set."""
         workers.check(self.world, worker)
 
     def counted_by(self, request: TaskRequest, identity: str, now: float) -> ReplicaId | None:
@@ -258,7 +261,7 @@ class Front:
         return prompts.counted_by(self.world, request, identity, now)
 
     def tokenized_by(self, model_ref: str, now: float) -> ReplicaId:
-        """Return a replica that serves the model. Raises OrchError(UNKNOWN_ID, POOL_UNREADY)."""
+        """Return a replica that serves the model. Raises OrchError(UNKNOWN_NAME, POOL_UNREADY)."""
         return prompts.tokenized_by(self.world, model_ref, now)
 
     def engine_of(self, model_id: str) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from orchd.core import admission, notes, reload, runs
-from orchd.core.events import Effect, ReplicaLost, ReplicaSeen
+from orchd.core.effects import Effect
+from orchd.core.events import ReplicaLost, ReplicaSeen
 from orchd.core.pool import Pool
 from orchd.core.telling import tell
 from orchd.core.world import World

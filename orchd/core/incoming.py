@@ -9,7 +9,8 @@ from __future__ import annotations
 from attrs import evolve
 
 from orchd.core import admission, endings, gates, notes, runs, turns, waiting
-from orchd.core.events import Accepted, Effect, Refused, Submit
+from orchd.core.effects import Accepted, Effect, Refused
+from orchd.core.events import Submit
 from orchd.core.sessions import Turn
 from orchd.core.task import Task
 from orchd.core.world import World

@@ -6,7 +6,7 @@ It only reads. A breach raises AssertionError that names the rule.
 from __future__ import annotations
 
 from orchd.core.budgets import NOTHING
-from orchd.core.events import Dispatch, Effect
+from orchd.core.effects import Dispatch, Effect
 from orchd.core.fifo import Fifo
 from orchd.core.front import Front
 from orchd.core.queue import PoolQueue

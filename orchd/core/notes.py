@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchd.core.events import Level, Note
+from orchd.core.effects import Level, Note
 from orchd.core.pool import Pool
 from orchd.core.replica import Replica
 from orchd.core.sessions import Session
@@ -16,6 +16,7 @@ from orchd.wire.errors import OrchError
 from orchd.wire.quant import quant_of
 from orchd.wire.shapes import TaskRequest
 from orchd.wire.snapshot import Cause, Phase
+from orchd.wire.words import many
 
 # What an operator asked for is no reason to worry.
 _ASKED = frozenset({Phase.EMPTYING, Phase.DRAINED, Phase.REPLACING, Phase.DRAINING})
@@ -122,8 +123,9 @@ def started(task: Task, first_token_ms: int) -> Note:
 def ended(task: Task) -> Note:
     """A job ran to its end."""
     human = (
-        f"Task {_short(task.task_id)} ended ({task.finish_reason}): {task.tokens_out} tokens "
-        f"in {(task.decode_ms or 0) / 1000:.1f} s on {task.replica_id}."
+        f"Task {_short(task.task_id)} ended ({task.finish_reason}): "
+        f"{many(task.tokens_out, 'token')} in {(task.decode_ms or 0) / 1000:.1f} s "
+        f"on {task.replica_id}."
     )
     return _of_task(task, "task_ended", human, _figures(task))
 
@@ -175,7 +177,8 @@ def unready(pool: Pool, replica: Replica, why: str) -> Note:
 def session_over(session: Session, reason: str) -> Note:
     """A session is forgotten: its time to live, to make room, or on request."""
     used = session.account.used
-    human = f"Session {_short(session.session_id)} is over ({reason}) after {session.turns} turns."
+    after = many(session.turns, "turn")
+    human = f"Session {_short(session.session_id)} is over ({reason}) after {after}."
     fields = {
         "session_id": session.session_id,
         "reason": reason,
@@ -190,7 +193,7 @@ def session_over(session: Session, reason: str) -> Note:
 
 def draining(waiting: int, running: int) -> Note:
     """The daemon stops."""
-    human = f"Draining: nothing is admitted; {running} tasks run and {waiting} wait."
+    human = f"Draining: nothing is admitted; {many(running, 'task')} running, {waiting} waiting."
     fields = {"actor": "orchd", "action": "draining", "target": "orchd"}
     return Note("draining", human, "info", {**fields, "running": running, "waiting": waiting})
 
@@ -198,18 +201,18 @@ def draining(waiting: int, running: int) -> Note:
 def pool_draining(pool: Pool, running: int, deadline_ms: int) -> Note:
     """Somebody drains a pool."""
     human = (
-        f"Draining pool {pool.spec.pool_id}: no task is placed on it, and {running} that run have "
-        f"{deadline_ms / 1000:g} s."
+        f"Draining pool {pool.spec.pool_id}: no task is placed on it, and what runs "
+        f"({many(running, 'task')}) has {deadline_ms / 1000:g} s."
     )
     return _of_pool(pool, "pool_draining", human, {"running": running})
 
 
 def reloading(pool: Pool, model_ref: str, replicas: int) -> Note:
     """Somebody reloads a pool."""
-    human = (
-        f"Reloading pool {pool.spec.pool_id} with {model_ref} instead of {pool.spec.model_ref}: "
-        f"one replica of {replicas} tries it first."
-    )
+    old = pool.spec.model_ref
+    what = f"{model_ref} anew" if model_ref == old else f"{model_ref} instead of {old}"
+    first = f": one replica of {replicas} tries it first" if replicas > 1 else ""
+    human = f"Reloading pool {pool.spec.pool_id} with {what}{first}."
     return _of_pool(pool, "pool_reloading", human, {"model_id": model_ref})
 
 

@@ -1,7 +1,8 @@
 """Which replica runs a task: one pure function, and the log of why [ORCH-3900, ORCH-3906].
 
-Feasibility comes first, with a reason for every replica that is left out; then the client's wishes;
-then one order decides. What is asked is put together in asking.py; no state is kept here.
+Feasibility comes first, with a reason for every replica that is left out (filters.py); then the
+client's wishes; then one order decides. What is asked (facts.py) is put together in asking.py; no
+state is kept here.
 
 Two orders meet [ORCH-3012, ORCH-3902]. Within a set (a pool) it is free VRAM, active slots, id: its
 replicas are alike, and that is what tells them apart. Each set sends its first, and among these the
@@ -15,9 +16,10 @@ from typing import Final
 
 from attrs import field, frozen
 
-from orchd.wire.ids import Count, DeviceMask, EngineId, PoolId, ReplicaId
-from orchd.wire.results import MAX_NUMBERS
-from orchd.wire.shapes import Candidate, DecisionLog, Placement, PlacementMode, Workload
+from orchd.core.facts import Question, ReplicaFacts
+from orchd.core.filters import FILTER_NAMES, NOT_PREFERRED, why_not
+from orchd.wire.ids import Count, PoolId, ReplicaId
+from orchd.wire.shapes import Candidate, DecisionLog, PlacementMode
 
 MUCH_WORSE: Final = 1.25
 """A session leaves its replica for one that ends its task in less than 1/1.25 of the time. A prior:
@@ -27,76 +29,6 @@ NO_CAPACITY: Final = "no_capacity"
 PINNED_INFEASIBLE: Final = "pinned_pool_infeasible"
 NO_PREFERRED: Final = "no_preferred_feasible"
 """Why a decision has no pool."""
-
-AVOIDED: Final = "avoided"
-NOT_PINNED: Final = "not_pinned"
-NOT_PREFERRED: Final = "not_preferred"
-DEVICE_MASK: Final = "device_mask"
-KV_BYTES: Final = "kv_bytes"
-QUEUE_FULL: Final = "queue_full"
-"""Why a replica is left out, where admission has more to say of it."""
-
-
-@frozen(kw_only=True)
-class ReplicaFacts:
-    """What placement may know of one replica. None: it cannot be seen, and is not guessed."""
-
-    replica_id: ReplicaId
-    pool_id: PoolId
-    device_mask: DeviceMask
-    engine: EngineId
-    model_ref: str
-    ready: bool
-    draining: bool
-    fresh: bool
-    """Its last snapshot is not older than snapshot.FRESH_S [ORCH-3971]."""
-    refusing: bool
-    """It turned a job away since its last snapshot."""
-    pins_differ: bool
-    """Its engine_version or sampler_profile_version is not its set's [ORCH-3046]."""
-    ctx_max: int
-    max_tokens: int
-    sampler_profile_version: str
-    workloads: tuple[Workload, ...]
-    embedding_dim: int | None = None
-    """Numbers of one vector; None: it serves none."""
-    strict: bool
-    slots_total: int
-    leases: int
-    """Slots that orchd has given away: cancelled jobs count until their slot is free."""
-    vram_free_bytes: int | None
-    kv_bytes_per_token: int | None
-    """None: the cache was reserved when the model was loaded, or cannot be seen."""
-    tokens_per_s: float | None
-    """Of one slot, measured; None until a job has run."""
-    first_token_ms: float | None
-    waiting: int = 0
-    """Tasks of its pool that go before this one."""
-    full: bool = False
-    """As many wait in its pool as may."""
-    start_ms: int = 0
-    """When this task would start here; 0: a slot is free and nobody is before it."""
-
-
-@frozen(kw_only=True)
-class Question:
-    """What is asked of placement: a task, less what has no say in where it runs."""
-
-    engine: EngineId
-    model_ref: str
-    workload: Workload
-    ctx: int
-    max_tokens: int
-    expected_tokens: int
-    strict: bool
-    sampler_profile_version: str | None
-    wishes: Placement
-    warm_on: ReplicaId | None
-    """The session's last good replica (affinity.py)."""
-    vectors: int = 0
-    """Vectors that an embedding gives back."""
-    may_wait: bool
-    """True at admission: a task may wait for a slot. False: it gets one now."""
 
 
 @frozen(kw_only=True)
@@ -123,42 +55,6 @@ class PlacementDecision:
     log: DecisionLog
 
 
-Check = Callable[[ReplicaFacts, Question], bool]
-
-
-def _kv_short(replica: ReplicaFacts, asked: Question) -> bool:
-    each, free = replica.kv_bytes_per_token, replica.vram_free_bytes
-    return each is not None and free is not None and each * asked.ctx > free
-
-
-FILTERS: Final[tuple[tuple[str, Check], ...]] = (
-    (AVOIDED, lambda r, q: r.pool_id in q.wishes.avoid_pools),
-    (NOT_PINNED, lambda r, q: _pinned(q) and r.pool_id != q.wishes.pin_pool_id),
-    ("engine_mismatch", lambda r, q: r.engine != q.engine),
-    ("model_mismatch", lambda r, q: r.model_ref != q.model_ref),
-    (DEVICE_MASK, lambda r, q: q.wishes.require_device_mask not in (None, r.device_mask)),
-    ("draining", lambda r, _: r.draining),
-    ("not_ready", lambda r, _: not r.ready),
-    ("stale", lambda r, _: not r.fresh),
-    ("pins_differ", lambda r, _: r.pins_differ),
-    ("ctx", lambda r, q: r.ctx_max < q.ctx),
-    ("max_tokens", lambda r, q: r.max_tokens < q.max_tokens),
-    (
-        "sampler_profile",
-        lambda r, q: q.sampler_profile_version not in (None, r.sampler_profile_version),
-    ),
-    ("workload", lambda r, q: q.workload not in r.workloads),
-    ("vectors", lambda r, q: q.vectors * (r.embedding_dim or 0) > MAX_NUMBERS),
-    ("not_strict", lambda r, q: q.strict and not r.strict),
-    (KV_BYTES, _kv_short),
-    (QUEUE_FULL, lambda r, q: r.full and q.may_wait),
-    ("refusing", lambda r, q: r.refusing and not q.may_wait),
-    ("no_slot", lambda r, q: r.leases >= r.slots_total and not q.may_wait),
-)
-"""In this order; the first that hits is the reason that the log gives. A replica is one mask, and
-only its own poolmgr touches it [ORCH-3011]: the filter is for a client that requires one."""
-_FILTER_NAMES: Final = (*(name for name, _ in FILTERS), NOT_PREFERRED)
-
 Order = tuple[tuple[str, Callable[[ReplicaFacts], int | float | str]], ...]
 
 WITHIN_A_SET: Final[Order] = (
@@ -176,14 +72,6 @@ UNMEASURED: Final[Order] = (
 )
 """Among sets, while one of them has not measured itself [ORCH-3902]."""
 AFFINITY: Final = "session_affinity"
-
-
-def why_not(replica: ReplicaFacts, asked: Question) -> str | None:
-    """Return why a replica cannot take the task, whatever the others are; None when it can."""
-    for name, hits in FILTERS:
-        if hits(replica, asked):
-            return name
-    return None
 
 
 def end_ms(replica: ReplicaFacts, asked: Question) -> int | None:
@@ -228,22 +116,18 @@ def decide(given: PlacementInput) -> PlacementDecision:
             pool_id=pool_id,
             reason=refusal,
             considered=tuple(_candidate(r, reasons[r.replica_id], asked) for r in ordered),
-            filters_applied=_FILTER_NAMES,
+            filters_applied=FILTER_NAMES,
             tie_breakers_applied=needed,
-            pinned=_pinned(asked),
+            pinned=asked.pinned,
             fallback_used=fallback,
             snapshot_version=Count(given.snapshot_version),
         ),
     )
 
 
-def _pinned(asked: Question) -> bool:
-    return asked.wishes.mode is PlacementMode.PIN
-
-
 def _refusal(asked: Question) -> str:
     """Return why nobody takes it: by the contract's names where a wish is the cause."""
-    if _pinned(asked):
+    if asked.pinned:
         return PINNED_INFEASIBLE
     if asked.wishes.mode is PlacementMode.PREFER and not asked.wishes.allow_fallback:
         return NO_PREFERRED

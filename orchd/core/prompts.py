@@ -38,13 +38,13 @@ def counted_by(world: World, request: TaskRequest, identity: str, now: float) ->
 
 
 def tokenized_by(world: World, model_ref: str, now: float) -> ReplicaId:
-    """Return a replica that serves the model now. Raises OrchError(UNKNOWN_ID, POOL_UNREADY)."""
+    """Return a replica that serves the model now. Raises OrchError(UNKNOWN_NAME, POOL_UNREADY)."""
     model_ref = models.reference(world, model_ref)
     pools = [pool for pool in world.pools.values() if pool.spec.model_ref == model_ref]
     if not pools:
         served = ", ".join(sorted({model for _, model in world.serving})) or "nothing"
         raise OrchError(
-            Kind.UNKNOWN_ID,
+            Kind.UNKNOWN_NAME,
             f"$.model_ref: no pool serves {model_ref} (served: {served})",
             path="$.model_ref",
         )

@@ -13,7 +13,7 @@ from typing import Final
 from attrs import evolve
 
 from orchd.core import admission, endings, notes
-from orchd.core.events import AskReload, Effect
+from orchd.core.effects import AskReload, Effect
 from orchd.core.pool import Pool
 from orchd.core.reloading import Asked, SetReload, Stage
 from orchd.core.replica import Replica

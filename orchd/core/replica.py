@@ -12,8 +12,8 @@ import math
 from attrs import Factory, define, field, frozen, setters
 
 from orchd.core import predict
+from orchd.core.facts import ReplicaFacts
 from orchd.core.forecast import Forecast
-from orchd.core.placement import ReplicaFacts
 from orchd.core.spec import PoolSpec
 from orchd.core.task import LEAVING, Life, Task
 from orchd.core.version import Version, bump

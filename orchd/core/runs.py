@@ -9,15 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from orchd.core import asking, endings, notes, waiting, watchdog
-from orchd.core.events import (
-    Break,
-    CancelJob,
-    Dispatch,
-    Effect,
-    Finish,
-    Histogram,
-    Observe,
-)
+from orchd.core.effects import Break, CancelJob, Dispatch, Effect, Finish, Histogram, Observe
 from orchd.core.pool import Pool
 from orchd.core.replica import Replica
 from orchd.core.task import LEAVING, Life, Step, Task

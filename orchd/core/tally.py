@@ -5,10 +5,12 @@ Label values stand in the order of wire.metrics; "" is said where a value is not
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from orchd.core import wishes
-from orchd.core.cardinality import Cardinality
+from orchd.core.cardinality import OTHER, Cardinality
 from orchd.core.pool import Pool
 from orchd.core.replica import Replica
 from orchd.core.task import Task
@@ -27,6 +29,26 @@ NO_CAPACITY: Final = frozenset(
     }
 )
 """Refusals that are placement's: no pool was able to take the task."""
+
+
+REASONS: Final[Mapping[Kind, str]] = MappingProxyType(
+    {
+        **{kind: kind.value for kind in NO_CAPACITY},
+        **{
+            kind: kind.value
+            for kind in (
+                *(Kind.INVALID_PARAMS, Kind.TASK_ID_REUSED, Kind.MODEL_DEPRECATED),
+                *(Kind.UNTRUSTED_ARTIFACT, Kind.SESSION_OVER, Kind.BUDGET_SHORT),
+                *(Kind.DEADLINE_UNMET, Kind.QUEUE_FULL, Kind.DROPPED, Kind.THROTTLED),
+            )
+        },
+        # which policy it was is counted in admission_backpressure_events_total
+        Kind.QUEUE_FULL_DROP_LRU: Kind.QUEUE_FULL.value,
+        Kind.SHED: Kind.DROPPED.value,
+        Kind.DRAINING: Kind.POOL_UNREADY.value,
+    }
+)
+"""What a refusal is counted as: one place less than the label's budget, which `other` has."""
 
 
 class Tally:
@@ -68,7 +90,7 @@ class Tally:
 
     def rejected(self, engine: str, kind: Kind, policy: str | None) -> None:
         """A task was refused. `engine` is one that is configured, or "other"."""
-        self.add("tasks_rejected_total", engine, kind)
+        self.add("tasks_rejected_total", engine, REASONS.get(kind, OTHER))
         if policy is not None:
             self.add("admission_backpressure_events_total", engine, policy)
 

@@ -12,7 +12,8 @@ from typing import Final
 
 from attrs import define, field, fields
 
-from orchd.core.events import Accepted, CancelReason
+from orchd.core.effects import Accepted
+from orchd.core.events import CancelReason
 from orchd.core.predict import Promise
 from orchd.core.sessions import Turn
 from orchd.wire.ids import PoolId, ReplicaId, TaskId

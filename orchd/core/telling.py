@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from orchd.core import reach
-from orchd.core.events import Effect, Moved
+from orchd.core.effects import Effect, Moved
 from orchd.core.fifo import Backlog
 from orchd.core.pool import Pool
 from orchd.core.world import World

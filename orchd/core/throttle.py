@@ -12,6 +12,7 @@ from typing import Final
 
 from attrs import field, frozen
 
+from orchd.core import workloads
 from orchd.core.timers import Timers
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.policy import THROTTLE
@@ -56,8 +57,7 @@ def cost(request: TaskRequest, prompt_tokens: int | None) -> int:
     Not what it puts out in the end: that is known too late to hold anybody back.
     """
     if prompt_tokens is None:
-        texts = (*((request.prompt,) if request.prompt else ()), *(request.inputs or ()))
-        prompt_tokens = sum(math.ceil(len(text) / CHARS_PER_TOKEN) for text in texts)
+        prompt_tokens = workloads.read(request, lambda t: math.ceil(len(t) / CHARS_PER_TOKEN))
     puts_out = request.max_tokens if request.workload is Workload.COMPLETION else 0
     return prompt_tokens + puts_out
 

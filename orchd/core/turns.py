@@ -13,7 +13,7 @@ from attrs import evolve
 
 from orchd.core import notes, workloads
 from orchd.core.budgets import NOTHING, PICO, WITHOUT_BOUND, Account, Amounts, Left, Price, Short
-from orchd.core.events import Effect, Note
+from orchd.core.effects import Effect, Note
 from orchd.core.pool import Pool
 from orchd.core.sessions import LastTurn, Session, Turn
 from orchd.core.task import Life, Task
@@ -26,6 +26,7 @@ from orchd.wire.shapes import (
     TaskRequest,
     Workload,
 )
+from orchd.wire.words import many
 
 TIMER: Final = ("session", "")
 """One timer for all: the first that is over."""
@@ -45,9 +46,10 @@ def let_in(
     known = world.sessions.find(request.session_id, now)
     limits = world.limits
     if known is not None and known.turns >= limits.session_turns:
+        had = many(known.turns, "turn")
         raise OrchError(
             Kind.SESSION_OVER,
-            f"$.session_id: session {request.session_id} had its {known.turns} turns and is over",
+            f"$.session_id: session {request.session_id} had its {had} and is over",
             path="$.session_id",
         )
     session = known or Session(session_id=request.session_id, account=Account(limits.budget))

@@ -22,6 +22,7 @@ from orchd.wire.control import (
     ReplicaHealth,
 )
 from orchd.wire.ids import Count, NonNegative, PoolId, Positive, TaskId
+from orchd.wire.jobs import OUTPUT_MODES, JobRecord
 from orchd.wire.shapes import (
     MetricsFrame,
     Priority,
@@ -65,6 +66,41 @@ def task_status(world: World, task_id: TaskId, now: float) -> TaskStatus:
         finish_reason=task.finish_reason,
         error=task.error,
         correlation_id=task.correlation_id,
+    )
+
+
+def job_record(world: World, task_id: TaskId, now: float) -> JobRecord:
+    """Return what is left of a task that is over for its client. Raises OrchError(UNKNOWN_ID)."""
+    task = world.task(task_id)
+    request = task.request
+    return JobRecord(
+        task_id=task.task_id,
+        session_id=request.session_id,
+        correlation_id=task.correlation_id,
+        state=task.state,
+        workload=request.workload,
+        priority=request.priority,
+        engine=request.engine,
+        engine_version=task.engine_version or None,
+        model_ref=request.model_ref,
+        model_digest=world.pools[task.pool_id].spec.model_digest,
+        pool_id=task.pool_id,
+        replica_id=task.replica_id,
+        ctx=request.ctx,
+        max_tokens=request.max_tokens,
+        deadline_ms=request.deadline_ms,
+        seed=request.seed,
+        determinism=request.determinism,
+        sampler_profile_version=request.sampler_profile_version,
+        output_mode=mode if (mode := request.output_mode) in OUTPUT_MODES else None,
+        kv_warmth=task.kv_warm,
+        attempts=Count(task.attempts),
+        decision=task.decision,
+        timings=_timings(task, now),
+        tokens_in=None if task.tokens_in is None else Count(task.tokens_in),
+        tokens_out=Count(task.tokens_out),
+        finish_reason=task.finish_reason,
+        cancel_reason=task.cancel_reason,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from orchd.core.spec import Watchdog
 from orchd.core.task import Life, Task
 from orchd.wire.errors import Kind, OrchError
+from orchd.wire.words import many
 
 
 def due_at(dog: Watchdog, task: Task) -> float:
@@ -38,7 +39,9 @@ def verdict(dog: Watchdog, task: Task, now: float) -> OrchError | None:
     if now < due_at(dog, task):
         return None
     assert task.dispatched_at is not None
+    kind = Kind.DECODE_TIMEOUT
     if dog.enforce_deadline and now >= task.deadline_at:
+        kind = Kind.DEADLINE_PASSED
         why = f"its deadline of {task.request.deadline_ms} ms passed while it ran"
     elif now >= task.dispatched_at + dog.wall_s:
         why = f"it ran for {dog.wall_s:g} s, the longest that its pool lets a job run"
@@ -47,8 +50,8 @@ def verdict(dog: Watchdog, task: Task, now: float) -> OrchError | None:
     else:
         why = f"no first token came within {dog.first_token_s:g} s"
     return OrchError(
-        Kind.DECODE_TIMEOUT,
-        f"{why}; it was stopped after {task.tokens_out} tokens",
+        kind,
+        f"{why}; it was stopped after {many(task.tokens_out, 'token')}",
         engine=task.request.engine,
         pool_id=task.pool_id,
     )

@@ -13,11 +13,11 @@ from orchd.wire.errors import Kind, OrchError
 
 
 def check(world: World, worker: WorkerRegistration) -> None:
-    """Raise OrchError(UNKNOWN_ID) for no replica of ours, (PINS_DIFFER) for one unlike its set."""
+    """Raise OrchError: UNKNOWN_REPLICA for none of ours, PINS_DIFFER for one unlike its set."""
     pool = world.home.get(worker.replica_id)
     if pool is None or pool.spec.pool_id != worker.pool_id:
         raise OrchError(
-            Kind.UNKNOWN_ID,
+            Kind.UNKNOWN_REPLICA,
             f"replica {worker.replica_id} of pool {worker.pool_id} is not in the configuration "
             "that orchd runs with",
             path="$.replica_id",

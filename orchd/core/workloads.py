@@ -6,6 +6,7 @@ all is admission.py's, how a result looks wire/results.py's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from attrs import frozen
@@ -95,9 +96,14 @@ def too_many(request: TaskRequest, dimension: int | None) -> tuple[str, str] | N
 
 
 def most_tokens(request: TaskRequest) -> int:
-    """Return how many tokens prompt or inputs have at most; a query is read with each document."""
+    """Return how many tokens the engine reads of prompt or inputs at most."""
+    return read(request, lambda text: len(text.encode()) + ADDED_TOKENS)
+
+
+def read(request: TaskRequest, size: Callable[[str], int]) -> int:
+    """Return the sum of the sizes of all that the engine reads: a query with each document."""
     texts = request.inputs or () if request.prompt is None else (request.prompt,)
-    sizes = [len(text.encode()) + ADDED_TOKENS for text in texts]
+    sizes = [size(text) for text in texts]
     again = max(0, len(sizes) - 2) * sizes[0] if request.workload is Workload.RERANK else 0
     return sum(sizes) + again
 

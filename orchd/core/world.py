@@ -135,12 +135,12 @@ class World:
         return task
 
     def pool(self, pool_id: PoolId) -> Pool:
-        """Raises OrchError(UNKNOWN_ID)."""
+        """Raises OrchError(UNKNOWN_NAME)."""
         pool = self.pools.get(pool_id)
         if pool is None:
             known = ", ".join(self.pools) or "none"
             shown = pool_id[:63]  # no pool's id is longer
-            raise OrchError(Kind.UNKNOWN_ID, f"no pool {shown} is configured (known: {known})")
+            raise OrchError(Kind.UNKNOWN_NAME, f"no pool {shown} is configured (known: {known})")
         return pool
 
     def replica(self, replica_id: ReplicaId) -> Replica:

@@ -1,70 +1,60 @@
-"""The app of orchd: one Front, its streams, its links, and the loop that carries out effects.
+"""The app of orchd: one Front, its links, and the loop that carries out effects.
 
 Everything here runs in one trio thread and `handle` never waits, so an event and its effects are
-one step. Routes ask it; links report to it. How frames are written is in relay.py.
+one step. Routes ask it; links report to it. What becomes of streams is in streams.py.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from typing import Final, assert_never
+from typing import Final
 
 import trio
 
-from orchd.catalog import locate
 from orchd.config.pool import Mode, Pool
 from orchd.config.schema import Settings
-from orchd.core.events import (
+from orchd.config.serving import JobTrace
+from orchd.core.effects import (
     Accepted,
     AskDrain,
     AskReload,
-    Break,
-    Cancel,
     CancelJob,
-    CancelReason,
-    Dispatch,
-    DrainAll,
-    DrainPool,
     Effect,
-    EndSession,
-    Event,
-    Finish,
-    Forget,
-    Moved,
     Note,
     Observe,
-    PoolsAdded,
-    Progress,
     Refused,
-    ReloadPool,
-    Seal,
-    Submit,
-    Tick,
     WakeAt,
 )
+from orchd.core.events import (
+    Cancel,
+    DrainAll,
+    DrainPool,
+    EndSession,
+    Event,
+    PoolsAdded,
+    ReloadPool,
+    Submit,
+    Tick,
+)
 from orchd.core.front import Front
-from orchd.core.spec import PoolSpec, Watchdog
 from orchd.edge import limits
 from orchd.edge.artifacts import Registry
 from orchd.edge.catalog import Catalog
 from orchd.edge.control import Control
 from orchd.edge.disk import Disk
 from orchd.edge.gather import Gather
+from orchd.edge.jobs import JobRecords
 from orchd.edge.links import Link
 from orchd.edge.relay import Stream
 from orchd.edge.reread import Change, compare
 from orchd.edge.scrape import Tally
+from orchd.edge.streams import Streams
 from orchd.edge.tokens import Counted, Tokenizers
 from orchd.kit import log
-from orchd.kit.message import envelope_of
-from orchd.kit.redact import redact
 from orchd.wire.control import Capabilities, PoolHealth, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import Count, PoolId, ReplicaId, SessionId, TaskId
+from orchd.wire.ids import PoolId, ReplicaId, SessionId, TaskId
 from orchd.wire.shapes import (
-    MetricsFrame,
-    Narration,
     PlacementExplained,
     SessionStatus,
     TaskRequest,
@@ -73,16 +63,8 @@ from orchd.wire.shapes import (
     TaskStatuses,
 )
 
-PULSE_S: Final = 0.25
-"""How often core hears of progress and streams get what is due: often enough for a prediction."""
-ALIVE_S: Final = 5.0
-"""A pulse that is later than this by its own clock beats no more: twenty of them were missed."""
-_StreamEffect = Accepted | Dispatch | Seal | Finish | Break | Moved | Forget
-_WHY: Final[dict[CancelReason, str]] = {
-    "client": "Canceled on request.",
-    "disconnect": "Canceled because its last reader left.",
-    "shutdown": "Canceled because orchd stops.",
-}
+SETTLE_S: Final = 2.0
+"""At the end, for the records of jobs that are not written yet."""
 
 
 class App:
@@ -91,7 +73,8 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.front = Front(
-            [_spec(pool, str(settings.base)) for pool in settings.pools], limits.limits(settings)
+            [limits.spec(pool, str(settings.base)) for pool in settings.pools],
+            limits.limits(settings),
         )
         self.tally = Tally(self.front)
         self.tokenizers = Tokenizers(self.front, settings)
@@ -104,17 +87,16 @@ class App:
             self.tally.verifications,
         )
         self.artifacts = Registry(self.disk, settings.artifacts)
-        self._streams: dict[TaskId, Stream] = {}
-        self._running: dict[TaskId, Stream] = {}
-        self._open: set[TaskId] = set()
-        self._all_done = trio.Event()
+        self._jobs = self._records_of_jobs(settings.artifacts.jobs)
         batch_ms = settings.sse.microbatch_ms
         self._gather = Gather(batch_ms / 1000) if batch_ms else None
         self._links = self._links_of(settings.pools)
+        self.streams = Streams(
+            self.front, self.tally, self._links, self._jobs, self.handle, settings.sse
+        )
         self._nursery: trio.Nursery | None = None
         """Of the links, while they run."""
         self._control = Control(settings, self.handle)
-        self._beat_at = -math.inf
         self._wake_at: float | None = None
         self._alarm = trio.Event()
 
@@ -151,10 +133,7 @@ class App:
 
     def stream(self, task_id: TaskId) -> Stream:
         """Return a task's stream. Raises OrchError(UNKNOWN_ID)."""
-        stream = self._streams.get(task_id)
-        if stream is None:
-            raise OrchError(Kind.UNKNOWN_ID, f"there is no task {task_id}", path="task_id")
-        return stream
+        return self.streams.get(task_id)
 
     def task_status(self, task_id: TaskId) -> TaskStatus:
         """Raises OrchError(UNKNOWN_ID)."""
@@ -185,7 +164,7 @@ class App:
         return self.front.pools(trio.current_time())
 
     def pool_health(self, pool_id: PoolId) -> PoolHealth:
-        """Raises OrchError(UNKNOWN_ID)."""
+        """Raises OrchError(UNKNOWN_NAME)."""
         return self.front.pool_health(pool_id, trio.current_time())
 
     def capabilities(self) -> Capabilities:
@@ -222,8 +201,9 @@ class App:
         """Put into effect what can change while streams run; return what did, and what did not."""
         change = compare(self.settings, settings)
         self.settings = change.settings
+        self.streams.sse = change.settings.sse
         if change.added:
-            self.handle(PoolsAdded(tuple(_spec(p, str(settings.base)) for p in change.added)))
+            self.handle(PoolsAdded(tuple(limits.spec(p, str(settings.base)) for p in change.added)))
             self.tokenizers.add(settings, change.added)
             links = self._links_of(change.added)
             self._links.update(links)
@@ -231,6 +211,12 @@ class App:
                 for link in links.values():
                     self._nursery.start_soon(link.run)
         return change
+
+    def _records_of_jobs(self, trace: JobTrace) -> JobRecords | None:
+        if trace is JobTrace.OFF:
+            return None
+        frames, counts = trace is JobTrace.TRANSCRIPT, self.tally.job_records
+        return JobRecords(self.front, self.artifacts, counts, frames=frames)
 
     def _links_of(self, pools: Iterable[Pool]) -> dict[ReplicaId, Link]:
         return {
@@ -272,70 +258,13 @@ class App:
             case CancelJob(task_id, replica_id):
                 self._links[replica_id].cancel(task_id)
             case _:
-                self._write(effect)
-
-    def _write(self, effect: _StreamEffect) -> None:
-        match effect:
-            case Accepted(task_id, accepted, started, fresh):
-                if fresh:
-                    now, pool_id = trio.current_time(), accepted.pool_id
-                    stream = self._streams[task_id] = Stream(task_id, pool_id, now)
-                    stream.say(("started", started))
-                    self._open.add(task_id)
-            case Dispatch(task_id, replica_id, request, correlation_id):
-                stream = self._running[task_id] = self._streams[task_id]
-                stream.say(_told("start", replica_id, f"Starts on {replica_id}."))
-                stream.narrated_at = trio.current_time()
-                self._links[replica_id].open(request, correlation_id, stream)
-            case Seal(task_id, reason):
-                stream = self._streams[task_id]
-                stream.seal()
-                stream.say(_told("cancel", task_id, _WHY[reason]))
-            case Finish(task_id, ended):
-                stream = self._over(task_id)
-                if stream.sealed:
-                    stream.finish(("end", ended))
-                else:
-                    human = f"Ended ({ended.finish_reason}) after {ended.tokens_out} tokens."
-                    stream.finish(_told("end", task_id, human), ("end", ended))
-            case Break(task_id, error):
-                self._over(task_id).finish(("error", envelope_of(error)))
-            case Moved():
-                self._moved(effect)
-            case Forget(task_id):
-                self._streams.pop(task_id, None)
-            case _:
-                assert_never(effect)
-
-    def _over(self, task_id: TaskId) -> Stream:
-        self._running.pop(task_id, None)
-        self._open.discard(task_id)
-        if not self._open:
-            self._all_done.set()
-        return self._streams[task_id]
-
-    def _moved(self, effect: Moved) -> None:
-        stream = self._streams[effect.task_id]
-        if stream.readers:
-            frame = MetricsFrame(
-                queue_depth=Count(effect.queue_depth),
-                on_time_probability=effect.on_time_probability,
-                queue_position=Count(effect.queue_position),
-                predicted_start_ms=Count(effect.predicted_start_ms),
-                predicted_start_p90_ms=Count(effect.predicted_start_p90_ms),
-            )
-            self._hint(stream, self.front.with_budgets(effect.task_id, frame))
-
-    def _hint(self, stream: Stream, frame: MetricsFrame) -> None:
-        missed = stream.hint(frame)
-        if missed:
-            self.tally.dropped(stream.pool_id, "metrics", missed)
+                self.streams.write(effect)
 
     # services
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the links up, wake core when it asked for it, and keep streams informed."""
-        self._beat_at = trio.current_time()
+        self.streams.beat()
         try:
             await self.disk.open()
             await self.catalog.open()
@@ -345,11 +274,13 @@ class App:
                     nursery.start_soon(link.run)
                 nursery.start_soon(self._control.run)
                 nursery.start_soon(self._keep_time)
-                nursery.start_soon(self._pulse)
+                nursery.start_soon(self.streams.pulse)
                 if self._gather is not None:
                     nursery.start_soon(self._gather.run)
                 nursery.start_soon(self.catalog.run)
                 nursery.start_soon(self.artifacts.open)
+                if self._jobs is not None:
+                    nursery.start_soon(self._jobs.run)
                 task_status.started()
         finally:
             self.tokenizers.close()
@@ -357,17 +288,16 @@ class App:
 
     def alive(self) -> bool:
         """Return whether the pulse beats: what systemd's watchdog is to know."""
-        return trio.current_time() - self._beat_at < ALIVE_S
+        return self.streams.alive()
 
     async def drain(self, deadline_s: float) -> None:
         """Admit nothing more; give running tasks `deadline_s`, then cancel what is left."""
         self.handle(DrainAll())
-        if self._open:
-            self._all_done = trio.Event()
-            with trio.move_on_after(deadline_s):
-                await self._all_done.wait()
-        for task_id in list(self._open):
-            self.handle(Cancel(task_id, "shutdown", self._streams[task_id].tokens))
+        await self.streams.ended(deadline_s)
+        for task_id in list(self.streams.open):
+            self.handle(Cancel(task_id, "shutdown", self.streams.get(task_id).tokens))
+        if self._jobs is not None:
+            await self._jobs.settle(SETTLE_S)
 
     async def _keep_time(self) -> None:
         while True:
@@ -379,75 +309,3 @@ class App:
             if wait.cancelled_caught:
                 self._wake_at = None
                 self.handle(Tick())
-
-    async def _pulse(self) -> None:
-        next_metrics = next_beat = trio.current_time()
-        while True:
-            metrics_s = self.settings.sse.metrics_period_ms / 1000
-            narration_s = self.settings.sse.narration_period_ms / 1000
-            heartbeat_s = self.settings.sse.heartbeat_ms / 1000
-            self._beat_at = trio.current_time()
-            await trio.sleep(PULSE_S)
-            now = trio.current_time()
-            for stream in list(self._running.values()):
-                # a job that a slow reader holds back is not stuck
-                if stream.tokens != stream.told or stream.held:
-                    stream.told = stream.tokens
-                    self.handle(Progress(stream.task_id, stream.tokens))
-            if now >= next_metrics:
-                next_metrics = now + metrics_s
-                for stream in self._running.values():
-                    if stream.readers:
-                        self._hint(stream, self.front.metrics_frame(stream.task_id, now))
-            if narration_s:
-                self._narrate(now, narration_s)
-            if now >= next_beat:
-                next_beat = now + heartbeat_s / 4
-                self._heartbeats(now, heartbeat_s)
-
-    def _narrate(self, now: float, period_s: float) -> None:
-        """Say how far each running task is that was not spoken of for so long [ORCH-3308]."""
-        for stream in self._running.values():
-            if stream.readers and now - stream.narrated_at >= period_s:
-                stream.narrated_at = now
-                human = f"Running: {stream.tokens} tokens so far."
-                stream.murmur(_told("progress", stream.task_id, human)[1])
-
-    def _heartbeats(self, now: float, heartbeat_s: float) -> None:
-        for stream in self._streams.values():
-            if stream.touched:
-                stream.touched, stream.silent_since = False, now
-            elif stream.readers and not stream.done and now - stream.silent_since >= heartbeat_s:
-                stream.heartbeat()
-                stream.silent_since = now
-
-
-def _spec(pool: Pool, base: str) -> PoolSpec:
-    path = locate.path_of(pool.model.ref, base)
-    return PoolSpec(
-        pool_id=pool.id,
-        engine=pool.engine.id,
-        model_ref=pool.model.ref,
-        ctx=pool.ctx,
-        max_tokens=pool.max_tokens,
-        slots=pool.slots,
-        replica_ids=pool.replica_ids,
-        queue_interactive=pool.queue.interactive,
-        queue_batch=pool.queue.batch,
-        batch_after=pool.queue.batch_after,
-        full_policy=pool.full_policy,
-        watchdog=Watchdog(
-            first_token_s=pool.watchdog.first_token_ms / 1000,
-            idle_s=pool.watchdog.idle_ms / 1000,
-            wall_s=pool.watchdog.wall_ms / 1000,
-            enforce_deadline=pool.watchdog.enforce_deadline,
-        ),
-        sampler_profile_version=pool.engine.sampler_profile_version,
-        price=limits.price(pool.price),
-        model_names=(pool.model.ref,) if path is None else (pool.model.ref, f"file:{path}"),
-        model_digest=pool.model.digest,
-    )
-
-
-def _told(action: str, target: str, human: str) -> tuple[str, Narration]:
-    return "narration", Narration(human=redact(human), actor="orchd", action=action, target=target)

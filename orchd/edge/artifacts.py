@@ -37,7 +37,7 @@ class Registry:
     def __init__(self, disk: Disk, bounds: ArtifactBounds) -> None:
         self._disk = disk
         self._store = Store.at(f"{disk.folder}/artifacts")
-        self._known = artifacts.Artifacts(bounds.max_mb << 20, bounds.max_count)
+        self._known = artifacts.Artifacts(bounds.max_mb << 20, bounds.max_count, bounds.max_jobs)
         self._turn = Turn()
         self._opened = trio.Event()
 
@@ -62,15 +62,20 @@ class Registry:
             known = self._known.records.get(record.id)
             if known is not None:
                 return _stored(known)
-            self._known.admit(record)
-            await self._disk.write(lambda: self._store.put(record, upload.content))
-            self._known.add(record)
+            await self._keep(record, upload.content)
         log.event(
             "artifact_stored",
             f"Artifact {record.id} ({record.kind}, {record.content_bytes} bytes) is stored.",
             artifact_id=record.id,
         )
         return _stored(record)
+
+    async def leave(self, record: ArtifactRecord, content: str) -> None:
+        """Keep the record of a job that orchd leaves itself. Raises OrchError."""
+        await self._ready()
+        async with self._turn():
+            if record.id not in self._known.records:
+                await self._keep(record, content)
 
     async def get(self, artifact_id: str) -> Artifact:
         """Return an artifact with its content. Raises OrchError."""
@@ -88,9 +93,7 @@ class Registry:
         await self._ready()
         async with self._turn():
             record = self._known.get(artifact_id)
-            last = self._known.holders(record.digest) == 1
-            await self._disk.write(lambda: self._store.remove(record, content=last))
-            self._known.drop(record)
+            await self._discard(record)
         log.event("artifact_removed", f"Artifact {record.id} is gone.", artifact_id=record.id)
 
     async def page(self, tag: str | None, cursor: str | None, limit: int) -> Artifacts:
@@ -102,6 +105,19 @@ class Registry:
             artifacts=tuple(found),
             next_cursor=None if following is None else f"{following[0]}.{following[1]}",
         )
+
+    async def _keep(self, record: ArtifactRecord, content: str) -> None:
+        """Write one, in its turn; records of jobs make room for it."""
+        for giver in self._known.givers(record):
+            await self._discard(giver)
+        self._known.admit(record)
+        await self._disk.write(lambda: self._store.put(record, content))
+        self._known.add(record)
+
+    async def _discard(self, record: ArtifactRecord) -> None:
+        last = self._known.holders(record.digest) == 1
+        await self._disk.write(lambda: self._store.remove(record, content=last))
+        self._known.drop(record)
 
     async def _ready(self) -> None:
         if self._opened.is_set():

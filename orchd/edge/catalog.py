@@ -105,7 +105,7 @@ class Catalog:
     # what routes ask
 
     def get(self, model_id: str) -> CatalogModel:
-        """Raises OrchError(UNKNOWN_ID)."""
+        """Raises OrchError(UNKNOWN_NAME)."""
         return self._told(self._models.get(model_id))
 
     def page(self, cursor: str, limit: int) -> CatalogModels:
@@ -167,7 +167,7 @@ class Catalog:
 
     def verify(self, model_id: str) -> None:
         """Have a model verified soon; one that waits for it already is verified once. Raises
-        OrchError(UNKNOWN_ID)."""
+        OrchError(UNKNOWN_NAME)."""
         self._models.get(model_id)
         if model_id != self._verifying:
             self._waiting[model_id] = None

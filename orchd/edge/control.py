@@ -11,7 +11,8 @@ from typing import Final
 import trio
 
 from orchd.config.schema import Settings
-from orchd.core.events import AskDrain, AskReload, Event, ReloadRefused
+from orchd.core.effects import AskDrain, AskReload
+from orchd.core.events import Event, ReloadRefused
 from orchd.kit import log
 from orchd.kit.client import Client, PeerError, Target
 from orchd.wire import codec

@@ -1,12 +1,18 @@
-"""From what is configured to the bounds of the core. What they mean is said in core/world.py."""
+"""From what is configured to what the core knows: its bounds, and its pools.
+
+What they mean is said in core/world.py and core/pool.py.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
+from orchd.catalog import locate
+from orchd.config.pool import Pool
 from orchd.config.pool import Price as ConfiguredPrice
 from orchd.config.schema import Settings
 from orchd.core.budgets import PICO, Budget, Left, Price
+from orchd.core.spec import PoolSpec, Watchdog
 from orchd.core.throttle import Rates
 from orchd.core.world import Limits
 from orchd.kit.message import Headers
@@ -52,3 +58,31 @@ def budget_headers(left: Left) -> Headers:
         ("X-Budget-Cost-Remaining", cost),
     )
     return tuple((name, str(value)) for name, value in named if value is not None)
+
+
+def spec(pool: Pool, base: str) -> PoolSpec:
+    """Return a pool as core knows it. `base`: the folder where relative paths begin."""
+    path = locate.path_of(pool.model.ref, base)
+    return PoolSpec(
+        pool_id=pool.id,
+        engine=pool.engine.id,
+        model_ref=pool.model.ref,
+        ctx=pool.ctx,
+        max_tokens=pool.max_tokens,
+        slots=pool.slots,
+        replica_ids=pool.replica_ids,
+        queue_interactive=pool.queue.interactive,
+        queue_batch=pool.queue.batch,
+        batch_after=pool.queue.batch_after,
+        full_policy=pool.full_policy,
+        watchdog=Watchdog(
+            first_token_s=pool.watchdog.first_token_ms / 1000,
+            idle_s=pool.watchdog.idle_ms / 1000,
+            wall_s=pool.watchdog.wall_ms / 1000,
+            enforce_deadline=pool.watchdog.enforce_deadline,
+        ),
+        sampler_profile_version=pool.engine.sampler_profile_version,
+        price=price(pool.price),
+        model_names=(pool.model.ref,) if path is None else (pool.model.ref, f"file:{path}"),
+        model_digest=pool.model.digest,
+    )

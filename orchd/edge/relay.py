@@ -52,6 +52,7 @@ class Stream:
         "readers",
         "sealed",
         "silent_since",
+        "tail_at",
         "task_id",
         "tokens",
         "told",
@@ -80,6 +81,8 @@ class Stream:
         self._token_at: int | None = None
         self._token_id = 1 << 62  # no token yet
         self._tail_id = 0
+        self.tail_at = 0
+        """Where in the log begins what followed a seal."""
         self._owed = 0
         self._grant: Callable[[int], None] | None = None
         self._first: Callable[[TaskId], None] | None = None
@@ -137,6 +140,7 @@ class Stream:
             del self.log[self._token_at :]
             for reader in self.readers:
                 reader.position = min(reader.position, self._token_at)
+        self.tail_at = len(self.log)
 
     async def settle(self) -> None:
         """Wait until no reader has a half-written frame; reset those that take too long."""

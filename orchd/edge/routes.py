@@ -14,12 +14,11 @@ import trio
 from attrs import frozen
 
 from orchd import __version__
-from orchd.edge import catalog_routes as shelves
-from orchd.edge.app import App
 from orchd.edge.asked import Answer, Asked, no_strangers, page_size
 from orchd.edge.asked import body as _body
 from orchd.edge.asked import with_etag as _with_etag
 from orchd.edge.auth import Guard
+from orchd.edge.catalog_routes import Shelves
 from orchd.edge.limits import budget_headers
 from orchd.edge.relay import Reader
 from orchd.edge.scrape import page
@@ -47,10 +46,9 @@ STREAM_HEADERS: Final = (
 
 
 @frozen
-class Routes:
+class Routes(Shelves):
     """The handler of orchd's HTTP server."""
 
-    app: App
     guard: Guard
 
     async def __call__(self, request: Request) -> Answer:
@@ -198,16 +196,16 @@ ROUTES: Final[tuple[tuple[str, str, _Served], ...]] = (
     ("POST", "/v1/pools/{pool_id}/drain", Routes._drain),
     ("POST", "/v1/pools/{pool_id}/reload", Routes._reload),
     ("POST", "/v1/workers/register", Routes._register),
-    ("POST", "/v1/catalog/models", shelves.register_model),
-    ("GET", "/v1/catalog/models", shelves.list_models),
-    ("GET", "/v1/catalog/models/{model_id}", shelves.get_model),
-    ("DELETE", "/v1/catalog/models/{model_id}", shelves.remove_model),
-    ("POST", "/v1/catalog/models/{model_id}/verify", shelves.verify_model),
-    ("POST", "/v1/catalog/models/{model_id}/state", shelves.change_model_state),
-    ("POST", "/v1/artifacts", shelves.store_artifact),
-    ("GET", "/v1/artifacts", shelves.list_artifacts),
-    ("GET", "/v1/artifacts/{artifact_id}", shelves.get_artifact),
-    ("DELETE", "/v1/artifacts/{artifact_id}", shelves.remove_artifact),
+    ("POST", "/v1/catalog/models", Shelves.register_model),
+    ("GET", "/v1/catalog/models", Shelves.list_models),
+    ("GET", "/v1/catalog/models/{model_id}", Shelves.get_model),
+    ("DELETE", "/v1/catalog/models/{model_id}", Shelves.remove_model),
+    ("POST", "/v1/catalog/models/{model_id}/verify", Shelves.verify_model),
+    ("POST", "/v1/catalog/models/{model_id}/state", Shelves.change_model_state),
+    ("POST", "/v1/artifacts", Shelves.store_artifact),
+    ("GET", "/v1/artifacts", Shelves.list_artifacts),
+    ("GET", "/v1/artifacts/{artifact_id}", Shelves.get_artifact),
+    ("DELETE", "/v1/artifacts/{artifact_id}", Shelves.remove_artifact),
     ("GET", "/metrics", Routes._metrics),
     ("GET", "/health", Routes._live),
     ("GET", "/healthz", Routes._live),
@@ -221,12 +219,12 @@ _TOLD: Final[dict[_Served, str]] = {
     Routes._end_session: "end session",
     Routes._drain: "drain pool",
     Routes._reload: "reload pool",
-    shelves.register_model: "register a model",
-    shelves.remove_model: "remove model",
-    shelves.verify_model: "verify model",
-    shelves.change_model_state: "change the state of model",
-    shelves.store_artifact: "store an artifact",
-    shelves.remove_artifact: "remove artifact",
+    Shelves.register_model: "register a model",
+    Shelves.remove_model: "remove model",
+    Shelves.verify_model: "verify model",
+    Shelves.change_model_state: "change the state of model",
+    Shelves.store_artifact: "store an artifact",
+    Shelves.remove_artifact: "remove artifact",
 }
 """What is told of whoever asks for a change, allowed or not [AUTH-1008]. Tasks carry who sent them
 in their own events, and a worker says itself that it registered."""
@@ -234,8 +232,8 @@ in their own events, and a worker says itself that it registered."""
 
 QUERIES: Final[dict[_Served, frozenset[str]]] = {
     Routes._tasks: frozenset({"state", "cursor", "limit"}),
-    shelves.list_models: frozenset({"cursor", "limit"}),
-    shelves.list_artifacts: frozenset({"tag", "cursor", "limit"}),
+    Shelves.list_models: frozenset({"cursor", "limit"}),
+    Shelves.list_artifacts: frozenset({"tag", "cursor", "limit"}),
 }
 """What a route reads of a query; the others read nothing. tools/openapi says the same: a test
 compares them."""

@@ -7,7 +7,7 @@ and nothing is counted per token: core's counters and the histograms here move w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import trio
 from prometheus_client import (
@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from orchd.core.cardinality import Cardinality, added_up, left_out
-from orchd.core.events import Observe
+from orchd.core.effects import Observe
 from orchd.core.front import Front
 from orchd.wire.ids import PoolId
 from orchd.wire.metrics import METRICS, MetricType
@@ -32,13 +32,15 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Tally:
-    """What the edge itself counts: core's observations, dropped frames, verified models."""
+    """What the edge itself counts: core's observations, dropped frames, verified models, records
+    of jobs."""
 
     def __init__(self, front: Front) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.drops: Counter[tuple[str, ...]] = Counter()
         self.verifications: Counter[tuple[str, ...]] = Counter()
+        self.job_records: Counter[tuple[str, ...]] = Counter()
         self._histograms = {
             metric.name: Histogram(
                 metric.name,
@@ -51,7 +53,12 @@ class Tally:
             if metric.type is MetricType.HISTOGRAM
         }
         self._cardinality = Cardinality()
-        self.registry.register(_FromCore(front, self.drops, self.verifications))
+        own = {
+            "sse_backpressure_drops_total": self.drops,
+            "catalog_verifications_total": self.verifications,
+            "job_records_total": self.job_records,
+        }
+        self.registry.register(_FromCore(front, own))
 
     def observe(self, effect: Observe) -> None:
         """Count one observation."""
@@ -65,22 +72,16 @@ class Tally:
 
 
 class _FromCore(Collector):
-    """The families that core knows, read at the moment of the scrape."""
+    """The families that core and the edge know, read at the moment of the scrape."""
 
-    def __init__(
-        self,
-        front: Front,
-        drops: Counter[tuple[str, ...]],
-        verifications: Counter[tuple[str, ...]],
-    ) -> None:
+    def __init__(self, front: Front, own: Mapping[str, Counter[tuple[str, ...]]]) -> None:
+        """`own`: what the edge counts itself, by family."""
         self._front = front
-        self._drops = drops
-        self._verifications = verifications
+        self._own = own
 
     def collect(self) -> Iterator[Family]:
         counters = self._front.counters()
-        counters["sse_backpressure_drops_total"] = dict(self._drops)
-        counters["catalog_verifications_total"] = dict(self._verifications)
+        counters |= {name: dict(counts) for name, counts in self._own.items()}
         gauges = self._front.gauges(trio.current_time())
         for metric in METRICS:
             if metric.type is MetricType.COUNTER:

@@ -59,7 +59,7 @@ class Downloads:
         """Return size and sha256 of each file, once all are whole and as their source says.
 
         `trust`: believe the listing's size, and that parts can be asked for; else one byte of each
-        is asked for first. Raises OrchError: FETCH_FAILED, OUTBOUND_DENIED, DIGEST_WRONG,
+        is asked for first. Raises OrchError: FETCH_FAILED, OUTBOUND_DENIED, DIGEST_MISMATCH,
         DISK_SHORT; ChangedError, alone or in a group.
         """
         try:
@@ -222,14 +222,14 @@ class Downloads:
             self._moved.unpark_all()
 
     async def _hash(self, file: RemoteFile, digests: dict[str, str]) -> None:
-        """Follow a file, and compare at its end. Raises OrchError(DIGEST_WRONG)."""
+        """Follow a file, and compare at its end. Raises OrchError(DIGEST_MISMATCH)."""
         partial, descriptor = self._partials[file.name], self._descriptors[file.name]
         found = await hashing.follow(partial, descriptor, lambda: self._moved)
         if partial.sha256 is not None and found != partial.sha256:
             await trio.to_thread.run_sync(self._entry.drop)
             said = f"{file.name} came with sha256:{found}"
             why = f"{said}, and its source says sha256:{partial.sha256}"
-            raise OrchError(Kind.DIGEST_WRONG, why)
+            raise OrchError(Kind.DIGEST_MISMATCH, why)
         digests[file.name] = found
 
     async def _keep_journal(self) -> None:

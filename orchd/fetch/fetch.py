@@ -38,7 +38,7 @@ async def fetch(order: Order, say: Say, environ: Mapping[str, str] = os.environ)
     """Return the model, once it is in the cache and verified. One fetches, others wait for it.
 
     `say` is told about once a second. Raises OrchError: FETCH_FAILED, OUTBOUND_DENIED,
-    DIGEST_WRONG, DISK_SHORT.
+    DIGEST_MISMATCH, DISK_SHORT.
     """
     entry = Entry(Path(order.folder), order.ref, order.shape)
     try:
@@ -59,10 +59,10 @@ async def fetch(order: Order, say: Say, environ: Mapping[str, str] = os.environ)
 
 
 def _as_ordered(there: Done, order: Order) -> Done:
-    """Return what is there. Raises OrchError(DIGEST_WRONG): it was fetched without a digest."""
+    """Return what is there. Raises OrchError(DIGEST_MISMATCH): it was fetched without a digest."""
     if order.digest is not None and there.digest != order.digest:
         why = f"{there.path} has {there.digest}, and not {order.digest}: remove it to fetch it anew"
-        raise OrchError(Kind.DIGEST_WRONG, why)
+        raise OrchError(Kind.DIGEST_MISMATCH, why)
     return there
 
 
@@ -133,7 +133,7 @@ async def _tell(downloads: Downloads, entry: Entry, what: str, say: Say) -> None
 async def _record(
     order: Order, entry: Entry, files: Sequence[RemoteFile], digests: Mapping[str, tuple[int, str]]
 ) -> Record:
-    """Return the record of a model that came. Raises OrchError(DIGEST_WRONG)."""
+    """Return the record of a model that came. Raises OrchError(DIGEST_MISMATCH)."""
     names = [file.name for file in files]
     if order.shape is Shape.GGUF:
         model, path = tuple(names), names[0]
@@ -147,7 +147,7 @@ async def _record(
     if order.digest is not None and f"sha256:{digest}" != order.digest:
         await trio.to_thread.run_sync(entry.drop)
         why = f"{modelref.shown(order.ref)} has sha256:{digest}, and not {order.digest}"
-        raise OrchError(Kind.DIGEST_WRONG, why)
+        raise OrchError(Kind.DIGEST_MISMATCH, why)
     return Record(
         ref=Text(modelref.shown(order.ref)),
         shape=order.shape,

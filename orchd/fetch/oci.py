@@ -91,7 +91,7 @@ class Oci:
             return await self._manifest()
         match = _DIGEST.fullmatch(self._ref.reference)
         if match is not None and hashlib.sha256(data).hexdigest() != match[1]:
-            raise OrchError(Kind.DIGEST_WRONG, f"{url} is not what its digest says")
+            raise OrchError(Kind.DIGEST_MISMATCH, f"{url} is not what its digest says")
         try:
             return orjson.loads(data)
         except orjson.JSONDecodeError:

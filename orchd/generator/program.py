@@ -29,6 +29,14 @@ _MAX_SOCKETS: Final = 4096
 _UNREAD: Final = "not-read-by-the-generator"
 
 
+_HALF_UPGRADED: Final = (ImportError, SyntaxError, AttributeError, TypeError)
+"""What a package raises whose modules are of two versions: pacman runs us in the middle, too."""
+
+
+class UnitsRefusedError(Exception):
+    """The file is wrong: the first of its faults, in words."""
+
+
 class Places(NamedTuple):
     """Where things are: the machine's, or a user's."""
 
@@ -54,7 +62,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         return 1
     try:
         generate(places(environ), Path(argv[1]))
-    except Exception as exc:  # noqa: BLE001 whatever it is, one line says it
+    except OSError as exc:
         say.error("units_refused", f"The units of the pools could not be written: {exc!r}")
     return 0
 
@@ -73,9 +81,10 @@ def generate(where: Places, out: Path) -> None:
             units = _checked(where)
             if _key(where) == key:  # else it was changed meanwhile, and a reload comes anyway
                 keep(Kept(key, units), where.run / KEPT)
-    except Exception as exc:  # noqa: BLE001 also a package that is half upgraded
+    except (UnitsRefusedError, OSError, *_HALF_UPGRADED) as exc:
         stay = "there are none to fall back to" if kept is None else "the last good ones stay"
-        say.error("units_refused", f"No new units from {where.config}, {stay}: {_why(exc)}")
+        why = str(exc) if isinstance(exc, UnitsRefusedError) else repr(exc)
+        say.error("units_refused", f"No new units from {where.config}, {stay}: {why}")
         units = NONE if kept is None else kept.units
     write(_with_stopper(units, where), out)
 
@@ -92,8 +101,9 @@ def _key(where: Places) -> str | None:
 
 
 def _checked(where: Places) -> Units:
-    """Check the file and make its units. Raises ConfigError."""
-    from orchd.config.load import load  # a tenth of a second, for changed files only
+    """Check the file and make its units. Raises UnitsRefusedError."""
+    from orchd.config.faults import ConfigError  # a tenth of a second, for changed files only
+    from orchd.config.load import load
     from orchd.generator import plan
 
     environ = {
@@ -103,16 +113,13 @@ def _checked(where: Places) -> Units:
         # pool depends on it. So we read none, and let none be missing.
         "ORCHD_AUTH_TOKEN": _UNREAD,
     }
-    settings = load(where.config, environ=environ)
+    try:
+        settings = load(where.config, environ=environ)
+    except ConfigError as exc:
+        first, *more = exc.faults
+        others = f" (and {len(more)} more)" if more else ""
+        raise UnitsRefusedError(f"{first}{others}; orchctl config check tells all") from exc
     return plan.units(settings, gpus.minors(where.gpus), user=where.user)
-
-
-def _why(exc: Exception) -> str:
-    faults = getattr(exc, "faults", None)
-    if not faults:
-        return repr(exc)
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{faults[0]}{more}; orchctl config check tells all"
 
 
 def _with_stopper(units: Units, where: Places) -> Units:

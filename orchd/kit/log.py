@@ -57,6 +57,7 @@ class _State:
         self.thread = 0
         self.captures: list[list[Record]] = []
         self.debug = False
+        self.written = 0
         self.program = "orchd"
 
 
@@ -145,6 +146,12 @@ def flush() -> None:
     # a log that cannot be written must not end the program that writes it
     with contextlib.suppress(OSError, ValueError):
         _state.sink([_record(said) for said in waiting], _state.program)
+        _state.written += len(waiting)
+
+
+def written() -> int:
+    """Return how many events the sink has taken in this process: for whoever has to know."""
+    return _state.written
 
 
 def _record(said: _Said) -> Record:

@@ -10,7 +10,7 @@ import enum
 
 from attrs import frozen
 
-from orchd.wire.ids import ArtifactId, Count, Digest, Tag, Text
+from orchd.wire.ids import ArtifactId, Count, Digest, Tag, TaskId, Text
 
 
 class ArtifactKind(enum.StrEnum):
@@ -62,6 +62,8 @@ class ArtifactRecord:
     metadata: dict[Tag, Text] | None = None
     content_bytes: Count
     """Of the content in UTF-8."""
+    job: TaskId | None = None
+    """The job that orchd left it of; such ones make room for others, the oldest first."""
 
 
 @frozen(kw_only=True)
@@ -76,6 +78,7 @@ class Artifact:
     parent: ArtifactId | None = None
     metadata: dict[Tag, Text] | None = None
     content_bytes: Count
+    job: TaskId | None = None
     content: str
 
 

@@ -21,6 +21,8 @@ class Kind(enum.StrEnum):
     # a request that cannot be served as it is
     INVALID_PARAMS = "invalid_params"
     UNKNOWN_ID = "unknown_id"
+    UNKNOWN_NAME = "unknown_name"
+    UNKNOWN_REPLICA = "unknown_replica"
     UNKNOWN_ROUTE = "unknown_route"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     MALFORMED_HTTP = "malformed_http"
@@ -56,6 +58,7 @@ class Kind(enum.StrEnum):
     TOO_MANY_CONNECTIONS = "too_many_connections"
     # a task that broke
     DECODE_TIMEOUT = "decode_timeout"
+    DEADLINE_PASSED = "deadline_passed"
     WORKER_RESET = "worker_reset"
     INTERNAL = "internal"
     # a pool that cannot become Ready, or stopped being it
@@ -65,7 +68,7 @@ class Kind(enum.StrEnum):
     MODEL_MISSING = "model_missing"
     OUTBOUND_DENIED = "outbound_denied"
     FETCH_FAILED = "fetch_failed"
-    DIGEST_WRONG = "digest_wrong"
+    DIGEST_MISMATCH = "digest_mismatch"
     DISK_SHORT = "disk_short"
     VRAM_SHORT = "vram_short"
     RAM_SHORT = "ram_short"
@@ -76,6 +79,7 @@ class Kind(enum.StrEnum):
     ENGINE_DIED = "engine_died"
     ENGINE_PROTOCOL = "engine_protocol"
     SELF_TEST_FAILED = "self_test_failed"
+    CANARY_FAILED = "canary_failed"
     CPU_FALLBACK = "cpu_fallback"
     GPU_MISMATCH = "gpu_mismatch"
     NOT_ATTESTED = "not_attested"
@@ -122,6 +126,12 @@ def _pool(advice: str, exit_code: int = _UNAVAILABLE, fault: Fault = "operator")
 TABLE: dict[Kind, Row] = {
     Kind.INVALID_PARAMS: _bad(400, "Correct the named field and send the request again."),
     Kind.UNKNOWN_ID: _bad(404, "Check the id; what has ended is forgotten after a while."),
+    Kind.UNKNOWN_NAME: _bad(
+        404, "Check the name; orchctl pools, models list and artifacts list show what there is."
+    ),
+    Kind.UNKNOWN_REPLICA: _bad(
+        404, "Let orchd read its configuration again: systemctl reload orchd.", _CONFIG
+    ),
     Kind.UNKNOWN_ROUTE: _bad(404, "See GET /v1/capabilities and the README for what is served."),
     Kind.METHOD_NOT_ALLOWED: _bad(405, "Use a method that the Allow header names."),
     Kind.MALFORMED_HTTP: _bad(400, "Send well-formed HTTP/1.1 or HTTP/2.", _PROTOCOL),
@@ -131,7 +141,9 @@ TABLE: dict[Kind, Row] = {
     Kind.UNSUPPORTED_MEDIA: _bad(415, "Send the body with Content-Type: application/json."),
     Kind.TASK_ID_REUSED: _bad(409, "Choose a new task_id for a task with another body."),
     Kind.PINS_DIFFER: _bad(
-        409, "Give all replicas of the pool one engine, version and sampler profile."
+        409,
+        "Give all replicas of the pool the same model file, engine and version, sampler profile, "
+        "ubatch and flash attention.",
     ),
     Kind.MODEL_EXISTS: _bad(409, "Choose another id, or delete the model that has it."),
     Kind.MODEL_DEPRECATED: Row(
@@ -218,6 +230,10 @@ TABLE: dict[Kind, Row] = {
     Kind.DECODE_TIMEOUT: Row(
         "DECODE_TIMEOUT", 500, _TEMPFAIL, True, "pool", "Send the task again as a new task."
     ),
+    Kind.DEADLINE_PASSED: Row(
+        "DECODE_TIMEOUT", 500, _TEMPFAIL, True, "client",
+        "Send it as a new task with a later deadline_ms or a smaller max_tokens.",
+    ),
     Kind.WORKER_RESET: Row(
         "WORKER_RESET", 500, _TEMPFAIL, True, "pool", "Send the task again as a new task."
     ),
@@ -244,8 +260,8 @@ TABLE: dict[Kind, Row] = {
         "try goes on there.",
         _TEMPFAIL,
     ),
-    Kind.DIGEST_WRONG: _pool(
-        "Correct model.digest, or name a source that has what you expect; the file was removed.",
+    Kind.DIGEST_MISMATCH: _pool(
+        "Fetch the model's file again, or correct model.digest if the file is the right one.",
         _DATAERR,
     ),
     Kind.DISK_SHORT: _pool("Free space there, or name another disk in model.cache_dir.", _OSERR),
@@ -270,6 +286,9 @@ TABLE: dict[Kind, Row] = {
         "Check that the configured engine id and version match what runs there.", _PROTOCOL
     ),
     Kind.SELF_TEST_FAILED: _pool("Run the engine by hand with this model and read its answer."),
+    Kind.CANARY_FAILED: _pool(
+        "Compare the figures: correct the pool's canary keys, or reload with another model."
+    ),
     Kind.CPU_FALLBACK: _pool(
         "Install an engine built with CUDA that matches the driver; nothing runs on the CPU."
     ),

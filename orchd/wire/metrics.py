@@ -87,6 +87,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     _counter(
         "catalog_verifications_total", ("result", "reason", "engine"), "Verifications of models."
     ),
+    _counter("job_records_total", ("result",), "Records of jobs, stored or dropped."),
     _gauge("model_state", ("model_id", "state"), "1 for the state that a model is in."),
     _counter(
         "placement_decisions_total", ("outcome", "pinned", "fallback"), "Decisions of placement."

@@ -73,6 +73,45 @@ class Outcome(enum.StrEnum):
     """The old model stays; `last_error` says why."""
 
 
+class Gate(enum.StrEnum):
+    """Where one of the three gates to Ready stands [ORCH-3421]."""
+
+    PENDING = "pending"
+    PASSED = "passed"
+    FAILED = "failed"
+    """`last_error` says why."""
+
+
+@frozen(kw_only=True)
+class Gates:
+    """The three gates to Ready, each after the one before it."""
+
+    model: Gate = Gate.PENDING
+    """The model is staged, and has its digest where one is given."""
+    engine: Gate = Gate.PENDING
+    """The engine's program is there, the model fits, and it was started (or is attached to)."""
+    health: Gate = Gate.PENDING
+    """It serves, and has passed the self-test."""
+
+
+@frozen(kw_only=True)
+class Canary:
+    """What a reload's new engine did with the golden prompt, before jobs were sent to it."""
+
+    tokens: Count
+    """That it generated; 0 in a pool without completions."""
+    sha256: str | None = None
+    """Of its answer, in UTF-8: what `canary.expect_sha256` is compared with."""
+    tokens_per_s: NonNegative | None = None
+    """None: the answer was too short, or came too fast, to be measured."""
+    old_tokens_per_s: NonNegative | None = None
+    """Of one slot of the engine that it is to replace; None until that has run a job."""
+    vram_bytes: Count | None = None
+    """What it holds on its GPUs; None where NVML does not say."""
+    vram_planned_bytes: Count | None = None
+    """What the check before its start counted; None where a part of it is not known."""
+
+
 @frozen(kw_only=True)
 class Reload:
     """The last reload in one life of a poolmgr."""
@@ -82,6 +121,11 @@ class Reload:
     model_ref: str
     """What was asked for."""
     outcome: Outcome
+    gap: bool = False
+    """There is no room for both engines: nothing is served from the old one's end until the new
+    one, or the old one again, is ready."""
+    canary: Canary | None = None
+    """None until the new engine has answered it."""
 
 
 @frozen(kw_only=True)
@@ -125,6 +169,7 @@ class Snapshot:
     reload: Reload | None = None
     instance: str | None = None
     """A UUID of this life of the poolmgr."""
+    gates: Gates | None = None
     gpu_proof: GpuProof = GpuProof.PENDING
     workloads: tuple[Workload, ...] = (Workload.COMPLETION,)
     embedding_dim: Positive | None = None

@@ -15,7 +15,8 @@ from attrs import evolve
 
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Positive
-from orchd.wire.snapshot import Cause, Outcome, Phase, Reload
+from orchd.wire.snapshot import Cause, Gates, Outcome, Phase, Reload
+from poolmgr.core import gates
 from poolmgr.core import lifewords as w
 from poolmgr.core.sentences import SENTENCES
 
@@ -79,6 +80,7 @@ TABLE: Final[dict[tuple[Phase, type[w.Event]], Phase]] = {
     (P.REPLACING, w.Emptied): P.REPLACING,
     (P.REPLACING, w.OldStopped): P.REPLACING,
     **{(phase, w.NewServing): phase for phase in (P.RELOADING, P.REPLACING)},
+    **{(phase, w.Compared): phase for phase in (P.RELOADING, P.REPLACING)},
     **{(phase, w.NewPassed): P.READY for phase in (P.RELOADING, P.REPLACING)},
     (P.RELOADING, w.NewBroke): P.READY,
     (P.REPLACING, w.NewBroke): P.RESTORING,
@@ -106,6 +108,7 @@ class Life:
         self.drains = 0
         """Drains that were begun: on request, and by a stop."""
         self.reload: Reload | None = None
+        self.gates = Gates()
         self._held = False
         """A drain was asked for, and no reload has ended it."""
         self._empty_s = 0.0
@@ -150,6 +153,7 @@ class Life:
         if after is P.READY and self._held:
             after = P.DRAINED
         self.phase = after
+        self.gates = gates.after(self.gates, event, before, after)
         self.drains += self.draining and not drained_before
         if after is not before:
             self._since = now
@@ -208,16 +212,27 @@ class Life:
                     number=Positive(number), model_ref=model_ref, outcome=Outcome.RUNNING
                 )
                 return [w.Announce(), w.PrepareNew(model_ref)]
+            case _:
+                return self._reloaded(event, after)
+
+    def _reloaded(self, event: w.Reloading, after: Phase) -> list[w.Effect]:
+        """What becomes of a reload."""
+        assert self.reload is not None, "the table has ReloadAsked before"
+        match event:
             case w.Roomy():
                 self._words = ""
                 return [w.StartNew()]
             case w.Cramped():
                 self._empty_s = EMPTY_S
+                self.reload = evolve(self.reload, gap=True)
                 return [w.Announce(), w.Empty(EMPTY_S)]
             case w.OldStopped():
                 return [w.Announce(), w.StartNew()]
             case w.NewServing():
                 return [w.SelfTestNew()]
+            case w.Compared(canary):
+                self.reload = evolve(self.reload, canary=canary)
+                return [w.Announce()]
             case w.NewPassed(what, proof):
                 self._what, self._proof, self.last_error = what, proof, None
                 self.preloads["ready", ""] += 1

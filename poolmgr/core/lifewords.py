@@ -8,6 +8,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from orchd.wire.errors import OrchError
+from orchd.wire.snapshot import Canary
 
 # events: what happened
 
@@ -130,8 +131,15 @@ class NewServing:
 
 
 @frozen
+class Compared:
+    """The new engine has answered the canary; whether that will do is said by the next event."""
+
+    canary: Canary
+
+
+@frozen
 class NewPassed:
-    """The new engine passed its self-test with the model `what`."""
+    """The new engine passed its self-test and the canary with the model `what`."""
 
     what: str
     proof: str
@@ -144,17 +152,9 @@ class NewBroke:
     error: OrchError
 
 
-Control = (
-    DrainAsked
-    | Emptied
-    | ReloadAsked
-    | Roomy
-    | Cramped
-    | OldStopped
-    | NewServing
-    | NewPassed
-    | NewBroke
-)
+Reloading = Roomy | Cramped | OldStopped | NewServing | Compared | NewPassed | NewBroke
+"""What comes of a reload."""
+Control = DrainAsked | Emptied | ReloadAsked | Reloading
 """What comes of drains and reloads."""
 
 Event = (
@@ -264,7 +264,7 @@ class StartNew:
 
 @frozen
 class SelfTestNew:
-    """Put the new engine through the self-test."""
+    """Put the new engine through the self-test, and let it answer the canary."""
 
 
 @frozen

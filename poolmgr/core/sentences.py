@@ -18,8 +18,12 @@ SENTENCES: Final[dict[Phase, str]] = {
     Phase.EMPTYING: "Draining on request: {busy}, at most {empty_s:.0f} s",
     Phase.DRAINED: "Drained on request: {what} stays loaded and takes no jobs",
     Phase.RELOADING: "Preparing {new} beside {what}: {waited}{words}; {busy}",
-    Phase.REPLACING: "Replacing {what} by {new} on {where}: {waited}",
-    Phase.RESTORING: "Loading {what} again, because {new} failed: {waited}",
+    Phase.REPLACING: (
+        "Replacing {what} by {new} on {where}: {waited}; no room for both, nothing is served"
+    ),
+    Phase.RESTORING: (
+        "Loading {what} again, because {new} failed: {waited}; nothing is served meanwhile"
+    ),
     Phase.DRAINING: "Draining: {busy}, at most {drain_s:.0f} s",
     Phase.STOPPING: "Stopping the engine",
     # as orchd/kit/run.py says it at the end, so that the line does not change again

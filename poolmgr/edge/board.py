@@ -77,7 +77,7 @@ class Board:
         self._mask = mask
         self._adapter = adapter
         self._life = life
-        self._slots = slots
+        self.slots = slots
         self._notifier = notifier
         self._seq = 0
         self._said = ""
@@ -89,7 +89,7 @@ class Board:
     @property
     def status(self) -> str:
         """The sentence of now."""
-        return self._life.status(trio.current_time(), self._slots.active, self._slots.total)
+        return self._life.status(trio.current_time(), self.slots.active, self.slots.total)
 
     @property
     def last_error(self) -> Cause | None:
@@ -99,7 +99,11 @@ class Board:
     @property
     def engine_version(self) -> str:
         """What the engine says it is; the configured pin, or `unknown`, until it does."""
-        props = self.engine.props
+        return self.version_of(self.engine)
+
+    def version_of(self, engine: Facts) -> str:
+        """The same of any engine of this replica."""
+        props = engine.props
         return props.engine_version if props else self.pool.engine.version or "unknown"
 
     @property
@@ -123,7 +127,7 @@ class Board:
     def snapshot(self) -> Snapshot:
         """Return the replica as it is now."""
         self._seq += 1
-        life, engine, pool, slots = self._life, self.engine, self.pool, self._slots
+        life, engine, pool, slots = self._life, self.engine, self.pool, self.slots
         tuning, reloaded = self.tuning, pool.model.ref != self._configured_ref
         return Snapshot(
             seq=Count(self._seq),
@@ -144,6 +148,7 @@ class Board:
             configured_model_ref=self._configured_ref if reloaded else None,
             reload=life.reload,
             instance=self._instance,
+            gates=life.gates,
             gpu_proof=engine.proof,
             workloads=pool.workloads,
             embedding_dim=engine.embedding_dim,  # type: ignore[arg-type]

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Final
 
 import orjson
 import trio
+from attrs import frozen
 
-from orchd.config.pool import Pool
 from orchd.kit import retry
 from orchd.kit.client import Answer, Client, PeerError, Target
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import TaskId
 from orchd.wire.shapes import Workload
+from poolmgr.core import canary
 from poolmgr.edge import outbound
-from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Props, Reply
+from poolmgr.engines.base import (
+    Adapter,
+    Broken,
+    Call,
+    Finished,
+    Job,
+    Load,
+    Props,
+    Reply,
+    Usage,
+)
 
 PROBE_S: Final = 3.0
 """For one health probe. llama-server answers in milliseconds; with few HTTP threads and many open
@@ -28,7 +41,14 @@ TOKENIZE_S: Final = 5.0
 TOKENIZERS: Final = 2
 """Texts that the engine reads at a time, so that its HTTP threads stay free for streams and health
 (engines/llamacpp.py: SPARE_HTTP_THREADS)."""
-_TEST_PROMPT: Final = "Hello"
+TEST_PROMPT: Final = "Hello"
+_SPARED: Final = {"x-self-test": "1"}
+"""llama-server ignores it; the mock engine injects no fault by tokens there."""
+DOUBT_S: Final = 1.0
+"""How long an engine that broke a job off may take to be seen ended."""
+FREE_S: Final = 5.0
+"""For a cancelled job to free its slot: llama-server does so before its next token."""
+FREE_LOOK_S: Final = 0.01
 
 
 class Engine:
@@ -77,16 +97,19 @@ class Engine:
 
     async def kv_ratio(self) -> float | None:
         """Return how full its KV cache is, 0..1; None where it does not say."""
+        usage = await self._usage()
+        return None if usage is None else usage.kv_cache_usage_ratio
+
+    async def _usage(self) -> Usage | None:
+        """Return how full it is; None where it does not say: the health probe judges."""
         call = self._adapter.usage()
         if call is None:
             return None
         try:
             answer = await self._ask(call)
-            if answer.status != 200:
-                return None
-            return self._adapter.read_usage(answer.body).kv_cache_usage_ratio
+            return self._adapter.read_usage(answer.body) if answer.status == 200 else None
         except (PeerError, OrchError):
-            return None  # a figure for people; the health probe judges
+            return None
 
     async def tokenize(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a prompt; takes no slot.
@@ -115,23 +138,8 @@ class Engine:
         Returns the dimension of its vectors; None beside embeddings. Raises
         OrchError(SELF_TEST_FAILED).
         """
-        job = Job(
-            task_id=TaskId("00000000-0000-0000-0000-000000000000"),
-            workload=workload,
-            prompt=_TEST_PROMPT,
-            inputs=(_TEST_PROMPT,) if workload is Workload.EMBEDDING else (_TEST_PROMPT,) * 2,
-            max_tokens=1,
-            seed=0,
-        )
-        try:
-            with trio.fail_after(SELF_TEST_S):
-                finished = await self._run(job)
-        except trio.TooSlowError:
-            raise OrchError(
-                Kind.SELF_TEST_FAILED, f"no token came within {SELF_TEST_S:.0f} s"
-            ) from None
-        except PeerError as exc:
-            raise OrchError(Kind.SELF_TEST_FAILED, f"the self-test broke off: {exc}") from exc
+        ask = _Asked(Kind.SELF_TEST_FAILED, "the self-test", _SPARED)
+        finished = await self._run(_job(workload), ask, _nothing)
         if workload is Workload.COMPLETION and finished.tokens_out < 1:
             raise OrchError(Kind.SELF_TEST_FAILED, "the engine answered without any token")
         if workload is not Workload.EMBEDDING:
@@ -139,13 +147,84 @@ class Engine:
         assert finished.result is not None, "the reader gives vectors or an error"
         return int(orjson.loads(finished.result)["dimension"])
 
-    async def _run(self, job: Job) -> Finished:
+    async def try_cancel(self, max_tokens: int, *, alone: bool) -> float | None:
+        """Leave a completion of many tokens after its first one; return the seconds until its slot
+        was free, as the engine tells it. None: it does not, or others keep its slots busy.
+
+        `alone`: nobody else uses it, so a slot that stays busy raises OrchError(SELF_TEST_FAILED).
+        """
+        ask = _Asked(Kind.SELF_TEST_FAILED, "the self-test's cancel", _SPARED)
+        others = await self._slots_active()
+        try:
+            await self._run(_job(Workload.COMPLETION, max_tokens=max_tokens), ask, _leave)
+        except _LeftError:
+            pass  # else it was over before it could be left: its slot has to be free all the same
+        if others is None:
+            return None
+        left_at = trio.current_time()
+        while trio.current_time() - left_at <= FREE_S:
+            active = await self._slots_active()
+            if active is not None and active <= others:
+                return trio.current_time() - left_at
+            await trio.sleep(FREE_LOOK_S)
+        if alone:
+            words = f"a cancelled completion still has its slot after {FREE_S:.0f} s"
+            raise OrchError(Kind.SELF_TEST_FAILED, words)
+        return None
+
+    async def _slots_active(self) -> int | None:
+        usage = await self._usage()
+        return None if usage is None else usage.slots_active
+
+    async def sing(self, prompt: str | None, max_tokens: int) -> canary.Answer:
+        """Generate from the golden prompt, with seed 0. Raises OrchError(CANARY_FAILED)."""
+        texts: list[str] = []
+        times: list[float] = []
+
+        def hear(pieces: tuple[str, ...]) -> None:
+            texts.extend(pieces)
+            times.append(trio.current_time())
+
+        job = _job(Workload.COMPLETION, prompt=prompt or TEST_PROMPT, max_tokens=max_tokens)
+        ask = _Asked(Kind.CANARY_FAILED, "the canary", {})
+        finished = await self._run(job, ask, hear)
+        tokens = finished.tokens_out
+        rate = canary.rate(tokens, times[-1] - times[0]) if times else None
+        text = "".join(texts)
+        return canary.Answer(
+            text=text,
+            sha256=f"sha256:{sha256(text.encode()).hexdigest()}",
+            tokens=tokens,
+            tokens_per_s=rate,
+        )
+
+    async def _run(
+        self, job: Job, ask: _Asked, hear: Callable[[tuple[str, ...]], None]
+    ) -> Finished:
+        """Run a job to its end. Raises OrchError of the kind that is asked for.
+
+        An engine that breaks off has most likely ended: its watch says why, and has the time.
+        """
+        try:
+            with trio.fail_after(SELF_TEST_S):
+                return await self._relay(job, ask, hear)
+        except trio.TooSlowError:
+            words = f"{ask.what} did not end within {SELF_TEST_S:.0f} s"
+            raise OrchError(ask.kind, words) from None
+        except PeerError as exc:
+            broke = exc  # waited for outside, where a cancellation discards nothing
+        await trio.sleep(DOUBT_S)
+        raise OrchError(ask.kind, f"{ask.what} broke off: {broke}") from broke
+
+    async def _relay(
+        self, job: Job, ask: _Asked, hear: Callable[[tuple[str, ...]], None]
+    ) -> Finished:
         call = self._adapter.submit(job)
         async with self.client.open(
             call.method,
             call.path,
             call.body,
-            headers=dict(call.headers),
+            headers={**dict(call.headers), **ask.headers},
             first_byte_s=SELF_TEST_S,
         ) as incoming:
             reader = self._adapter.reader(job, incoming.status)
@@ -155,9 +234,10 @@ class Engine:
                     if isinstance(event, Finished):
                         return event
                     if isinstance(event, Broken):
-                        raise OrchError(Kind.SELF_TEST_FAILED, event.error.message)
+                        raise OrchError(ask.kind, f"{ask.what}: {event.error.message}")
+                    hear(event.texts)
                 if not data:
-                    raise OrchError(Kind.SELF_TEST_FAILED, "the engine's answer has no end")
+                    raise OrchError(ask.kind, f"{ask.what}: the engine's answer has no end")
 
     async def _ask(self, call: Call, attempts: int = 1) -> Answer:
         return await self._probes.request(
@@ -176,31 +256,34 @@ class Engine:
         self._probes.close()
 
 
-def check_identity(pool: Pool, props: Props) -> None:
-    """Compare what the engine says with the configuration. Raises OrchError.
+@frozen
+class _Asked:
+    """On whose behalf a job runs."""
 
-    CONFIG_INVALID for slots and ctx that the engine does not have, ENGINE_PROTOCOL for another
-    version or model than was pinned.
-    """
-    if props.slots is not None and props.slots < pool.slots:
-        raise OrchError(
-            Kind.CONFIG_INVALID,
-            f"the engine has {props.slots} slots, and pools[].slots is {pool.slots}",
-        )
-    if props.ctx_max is not None and props.ctx_max < pool.ctx:
-        raise OrchError(
-            Kind.CONFIG_INVALID,
-            f"the engine's slots hold {props.ctx_max} tokens, and pools[].ctx is {pool.ctx}",
-        )
-    pin = pool.engine.version
-    if pin is not None and props.engine_version != pin:
-        raise OrchError(
-            Kind.ENGINE_PROTOCOL,
-            f"the engine is version {props.engine_version}, and engine.version pins {pin}",
-        )
-    wanted = pool.model.digest
-    if wanted is not None and props.model_digest is not None and props.model_digest != wanted:
-        raise OrchError(
-            Kind.ENGINE_PROTOCOL,
-            f"the engine serves model {props.model_digest}, and model.digest is {wanted}",
-        )
+    kind: Kind
+    """Of what goes wrong in it."""
+    what: str
+    headers: Mapping[str, str]
+
+
+class _LeftError(Exception):
+    """A job was left on purpose."""
+
+
+def _nothing(_texts: tuple[str, ...]) -> None:
+    """The text does not matter."""
+
+
+def _leave(_texts: tuple[str, ...]) -> None:
+    raise _LeftError
+
+
+def _job(workload: Workload, prompt: str = TEST_PROMPT, max_tokens: int = 1) -> Job:
+    return Job(
+        task_id=TaskId("00000000-0000-0000-0000-000000000000"),
+        workload=workload,
+        prompt=prompt,
+        inputs=(TEST_PROMPT,) if workload is Workload.EMBEDDING else (TEST_PROMPT,) * 2,
+        max_tokens=max_tokens,
+        seed=0,
+    )

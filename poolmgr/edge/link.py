@@ -19,6 +19,7 @@ from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.wire import link as wire
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId, ReplicaId
+from orchd.wire.words import many
 from poolmgr.edge.jobs import Jobs
 from poolmgr.edge.running import LOST, Running
 
@@ -83,7 +84,7 @@ class Link:
         stopped = len(running_on)
         log.event(
             "link_closed",
-            f"The link to orchd ended: {why}; {stopped} jobs were stopped.",
+            f"The link to orchd ended: {why}; {many(stopped, 'job')} stopped.",
             level="warning" if stopped else "info",
             instance=self._instance,
             reason=why,

@@ -1,7 +1,8 @@
 """The steps to Ready, one method each: devices, provision, start, load, self-test, and the watch.
 
 Each step ends with an event for core/life.py, or raises OrchError, which becomes `Broke`. The
-order of the steps is the table's. What a step does is in its own module: staging, process, health.
+order of the steps is the table's. What a step does is in its own module: staging,
+process, health, trial.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from orchd.config.pool import Pool
 from orchd.config.schema import Settings
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, ReplicaId
+from orchd.wire.shapes import Workload
 from orchd.wire.snapshot import GpuProof
-from poolmgr.core import fit
+from poolmgr.core import canary, fit
 from poolmgr.core import lifewords as lw
 from poolmgr.core.gpus import Gpu, named
 from poolmgr.core.proof import prove
@@ -25,12 +27,15 @@ from poolmgr.edge import health
 from poolmgr.edge.board import Board, Facts
 from poolmgr.edge.child import Child
 from poolmgr.edge.devices import Devices, Nvml, Simulated, masked
-from poolmgr.edge.engine import Engine, check_identity
+from poolmgr.edge.engine import Engine
 from poolmgr.edge.health import Say
 from poolmgr.edge.process import LAST_LINE, Process
+from poolmgr.edge.reports import Reports
 from poolmgr.edge.room import Room
 from poolmgr.edge.staging import Staging
+from poolmgr.edge.trial import Trial
 from poolmgr.engines.base import Adapter
+from poolmgr.engines.mock import held_bytes
 from poolmgr.provision import lessons
 
 UVM: Final = Path("/dev/nvidia-uvm")
@@ -48,6 +53,7 @@ class Preload:
         mask: DeviceMask,
         adapter: Adapter,
         board: Board,
+        reports: Reports,
         beside: Preload | None = None,
     ) -> None:
         """`beside`: the one that serves, while this one prepares to take its place."""
@@ -57,6 +63,8 @@ class Preload:
         self._mask = mask
         self._adapter = adapter
         self._board = board
+        self._reports = reports
+        self._replica_id = replica_id
         self._seat: int = 1 - beside._seat if beside is not None else 0
         self._room = Room(lessons.file_of(settings, replica_id), replica_id, mask)
         self.process = Process(replica_id, adapter, self._room, self._seat)
@@ -80,7 +88,7 @@ class Preload:
         return plan is not None and plan.argv is None
 
     def _simulated_bytes(self) -> int:
-        return sum(each.pool.engine.vram_mb << 20 for each in self._running)
+        return sum(held_bytes(each.pool) for each in self._running)
 
     async def find_devices(self, say: Say) -> None:
         """Read the GPUs of the mask. Raises DRIVER_UNAVAILABLE, DEVICE_MISSING."""
@@ -121,7 +129,7 @@ class Preload:
     def held_bytes(self, gpus: tuple[Gpu, ...]) -> tuple[int, ...] | None:
         """Return what the engine holds of each GPU; None where NVML does not say."""
         if self.devices.simulated:
-            return (self._simulated_bytes() // len(gpus),) * len(gpus)
+            return (held_bytes(self.pool) // len(gpus),) * len(gpus)
         pids, held = self.process.pids(), []
         for gpu in gpus:
             mine = [process for process in gpu.processes or () if process.pid in pids]
@@ -155,10 +163,10 @@ class Preload:
         await health.loaded(self.engine, say, external=self._external)
 
     async def self_test(self, say: Say) -> None:
-        """Compare, prove, generate. What breaks with an external engine is waited out."""
+        """Test it before it serves. What breaks with an external engine is waited out."""
         lost: OrchError | None = None
         try:
-            await self._self_test()
+            await self.tested()
         except OrchError as exc:
             if not self._external or exc.kind not in _WAITED_OUT:
                 raise
@@ -167,19 +175,51 @@ class Preload:
             await trio.sleep(health.HEALTH_S)
             say(lw.HealthLost(lost))
             return
-        self.process.was_ready = True
         say(lw.SelfTestPassed(self.facts.proof))
 
-    async def _self_test(self) -> None:
-        engine = self.engine
+    async def tested(self) -> GpuProof:
+        """Put the engine through the self-test, and keep the report. Raises OrchError."""
+        engine, board = self.engine, self._board
         assert engine is not None
-        props = await engine.props()
-        check_identity(self.pool, props)
-        self.facts.props = props
-        self.facts.proof = await self._proof(engine)
-        for workload in self.pool.workloads:
-            dimension = await engine.try_out(workload)
-            self.facts.embedding_dim = dimension or self.facts.embedding_dim
+        # during a reload the slots are those of the engine that serves
+        slots = board.slots if self._beside is None else None
+        trial = Trial(
+            self._replica_id, self.pool, self.facts, engine, self._proof, board.page, slots
+        )
+        broke: OrchError | None = None
+        try:
+            await trial.run()
+        except OrchError as exc:
+            broke = exc
+        self._reports.take(trial.report(self._mask, board.version_of(self.facts), broke))
+        if broke is not None:
+            await self._reports.save()  # this life may end with it
+            raise broke
+        self.process.was_ready = True
+        return self.facts.proof
+
+    async def compare(self, old_tokens_per_s: float | None, say: Say) -> None:
+        """Let the new engine answer the canary. Raises OrchError(CANARY_FAILED)."""
+        assert self.engine is not None
+        asked, answer = self.pool.canary, None
+        if Workload.COMPLETION in self.pool.workloads:
+            answer = await self.engine.sing(asked.prompt, asked.max_tokens)
+        gpus = masked(await self.devices.read(), self._mask)
+        held, need = self.held_bytes(gpus), self.staging.need
+        seen = canary.figures(
+            answer,
+            old_tokens_per_s,
+            None if held is None else sum(held),
+            None if need is None else canary.planned_bytes(need, len(gpus)),
+        )
+        say(lw.Compared(seen))
+        wanted = canary.Wanted(
+            expect=asked.expect,
+            expect_sha256=asked.expect_sha256,
+            min_rate_ratio=asked.min_rate_ratio,
+            vram_margin_bytes=asked.vram_margin_mb << 20,
+        )
+        canary.judge(wanted, answer, seen)
 
     async def _proof(self, engine: Engine) -> GpuProof:
         """Where the engine runs. Raises CPU_FALLBACK, GPU_MISMATCH, NOT_ATTESTED."""

@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
+from attrs import frozen
 
 from orchd.kit import log
 from orchd.kit.client import Answer, Client, PeerError
 from orchd.wire import codec
 from orchd.wire.control import WorkerRegistration
+from orchd.wire.errors import TABLE, Envelope, Kind
 
 PATH: Final = "/v1/workers/register"
 RETRY_FIRST_S: Final = 0.2
@@ -47,20 +49,19 @@ async def keep_registered(
         if not (registered and linked()):
             trouble = await _register(client, body)
             registered = trouble is None
-            if registered:
+            if trouble is None:
                 pause = RETRY_FIRST_S
                 if told != "registered":
                     log.event("registered", "Registered with orchd.", replica_id=body.replica_id)
                 told = "registered"
-            elif trouble is not None and trouble != told:
-                told = trouble
+            elif trouble.why != told:
+                told = trouble.why
                 log.event(
                     "registration_failed",
-                    f"orchd does not take the registration: {trouble}. Retrying with growing "
-                    f"pauses of at most {RETRY_MAX_S:.0f} s.",
-                    level="warning",
+                    f"{trouble.why} It is asked again every {RETRY_MAX_S:.0f} s at the latest.",
+                    level="info" if trouble.early else "warning",
                     replica_id=body.replica_id,
-                    reason=trouble,
+                    reason=trouble.why,
                 )
         if registered:
             await trio.sleep(LINKLESS_S)
@@ -69,7 +70,16 @@ async def keep_registered(
             pause = min(pause * 2, RETRY_MAX_S)
 
 
-async def _register(client: Client, body: WorkerRegistration) -> str | None:
+@frozen
+class _Trouble:
+    """Why orchd did not take a registration: whole sentences."""
+
+    why: str
+    early: bool = False
+    """Nothing is wrong: orchd will learn of this replica."""
+
+
+async def _register(client: Client, body: WorkerRegistration) -> _Trouble | None:
     """Return None when orchd took it, else why not."""
     try:
         answer = await client.request(
@@ -80,10 +90,23 @@ async def _register(client: Client, body: WorkerRegistration) -> str | None:
             deadline_s=DEADLINE_S,
         )
     except PeerError as exc:
-        return str(exc)
-    return None if answer.status == 200 else _refused(answer)
+        return _Trouble(f"orchd cannot be reached to register with: {exc}.")
+    return None if answer.status == 200 else _refused(answer, body)
 
 
-def _refused(answer: Answer) -> str:
-    text = answer.body[:500].decode("utf-8", "replace")
-    return f"status {answer.status}: {text}"
+def _refused(answer: Answer, body: WorkerRegistration) -> _Trouble:
+    try:
+        told = codec.loads_known(Envelope, answer.body)
+    except codec.ShapeError:
+        return _Trouble(
+            f"orchd does not take the registration: it answered {answer.status} without saying why."
+        )
+    if told.hint == TABLE[Kind.UNKNOWN_REPLICA].advice:
+        return _Trouble(
+            f"orchd has not been told of {body.replica_id} yet: systemctl reload orchd lets it "
+            "read its configuration again.",
+            early=True,
+        )
+    return _Trouble(
+        f"orchd does not take the registration: {told.message}. {told.hint or ''}".rstrip()
+    )

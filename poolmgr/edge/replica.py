@@ -30,10 +30,12 @@ from poolmgr.edge.devices import masked
 from poolmgr.edge.jobs import Jobs
 from poolmgr.edge.link import Side
 from poolmgr.edge.register import keep_registered
+from poolmgr.edge.reports import Reports
 from poolmgr.edge.server import Server
 from poolmgr.edge.succession import LAST_WORDS_S, Succession
 from poolmgr.engines.registry import adapter as adapter_of
 from poolmgr.provision.reloaded import in_force
+from poolmgr.provision.state import folder
 
 STUCK_S: Final = 15.0
 """Past so long without a turn of the board or of the jobs, the watchdog is not fed any more."""
@@ -55,6 +57,12 @@ class Replica:
         adapter = adapter_of(self._configured)
         self._board = Board(pool, replica_id, mask, adapter, self._life, slots, self._notifier)
         self._board.configured(self._configured.model.ref)
+        token = settings.auth_token
+        self._front = Client(
+            Target.unix(settings.front_socket),
+            token=token.reveal() if token is not None else None,
+        )
+        self._reports = Reports(folder(settings) / f"{replica_id}.selftests", self._front)
         self._jobs = Jobs(adapter, slots, pool.workloads, self._board.changed, pool.watchdog)
         self._engines = Succession(
             settings,
@@ -64,6 +72,7 @@ class Replica:
             adapter,
             self._board,
             self._jobs,
+            self._reports,
             self._say,
         )
         self._emptying = trio.CancelScope()
@@ -90,6 +99,7 @@ class Replica:
                 services.start_soon(self._notifier.keep_beating, self._alive)
                 services.start_soon(self._refresh)
                 services.start_soon(self._register)
+                services.start_soon(self._reports.keep_sending)
                 await services.start(self._hold_work)
                 services.start_soon(self._watch_stop, stop)
                 self._happened(lw.Begun())
@@ -290,13 +300,8 @@ class Replica:
             )
 
     async def _register(self) -> None:
-        token = self._settings.auth_token
-        client = Client(
-            Target.unix(self._settings.front_socket),
-            token=token.reveal() if token is not None else None,
-        )
         await keep_registered(
-            client, self._registration, self._wait_ready, lambda: bool(self._board.links)
+            self._front, self._registration, self._wait_ready, lambda: bool(self._board.links)
         )
 
     async def _wait_ready(self) -> None:

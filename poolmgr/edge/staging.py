@@ -65,7 +65,7 @@ class Staging:
         """Stage the model and find the engine's program. `say` hears of a fetch under way.
 
         Raises MODEL_MISSING, ENGINE_MISSING, CONFIG_INVALID; FETCH_FAILED, OUTBOUND_DENIED,
-        DIGEST_WRONG, DISK_SHORT of a model that is not here.
+        DIGEST_MISMATCH, DISK_SHORT of a model that is not here.
         """
         pool = self._pool
         model = await stage(self._settings, pool, say)

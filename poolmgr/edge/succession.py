@@ -22,6 +22,7 @@ from poolmgr.edge.board import Board
 from poolmgr.edge.health import Say
 from poolmgr.edge.jobs import Jobs
 from poolmgr.edge.preload import Preload
+from poolmgr.edge.reports import Reports
 from poolmgr.engines.base import Adapter
 from poolmgr.provision.reloaded import remember, with_model
 
@@ -42,9 +43,10 @@ class Succession:
         adapter: Adapter,
         board: Board,
         jobs: Jobs,
+        reports: Reports,
         say: Say,
     ) -> None:
-        self.now = Preload(settings, board.pool, replica_id, mask, adapter, board)
+        self.now = Preload(settings, board.pool, replica_id, mask, adapter, board, reports)
         """The engine that serves, or is to be the first."""
         self.work: trio.Nursery
         """What a stop or a failure ends."""
@@ -64,6 +66,7 @@ class Succession:
         self._adapter = adapter
         self._board = board
         self._jobs = jobs
+        self._reports = reports
         self._say = say
 
     def all(self) -> list[Preload]:
@@ -115,9 +118,6 @@ class Succession:
                 pass
             case lw.Serving():
                 self._say(lw.NewServing())
-            case lw.SelfTestPassed(proof):
-                assert self._new is not None
-                self._say(lw.NewPassed(self._new.staging.name, proof))
             case lw.Broke(error):
                 self._say(lw.NewBroke(error))
             case _:
@@ -140,14 +140,21 @@ class Succession:
         pool = with_model(self._board.pool, model_ref, self._configured)
         log.event(
             "reload_began",
-            f"Reloading {self._replica_id} with {model_ref}; {self._board.pool.model.ref} serves "
-            "until it is ready, if both fit.",
+            f"Reloading {self._replica_id} with {model_ref}; what serves now does so until that is "
+            "ready, if both fit.",
             replica_id=self._replica_id,
             model_id=model_ref,
         )
         old, mask = self.now, self._mask
         new = Preload(
-            self._settings, pool, self._replica_id, mask, self._adapter, self._board, beside=old
+            self._settings,
+            pool,
+            self._replica_id,
+            mask,
+            self._adapter,
+            self._board,
+            self._reports,
+            beside=old,
         )
         self._new = new
 
@@ -203,9 +210,16 @@ class Succession:
         )
 
     def self_test_new(self) -> None:
-        """Put the new engine through the self-test."""
-        assert self._new is not None
-        self._new_step(self._new.self_test)
+        """Put the new engine through the self-test, and let it answer the canary."""
+        new = self._new
+        assert new is not None
+
+        async def prove(say: Say) -> None:
+            proof = await new.tested()
+            await new.compare(self._jobs.slots.tokens_per_s, say)
+            say(lw.NewPassed(new.staging.name, proof))
+
+        self._new_step(prove)
 
     def switch(self) -> None:
         """Send jobs to the new engine; the old one ends when its jobs have."""

@@ -42,15 +42,16 @@ class Mock(LlamaServer):
     ) -> Launch:
         """Return how to start it."""
         engine = pool.engine
+        faults = engine.faults.of(pool.model.ref)
         argv = [
             "--socket", str(socket),
             "--model", pool.model.ref,
             "--ctx", str(pool.ctx),
             "--slots", str(pool.slots),
-            "--tokens-per-s", f"{engine.tokens_per_s:g}",
+            "--tokens-per-s", f"{engine.tokens_per_s / (faults.slower or 1):g}",
             "--first-token-ms", f"{engine.first_token_ms:g}",
             "--embedding-dim", str(engine.embedding_dim),
-            *_faults(engine.faults),
+            *_faults(faults),
         ]  # fmt: skip
         return Launch(argv=(*argv, *engine.args), env=gpu_environment(device_uuids))
 
@@ -71,10 +72,21 @@ class Mock(LlamaServer):
         )
 
 
+_OURS = frozenset({"only_model", "slower", "vram_mb"})
+"""Faults that are not the program's: they choose its options, or its simulated memory."""
+
+
+def held_bytes(pool: Pool) -> int:
+    """Return the VRAM that is simulated for an engine of this pool."""
+    return (pool.engine.vram_mb + pool.engine.faults.of(pool.model.ref).vram_mb) << 20
+
+
 def _faults(faults: Faults) -> list[str]:
     """Return the options of the faults that are asked for; both sides use the same names."""
     argv = []
     for name, value in attrs.asdict(faults).items():
+        if name in _OURS:
+            continue
         option = "--" + name.replace("_", "-")
         if value is True:
             argv.append(option)

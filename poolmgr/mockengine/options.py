@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
+
+NEVER_MS = 1e9
+SELF_TEST_FAULTS = ("die", "hang", "garbage", "keep_slot")
 
 
 @frozen(kw_only=True)
@@ -31,12 +34,26 @@ class Options:
     garbage_after_tokens: int | None = None
     split_utf8: bool = False
     die_after_load_ms: float | None = None
+    self_test: str | None = None
+    """How to fail a job with the header X-Self-Test: die, hang, garbage, keep_slot."""
 
     @property
     def fault_at(self) -> int | None:
         """Tokens of one job after which something is to happen, if any."""
         points = (self.die_after_tokens, self.hang_after_tokens, self.garbage_after_tokens)
         return min((point for point in points if point is not None), default=None)
+
+    @property
+    def of_self_test(self) -> Options:
+        """For a job of poolmgr's self-test: faults by tokens are of tasks."""
+        first_token_ms = NEVER_MS if self.self_test == "hang" else self.first_token_ms
+        return evolve(
+            self,
+            die_after_tokens=None,
+            hang_after_tokens=None,
+            garbage_after_tokens=None,
+            first_token_ms=first_token_ms,
+        )
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -65,6 +82,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--garbage-after-tokens", type=_positive, metavar="N", help="send bytes that are no frame")
     add("--split-utf8", action="store_true", help="cut sends inside characters and frames")
     add("--die-after-load-ms", type=_number, metavar="MS", help="exit 0 so long after loading")
+    add("--self-test", choices=SELF_TEST_FAULTS, help="fail poolmgr's self-test")
     return Options(**vars(parser.parse_args(arguments)))
 
 

@@ -7,6 +7,7 @@ a time on a connection. While loading every route answers 503.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections import deque
 from typing import Any, cast
@@ -30,6 +31,7 @@ class Server:
 
     def __init__(self, loop: Loop, options: Options) -> None:
         self.loop, self.options = loop, options
+        self.of_self_test = options.of_self_test
         self.loading = True
         self._free = list(range(options.slots - 1, -1, -1))
         self._waiting: deque[Connection] = deque()
@@ -99,6 +101,8 @@ class Connection:
         """What is being generated, or waits for a slot."""
         self._generation: Generation | vectors.Reader | None = None
         self._slot = -1
+        self._testing = False
+        """The request is of poolmgr's self-test."""
         wire.on_data, wire.on_gone = self._data, self._gone
 
     def run(self, slot: int) -> None:
@@ -106,10 +110,11 @@ class Connection:
         server, order = self._server, self._order
         assert order is not None
         self._slot = slot
+        options = server.of_self_test if self._testing else server.options
         self._generation = (
-            Generation(server.loop, server.options, self._wire, order, self._generated)
+            Generation(server.loop, options, self._wire, order, self._generated)
             if isinstance(order, Order)
-            else vectors.Reader(server.loop, server.options, self._wire, order, self._generated)
+            else vectors.Reader(server.loop, options, self._wire, order, self._generated)
         )
         server.running[slot] = self._generation
         self._generation.start(slot)
@@ -121,6 +126,8 @@ class Connection:
             self._server.loop.soon(self._parse)
 
     def _gone(self) -> None:
+        if self._testing and self._server.options.self_test == "keep_slot":
+            return
         if self._generation is not None:
             self._generation.cancel()
             self._generation = self._order = None
@@ -157,6 +164,7 @@ class Connection:
             path = rest.split(b" ", 1)[0].split(b"?", 1)[0]
             body = bytes(self._buffer[end + 4 : end + 4 + size])
             del self._buffer[: end + 4 + size]
+            self._testing = b"\r\nx-self-test:" in head
             answer = self._answer(f"{method.decode('latin-1')} {path.decode('latin-1')}", body)
             if answer:
                 self._wire.write(answer)
@@ -183,6 +191,8 @@ class Connection:
         if route == "POST /tokenize":
             words = str(value.get("content", "")).split()
             return frames.answer(200, {"tokens": [len(word) for word in words]})
+        if self._testing and options.self_test in ("die", "garbage"):
+            return _no_answer(options.self_test)
         if route == "POST /completion":
             return self._complete(cast("dict[str, Any]", value))
         make = vectors.rerank if route == "POST /rerank" else vectors.embedding
@@ -217,6 +227,13 @@ class Connection:
         )
         self._server.admit(self)
         return b""
+
+
+def _no_answer(fault: str) -> bytes:
+    """Fail a self-test in a way that needs no job."""
+    if fault == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return frames.answer(200, {"garbage": "no result"})
 
 
 def _length(head: bytes) -> int | None:

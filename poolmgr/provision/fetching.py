@@ -36,7 +36,7 @@ async def bring(
     """Return the pool's model, and whether its digest has been compared just now.
 
     `say` hears a sentence every few seconds. Raises OrchError: MODEL_MISSING when it is not here
-    and model.fetch is false; DIGEST_WRONG, FETCH_FAILED, OUTBOUND_DENIED, DISK_SHORT.
+    and model.fetch is false; DIGEST_MISMATCH, FETCH_FAILED, OUTBOUND_DENIED, DISK_SHORT.
     """
     order = ordered(settings, pool, environ)
     entry = Entry(Path(order.folder), order.ref, order.shape)
@@ -44,7 +44,7 @@ async def bring(
     if there is not None:
         if order.digest not in (None, there.digest):
             why = f"{there.path} came with {there.digest}, and model.digest is {order.digest}"
-            raise OrchError(Kind.DIGEST_WRONG, f"{why}: remove {entry.path} to fetch it anew")
+            raise OrchError(Kind.DIGEST_MISMATCH, f"{why}: remove {entry.path} to fetch it anew")
         return there, False
     shown = modelref.shown(order.ref)
     if not pool.model.fetch:

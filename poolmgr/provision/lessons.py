@@ -20,6 +20,7 @@ from orchd.wire import codec
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
 from poolmgr.core.capacity import MAX_LESSONS, Key, Lessons
 from poolmgr.provision.models import Staged
+from poolmgr.provision.state import folder, write_whole
 
 MAX_BYTES: Final = MAX_LESSONS * (16 << 10)
 
@@ -28,9 +29,7 @@ def file_of(
     settings: Settings, replica_id: ReplicaId, environ: Mapping[str, str] = os.environ
 ) -> Path:
     """Return where this replica's lessons are."""
-    own = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    folder = Path(own) if own else settings.state_dir / "pools"
-    return folder / f"{replica_id}.capacity"
+    return folder(settings, environ) / f"{replica_id}.capacity"
 
 
 def key_of(pool: Pool, mask: DeviceMask, model: Staged, argv: Sequence[str]) -> Key:
@@ -76,14 +75,8 @@ def load(path: Path) -> Lessons:
 
 def save(path: Path, lessons: Lessons) -> None:
     """Write the file whole or not at all. What cannot be written is logged: it is learnt again."""
-    fresh = path.with_name(f"{path.name}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("wb") as file:
-            file.write(codec.dumps(lessons))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        write_whole(path, codec.dumps(lessons))
     except OSError as exc:
         log.event(
             "capacity_not_kept",

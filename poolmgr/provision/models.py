@@ -6,8 +6,8 @@ What is not here is fetched by fetching.py.
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,10 +22,11 @@ from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.modelref import is_remote, shown
 from poolmgr.core.modelfile import Head
+from poolmgr.provision import digests
 from poolmgr.provision.fetching import bring
 from poolmgr.provision.heads import read_head
+from poolmgr.provision.state import folder
 
-CHUNK_BYTES: Final = 4 << 20
 FOLDERS: Final = frozenset({VLLM, TRITON})
 """Engines whose model is a folder."""
 _WEIGHTS: Final = frozenset({".gguf", ".safetensors"})
@@ -51,8 +52,9 @@ async def stage(
 ) -> Staged:
     """Return the pool's model, verified against `model.digest`; it is fetched if need be.
 
-    `say` hears how far that is. Raises OrchError: MODEL_MISSING, and what fetching.py raises.
-    Hashing reads the whole file, some 2 s per GB, in a worker thread.
+    Hashing reads the whole file, some 2 s per GB, in a worker thread; a file that is as it was is
+    not hashed again. `say` hears how far a fetch is. Raises OrchError: MODEL_MISSING,
+    DIGEST_MISMATCH, and what fetching.py raises.
     """
     ref = pool.model.ref
     if not is_file_ref(pool):
@@ -78,12 +80,22 @@ async def stage(
     size = sum(_readable(file) for file in files)
     if pool.model.digest is not None and not compared:
         wanted = pool.model.digest.removeprefix("sha256:").lower()
-        found = await trio.to_thread.run_sync(sha256, files, abandon_on_cancel=True)
+        memory = folder(settings) / digests.NAME
+        hashed = functools.partial(_sha256, path, files, memory)
+        found = await trio.to_thread.run_sync(hashed, abandon_on_cancel=True)
         if found != wanted:
             raise OrchError(
-                Kind.MODEL_MISSING,
-                f"{path} is not the model that model.digest names: it has sha256:{found}",
+                Kind.DIGEST_MISMATCH,
+                f"{path} is not the model that model.digest names: it has sha256:{found}, "
+                f"and model.digest is sha256:{wanted}",
             )
+    elif pool.model.digest is None and not is_remote(ref):
+        log.event(
+            "model_not_verified",
+            f"{path} is served as it is: without model.digest nobody sees whether it is whole.",
+            level="warning",
+            pool_id=pool.id,
+        )
     heads = [file for file in files if file == path or file.suffix in _WEIGHTS]
     head = await trio.to_thread.run_sync(read_head, heads, abandon_on_cancel=True)
     return Staged(name, path, size, head)
@@ -136,14 +148,10 @@ def _user() -> str:
         return "of this process"
 
 
-def sha256(files: Sequence[Path]) -> str:
-    """Return the hex digest of these files, one after the other: that of `cat FILES`. Blocks.
+def _sha256(path: Path, files: Sequence[Path], memory: Path) -> str:
+    """Return the hex digest of these files; see digests.py. Blocks.
 
     Raises OrchError(MODEL_MISSING).
     """
-    digest = hashlib.sha256()
-    for path in files:
-        with _told(path), path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-    return digest.hexdigest()
+    with _told(path):
+        return digests.sha256(files, memory)

@@ -7,7 +7,6 @@ It holds while the configuration names the model that it named then; an operator
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 from attrs import evolve, frozen
@@ -16,6 +15,7 @@ from orchd.config.pool import Pool
 from orchd.kit import log
 from orchd.wire import codec
 from orchd.wire.ids import Text
+from poolmgr.provision.state import write_whole
 
 MAX_BYTES = 64 << 10  # two names of at most 4096 characters, escaped
 
@@ -68,13 +68,8 @@ def remember(path: Path, configured: Pool, model_ref: str) -> None:
         forget(path)
         return
     said = Reloaded(configured=configured.model.ref, model_ref=Text(model_ref))
-    fresh = path.with_name(f"{path.name}.new")
     try:
-        with fresh.open("wb") as file:
-            file.write(codec.dumps(said))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        write_whole(path, codec.dumps(said))
     except OSError as exc:
         log.event(
             "reload_not_kept",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tools.bench import engine, requests
+from tests.lab.needs import require
+from tools.bench import engine, requests, staging
+from tools.bench.baselines import NGINX
 from tools.bench.figures import SUITE, Figure, markdown
 from tools.bench.house import Shape, house
 from tools.bench.orders import Api, Mode, Order
@@ -49,6 +51,17 @@ def test_an_answer_that_is_none_is_no_figure() -> None:
         )
         with pytest.raises(RuntimeError, match="429"):
             load(order)
+
+
+@pytest.mark.slow
+@pytest.mark.req("PERF-BENCH")
+def test_fetching_is_measured_beside_curl(monkeypatch: pytest.MonkeyPatch) -> None:
+    require([NGINX])
+    monkeypatch.setattr(staging, "SIZE", 9 << 20)
+    figures = staging.staging(1)
+    assert {figure.who for figure in figures} >= {"curl", "orchd.fetch"}
+    assert len(figures) == 12
+    assert all(figure.value > 0 for figure in figures)
 
 
 def test_each_frame_is_a_chunk_of_its_own() -> None:

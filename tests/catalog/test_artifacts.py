@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from orchd.catalog.artifacts import (
 from orchd.wire import codec
 from orchd.wire.artifacts import ArtifactRecord, ArtifactUpload
 from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import TaskId
 
 
 def upload(**more: Any) -> ArtifactUpload:
@@ -154,3 +156,68 @@ def test_a_spoiled_record_does_not_cost_its_content(tmp_path: Path) -> None:
     found, spoiled = store.load()
     assert (found, len(spoiled)) == ([], 1)
     assert (tmp_path / "content" / one.digest.removeprefix("sha256:")).read_bytes() == b"first"
+
+
+def job_record(now_ms: int, content: str = "x") -> ArtifactRecord:
+    made = record(now_ms, content=content, tags=[f"job:{now_ms}"])
+    return evolve(made, job=TaskId(str(now_ms)))
+
+
+@pytest.mark.req("ORCH-3350")
+def test_records_of_jobs_make_room_the_oldest_first_and_a_parent_stays() -> None:
+    table = Artifacts(max_bytes=100_000, max_count=4, max_jobs=2)
+    kept = record(1, content="plan")
+    old, young = job_record(3, "old"), job_record(5, "young")
+    for one in (kept, young, old):
+        assert table.givers(one) == []
+        table.add(one)
+    assert table.givers(record(9, content="fits")) == []
+    assert table.givers(job_record(9, "third")) == [old]
+    table.add(record(9, content="last place"))
+    assert table.givers(record(10, content="new")) == [old]
+    assert table.givers(record(10, content="new", parent=old.id)) == [young]
+    table.drop(old)
+    assert table.givers(job_record(11, "again")) == []
+    table.drop(young)
+    table.add(record(12, content="a"))
+    table.add(record(12, content="b"))
+    assert table.givers(record(13, content="c")) == []  # nothing is left that may go
+    with pytest.raises(OrchError):
+        table.admit(record(13, content="c"))
+
+
+def test_records_of_jobs_give_way_by_their_bytes_and_not_in_vain() -> None:
+    table = Artifacts(max_bytes=4 * RECORD_BYTES + 300, max_count=100, max_jobs=100)
+    olds = [job_record(n, str(n) * 100) for n in range(3)]
+    for one in olds:
+        table.add(one)
+    small = record(8, content="s" * 100)
+    assert table.givers(small) == olds[:1]
+    assert table.givers(record(8, content="s" * (RECORD_BYTES + 400))) == olds[:2]
+    assert table.givers(record(8, content="s" * (5 * RECORD_BYTES))) == []
+    table.add(record(9, content="0" * 100))  # the same content: it stays when the job's record goes
+    assert table.givers(small) == olds[:2]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=30))
+def test_what_givers_name_is_enough_and_only_ever_of_jobs(steps: list[tuple[bool, int]]) -> None:
+    table = Artifacts(max_bytes=6 * RECORD_BYTES, max_count=5, max_jobs=3)
+    for now_ms, (of_job, size) in enumerate(steps):
+        content = f"{size}" * (size * RECORD_BYTES // 2)
+        new = job_record(now_ms, content) if of_job else record(now_ms, content=content)
+        if new.id in table.records:
+            continue
+        going = table.givers(new)
+        assert all(one.job is not None for one in going)
+        for one in going:
+            table.drop(one)
+        if going:
+            table.admit(new)
+        try:
+            table.admit(new)
+        except OrchError:
+            continue
+        if of_job and sum(one.job is not None for one in table.records.values()) >= 3:
+            continue
+        table.add(new)
+    assert sum(one.job is not None for one in table.records.values()) <= 3

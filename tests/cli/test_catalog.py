@@ -120,13 +120,18 @@ def test_artifacts_are_listed_added_and_shown_as_they_are(peer, orchctl, folder)
     assert ran.out.splitlines()[1].split()[:2] == [ARTIFACT, "plan"]
     assert f"--cursor 1.{ARTIFACT}" in ran.err
     assert peer.asked("/v1/artifacts")[0].query == {"tag": "a b"}
+    ran = orchctl("artifacts", "list", "--job", "1-2", "--url", peer.url)
+    assert ran.code == 0
+    assert peer.asked("/v1/artifacts")[1].query == {"tag": "job:1-2"}
+    ran = orchctl("artifacts", "list", "--job", "1-2", "--tag", "a", "--url", peer.url)
+    assert (ran.code, "give it or --tag" in ran.err) == (2, True)
     text = "1. R\u00e9ad.\r\n\x1b[2J"
     (folder / "plan").write_bytes(text.encode())
     peer.say("POST", "/v1/artifacts", json_response(stored(), 201))
     ran = orchctl("artifacts", "add", "--tag", "a", "--parent", "0" * 32, "--url", peer.url,
                   "plan", str(folder / "plan"))  # fmt: skip
     assert ran.out == f"{ARTIFACT}\n"
-    sent = orjson.loads(peer.asked("/v1/artifacts")[1].body)
+    sent = orjson.loads(peer.asked("/v1/artifacts")[2].body)
     assert sent == {"kind": "plan", "content": text, "tags": ["a"], "parent": "0" * 32}
     whole = stored(content_bytes=9, content=text)
     peer.say("GET", f"/v1/artifacts/{ARTIFACT}", json_response(whole))

@@ -138,7 +138,12 @@ def test_a_stream_that_is_refused_is_no_break(peer, orchctl, monkeypatch, answer
 @pytest.mark.req("ORCH-3331", "ORCH-3330", "HME-032")
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [(Kind.WORKER_RESET, 75), (Kind.DECODE_TIMEOUT, 75), (Kind.INTERNAL, 70)],
+    [
+        (Kind.WORKER_RESET, 75),
+        (Kind.DECODE_TIMEOUT, 75),
+        (Kind.DEADLINE_PASSED, 75),
+        (Kind.INTERNAL, 70),
+    ],
 )
 def test_an_error_frame_ends_with_its_exit_code_and_advice(peer, orchctl, kind, code):
     envelope = codec.dumps(OrchError(kind, "it broke").envelope())
@@ -168,7 +173,8 @@ def test_a_refusal_says_what_whose_fault_and_what_next(peer, orchctl, kind, code
     assert "it is so" in ran.err
     assert whose in ran.err
     assert ("Retry in 1.5 s." in ran.err) == (kind is Kind.QUEUE_FULL)
-    assert f"Next: {TABLE[kind].advice}" in ran.err
+    next_step = "--token-file" if kind is Kind.MISSING_TOKEN else f"Next: {TABLE[kind].advice}"
+    assert next_step in ran.err
     assert not peer.asked("/stream")
 
 

@@ -46,5 +46,10 @@ def test_what_a_client_meets_has_a_class_and_an_example() -> None:
 
 def test_the_faults_that_it_names_are_those_of_the_mock_engine() -> None:
     (listed,) = re.findall(r"engine\.faults.*?## ", PAGE, re.DOTALL)
-    names = set(re.findall(r"`(\w+_\w+)`", listed)) - {"idle_ms"}
-    assert names | {"split_utf8", "die_after_load_ms"} == set(Faults.__annotations__)
+    names = set(re.findall(r"`(\w+_\w+)`", listed)) - {
+        "idle_ms",
+        "keep_slot",
+        "min_rate_ratio",
+        "vram_margin_mb",
+    }
+    assert names | {"split_utf8", "die_after_load_ms", "slower"} == set(Faults.__annotations__)

@@ -7,7 +7,8 @@ from typing import Any
 from attrs import evolve
 from hypothesis import strategies as st
 
-from orchd.core.placement import PlacementInput, Question, ReplicaFacts
+from orchd.core.facts import Question, ReplicaFacts
+from orchd.core.placement import PlacementInput
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, ReplicaId
 from orchd.wire.shapes import Placement, PlacementMode, Workload
 

@@ -7,25 +7,19 @@ from typing import Any, TypeVar
 from attrs import define, evolve, field
 
 from orchd.core import invariants
+from orchd.core.effects import Accepted, Dispatch, Effect, Note, Observe, Refused, WakeAt
 from orchd.core.events import (
-    Accepted,
     Cancel,
     CancelReason,
-    Dispatch,
-    Effect,
     Event,
     JobEnded,
     JobFailed,
     JobFreed,
-    Note,
-    Observe,
     Progress,
-    Refused,
     ReplicaLost,
     ReplicaSeen,
     Submit,
     Tick,
-    WakeAt,
 )
 from orchd.core.front import Front, Limits, PoolSpec
 from orchd.wire import link

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchd.core.events import Accepted, Note, Refused
+from orchd.core.effects import Accepted, Note, Refused
 from orchd.wire.errors import Kind
 from orchd.wire.ids import PoolId
 from orchd.wire.shapes import Placement, Priority, Workload

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.events import Observe
+from orchd.core.effects import Observe
 from orchd.wire.shapes import Priority
 from tests.core.making import House, of, pool, snapshot, uid
 

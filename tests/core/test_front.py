@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from orchd.core.events import (
+from orchd.core.effects import (
     Accepted,
     Break,
     CancelJob,
     Dispatch,
-    DrainAll,
     Effect,
     Finish,
     Moved,
@@ -18,6 +17,7 @@ from orchd.core.events import (
     Observe,
     Seal,
 )
+from orchd.core.events import DrainAll
 from orchd.core.spec import Watchdog
 from orchd.wire.errors import Kind
 from orchd.wire.ids import Count, PoolId, Positive, ReplicaId

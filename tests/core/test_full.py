@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchd.core.events import Accepted, Break, Note, Refused
+from orchd.core.effects import Accepted, Break, Note, Refused
 from orchd.wire.errors import Kind
 from orchd.wire.ids import PoolId
 from orchd.wire.policy import FullPolicy
@@ -86,7 +86,7 @@ def test_shed_low_priority_drops_the_newest_batch_task_for_an_interactive_one() 
     envelope = told.error.envelope()
     assert (envelope.code, envelope.policy_label) == ("ADMISSION_REJECT", "shed-low-priority")
     assert envelope.retriable
-    assert made.front.counters()["tasks_rejected_total"] == {("mock", "shed"): 1}
+    assert made.front.counters()["tasks_rejected_total"] == {("mock", "dropped"): 1}
     assert waiting(made) == [10, 11, 12, 1, 2]
 
 

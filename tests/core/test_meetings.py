@@ -8,14 +8,8 @@ import pytest
 
 from orchd.core.budgets import Budget
 from orchd.core.cards import ModelCard
-from orchd.core.events import (
-    Accepted,
-    Break,
-    CatalogChanged,
-    Dispatch,
-    EndSession,
-    Refused,
-)
+from orchd.core.effects import Accepted, Break, Dispatch, Refused
+from orchd.core.events import CatalogChanged, EndSession
 from orchd.core.throttle import Rates
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, PoolId, ReplicaId
@@ -79,7 +73,7 @@ class TestExplain:
         assert told.outcome is PlacementOutcome.REFUSED
         assert told.refusal is not None
         assert told.refusal.code == "INVALID_PARAMS"
-        assert "had its 1 turns" in told.refusal.message
+        assert "had its 1 turn and" in told.refusal.message
         assert house.front.session(session_id(1), house.now).turns == 1
 
     @pytest.mark.req("ORCH-3906")

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from orchd.core import asking, invariants
 from orchd.core.decisions import for_slot
-from orchd.core.events import Dispatch, Effect
+from orchd.core.effects import Dispatch, Effect
 from orchd.core.placement import decide
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, PoolId

@@ -98,7 +98,7 @@ def test_a_text_is_told_by_any_ready_replica_of_the_model() -> None:
     assert house.front.tokenized_by("mock:c", house.now) == "c:0"
     with pytest.raises(OrchError) as unknown:
         house.front.tokenized_by("mock:none", house.now)
-    assert unknown.value.kind is Kind.UNKNOWN_ID
+    assert unknown.value.kind is Kind.UNKNOWN_NAME
     assert "mock:c, mock:lorem" in unknown.value.message
 
 

@@ -8,17 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.events import (
-    AskDrain,
-    AskReload,
-    Break,
-    Dispatch,
-    DrainPool,
-    Effect,
-    Refused,
-    ReloadPool,
-    ReloadRefused,
-)
+from orchd.core.effects import AskDrain, AskReload, Break, Dispatch, Effect, Refused
+from orchd.core.events import DrainPool, ReloadPool, ReloadRefused
 from orchd.core.reload import STAGE_S
 from orchd.wire.control import MAX_DRAIN_MS
 from orchd.wire.errors import Kind, OrchError
@@ -227,7 +218,7 @@ def test_the_same_model_anew_needs_no_way_back() -> None:
 def test_nobody_is_asked_when_nothing_can_come_of_it() -> None:
     house = House.of(pool())
     assert refused(house.send(ReloadPool(DEMO, NEW))) is Kind.POOL_UNREADY
-    assert refused(house.send(ReloadPool(PoolId("none"), NEW))) is Kind.UNKNOWN_ID
+    assert refused(house.send(ReloadPool(PoolId("none"), NEW))) is Kind.UNKNOWN_NAME
     house.see(snapshot(phase=Phase.LOADING, ready=False))
     assert refused(house.send(ReloadPool(DEMO, NEW))) is Kind.POOL_UNREADY
     house.see(snapshot(seq=2))
@@ -326,7 +317,7 @@ def test_jobs_at_the_drains_deadline_are_reset_or_wait_again() -> None:
 def test_a_drain_that_cannot_be_is_refused() -> None:
     house = House.of(pool())
     assert refused(house.send(DrainPool(DEMO, 1))) is Kind.POOL_UNREADY
-    assert refused(house.send(DrainPool(PoolId("none"), 1))) is Kind.UNKNOWN_ID
+    assert refused(house.send(DrainPool(PoolId("none"), 1))) is Kind.UNKNOWN_NAME
     house.see()
     assert refused(house.send(DrainPool(DEMO, MAX_DRAIN_MS + 1))) is Kind.INVALID_PARAMS
     assert of(house.send(DrainPool(DEMO, MAX_DRAIN_MS)), AskDrain)

@@ -12,22 +12,20 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from orchd.core import invariants
 from orchd.core.budgets import Budget
-from orchd.core.events import (
+from orchd.core.effects import (
     Accepted,
     Break,
     CancelJob,
     Dispatch,
-    DrainAll,
     Effect,
-    EndSession,
     Finish,
     Forget,
     Moved,
     Refused,
     Seal,
-    Submit,
     WakeAt,
 )
+from orchd.core.events import DrainAll, EndSession, Submit
 from orchd.core.spec import Watchdog
 from orchd.core.task import FINAL, LEASED, LEAVING
 from orchd.core.throttle import Rates

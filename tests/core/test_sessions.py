@@ -11,15 +11,8 @@ import pytest
 
 from orchd.core import invariants
 from orchd.core.budgets import NOTHING, PICO, Budget, Left, Price
-from orchd.core.events import (
-    Accepted,
-    Effect,
-    EndSession,
-    JobEnded,
-    Note,
-    Refused,
-    Submit,
-)
+from orchd.core.effects import Accepted, Effect, Note, Refused
+from orchd.core.events import EndSession, JobEnded, Submit
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import SessionId
 from orchd.wire.shapes import Determinism, SessionStatus, Workload

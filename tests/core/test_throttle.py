@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.events import Accepted
+from orchd.core.effects import Accepted
 from orchd.core.throttle import Rates, Throttle, cost
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.shapes import Workload
@@ -89,6 +89,8 @@ def test_a_prompt_that_was_not_counted_is_estimated() -> None:
     assert cost(request(prompt="x" * 401, max_tokens=7), 3) == 10
     texts = request(prompt=None, inputs=("x" * 5, "y" * 4), workload=Workload.EMBEDDING)
     assert cost(texts, None) == 3
+    ranked = request(prompt=None, inputs=("q" * 40, "x" * 5, "y" * 4), workload=Workload.RERANK)
+    assert cost(ranked, None) == 2 * 10 + 3  # the query is read with each document
 
 
 def test_without_rates_nothing_is_kept_and_capabilities_say_none() -> None:

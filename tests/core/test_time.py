@@ -2,13 +2,7 @@
 
 import pytest
 
-from orchd.core.events import (
-    Break,
-    Effect,
-    Forget,
-    Moved,
-    WakeAt,
-)
+from orchd.core.effects import Break, Effect, Forget, Moved, WakeAt
 from orchd.wire.errors import Kind
 from orchd.wire.shapes import Priority, TaskState
 from orchd.wire.snapshot import FRESH_S

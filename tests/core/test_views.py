@@ -44,15 +44,15 @@ def test_the_status_of_a_task_through_its_life(house: House) -> None:
 
 def test_unknown_ids(house: House) -> None:
     front = house.front
-    for ask in (
-        lambda: front.task_status(uid(9), 0),
-        lambda: front.metrics_frame(uid(9), 0),
-        lambda: front.pool_health(PoolId("other"), 0),
-        lambda: front.queue_depth(PoolId("other")),
+    for kind, ask in (
+        (Kind.UNKNOWN_ID, lambda: front.task_status(uid(9), 0)),
+        (Kind.UNKNOWN_ID, lambda: front.metrics_frame(uid(9), 0)),
+        (Kind.UNKNOWN_NAME, lambda: front.pool_health(PoolId("other"), 0)),
+        (Kind.UNKNOWN_NAME, lambda: front.queue_depth(PoolId("other"))),
     ):
         with pytest.raises(OrchError) as caught:
             ask()
-        assert caught.value.kind is Kind.UNKNOWN_ID
+        assert caught.value.kind is kind
 
 
 def test_the_list_of_tasks_is_newest_first_with_cursors() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchd.core.events import Break, CancelJob, Dispatch, Effect, Finish, Note, Seal
+from orchd.core.effects import Break, CancelJob, Dispatch, Effect, Finish, Note, Seal
 from orchd.core.spec import Watchdog
 from orchd.core.task import Life
 from orchd.wire.errors import Kind
@@ -35,8 +35,10 @@ def live(made: House, seconds: float, *, tokens: int | None = None) -> list[Effe
 
 def stopped(effects: list[Effect]) -> str:
     told = only(effects, Break)
-    assert told.error.kind is Kind.DECODE_TIMEOUT
+    late = "deadline" in told.error.message
+    assert told.error.kind is (Kind.DEADLINE_PASSED if late else Kind.DECODE_TIMEOUT)
     envelope = told.error.envelope()
+    assert ("a later deadline_ms" in str(envelope.hint)) == late
     assert (envelope.code, envelope.retriable) == ("DECODE_TIMEOUT", True)
     assert (envelope.pool_id, envelope.engine) == ("demo", "mock")
     job = only(effects, CancelJob)
@@ -156,4 +158,4 @@ def test_it_is_said_in_the_log() -> None:
     made = house()
     made.admit(1, deadline_ms=1_000)
     note = next(n for n in of(live(made, 1), Note) if n.name == "task_failed")
-    assert (note.fields["reason"], note.fields["replica_id"]) == (Kind.DECODE_TIMEOUT, "demo:0")
+    assert (note.fields["reason"], note.fields["replica_id"]) == (Kind.DEADLINE_PASSED, "demo:0")

@@ -49,8 +49,8 @@ def house() -> House:
         ({"model_digest": None}, Kind.PINS_DIFFER, "$.model_digest: demo:1 has none that it tells"),
         ({"ubatch": 256}, Kind.PINS_DIFFER, "$.ubatch: demo:1 has 256, and its set has 512"),
         ({"flash_attention": "off"}, Kind.PINS_DIFFER, "$.flash_attention: demo:1 has off"),
-        ({"replica_id": "demo:2"}, Kind.UNKNOWN_ID, "demo:2 of pool demo is not in"),
-        ({"pool_id": "other"}, Kind.UNKNOWN_ID, "demo:1 of pool other is not in"),
+        ({"replica_id": "demo:2"}, Kind.UNKNOWN_REPLICA, "demo:2 of pool demo is not in"),
+        ({"pool_id": "other"}, Kind.UNKNOWN_REPLICA, "demo:1 of pool other is not in"),
     ],
 )
 def test_one_unlike_its_set_is_refused(

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from orchd.core import workloads
-from orchd.core.events import Accepted, Finish, Refused, Submit
+from orchd.core.effects import Accepted, Finish, Refused
+from orchd.core.events import Submit
 from orchd.core.task import TOKEN_BYTES
 from orchd.core.workloads import Longest
 from orchd.wire.errors import Kind

@@ -18,7 +18,8 @@ import trio.testing
 
 from orchd.config.pool import Queue
 from orchd.config.schema import Settings
-from orchd.edge.app import ALIVE_S, App
+from orchd.edge.app import App
+from orchd.edge.streams import ALIVE_S
 from orchd.kit import log
 from orchd.kit.client import Incoming
 from orchd.wire import sse

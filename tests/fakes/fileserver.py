@@ -60,7 +60,9 @@ class Asked:
 class Files:
     """The server. `url` is its origin; paths are keys of `files`."""
 
-    def __init__(self, cert: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self, cert: tuple[Path, Path] | None = None, host: str = "localhost", port: int = 0
+    ) -> None:
         self.files: dict[str, Served] = {}
         self.asked: list[Asked] = []
         self.at_once = 0
@@ -68,7 +70,7 @@ class Files:
         self._running = 0
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"house": self})
-        self._server = _Server(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", port), handler)
         if cert is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*cert)
@@ -76,7 +78,7 @@ class Files:
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
         self.port = int(self._server.server_address[1])
-        self.url = f"{'http' if cert is None else 'https'}://localhost:{self.port}"
+        self.url = f"{'http' if cert is None else 'https'}://{host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 

@@ -118,7 +118,7 @@ async def test_a_wrong_digest_is_refused_and_leaves_nothing(secure: Files, tmp_p
     secure.add("/m.gguf", data)
     ref, wrong = f"{secure.url}/m.gguf", "sha256:" + "0" * 64
     error = await refused(ref, tmp_path, digest=wrong)
-    assert error.kind is Kind.DIGEST_WRONG
+    assert error.kind is Kind.DIGEST_MISMATCH
     assert sha256(data) in error.message
     entry = Entry(tmp_path / "cache", ref, Shape.GGUF)
     assert entry.locate() is None
@@ -126,7 +126,7 @@ async def test_a_wrong_digest_is_refused_and_leaves_nothing(secure: Files, tmp_p
     done = await bring(ref, tmp_path, digest=f"sha256:{sha256(data)}")
     assert done.digest == f"sha256:{sha256(data)}"
     # and one that was fetched before anybody named a digest
-    assert (await refused(ref, tmp_path, digest=wrong)).kind is Kind.DIGEST_WRONG
+    assert (await refused(ref, tmp_path, digest=wrong)).kind is Kind.DIGEST_MISMATCH
 
 
 @pytest.mark.req("ORCH-3435")

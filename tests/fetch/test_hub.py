@@ -130,7 +130,7 @@ async def test_content_that_is_not_what_the_hub_says_is_refused(
     served = store.files[f"/blobs/{sha256(data)}"]
     served.data = data[:200_000] + b"?" + data[200_001:]
     error = await refused("hf:org/repo/m.gguf", tmp_path, **allowed)
-    assert error.kind is Kind.DIGEST_WRONG
+    assert error.kind is Kind.DIGEST_MISMATCH
     served.data = data
     done = await bring("hf:org/repo/m.gguf", tmp_path, **allowed)
     assert done.fetched_bytes == len(data)  # nothing of the bad one was kept

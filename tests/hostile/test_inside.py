@@ -154,8 +154,8 @@ class Chance:
         """Cancel all; wait until nobody waits, runs or reads."""
         app = self.front.app
         with trio.fail_after(SETTLE_S):
-            while app._open or any(stream.readers for stream in app._streams.values()):
-                for task_id in list(app._open):
+            while app.streams.open or any(stream.readers for stream in app.streams.all.values()):
+                for task_id in list(app.streams.open):
                     await app.cancel(task_id)
                 await trio.sleep(0.005)
             while any(
@@ -167,7 +167,9 @@ class Chance:
 def holds(front: Front) -> None:
     invariants.check(front.app.front, trio.current_time())
     world: Any = front.app.front.world
-    assert front.app._streams.keys() == world.tasks.keys(), "a stream for each task, and no other"
+    assert front.app.streams.all.keys() == world.tasks.keys(), (
+        "a stream for each task, and no other"
+    )
 
 
 @pytest.mark.req("ORCH-3250", "ORCH-3101")

@@ -114,12 +114,14 @@ async def test_a_pool_changes_its_model_while_its_clients_stream(suite_of: Suite
 @pytest.mark.req("OC-CTRL-2003", "ORCH-3038")
 @pytest.mark.parametrize("engine", [BAD, f"{BAD}, {BIG}"], ids=["beside", "in its place"])
 async def test_a_bad_model_leaves_the_pool_on_its_old_one(suite_of: SuiteOf, engine: str) -> None:
-    suite = suite_of(SIMULATED + mock_pool(engine=engine, replicas="[[1], [0]]"))
+    suite = suite_of(SIMULATED + mock_pool(engine=engine, replicas="[[1]]"))
     client = suite.client()
     waiting = await submit(client, max_tokens=2)
     done = await trio.to_thread.run_sync(suite.orchctl, "reload", "demo", "mock:bad")
     assert done.returncode == 69, done
     assert "pool demo keeps mock:lorem; mock:bad failed" in done.stderr
+    gap = "No room for both: demo serves nothing where mock:bad is loaded, until then."
+    assert (gap in done.stderr) == (BIG in engine)
     assert "refused to load the model" in done.stderr
     health = await get(client, HEALTH)
     assert (health["model_ref"], health["ready"]) == ("mock:lorem", True)

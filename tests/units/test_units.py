@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchd import daemon
+from orchd.edge import app
 from poolmgr.core import life
 from poolmgr.edge import child, engine, health
 from tests.lab.needs import MACHINE, require
@@ -93,7 +94,7 @@ def seconds(unit: str, key: str) -> float:
 def test_the_daemons_deadlines_end_before_systemd_s() -> None:
     """Else systemd kills what was about to end well, and nobody says why."""
     reserve_s = 5.0
-    orchd_s = daemon.DRAIN_S + daemon.HANG_UP_S
+    orchd_s = daemon.DRAIN_S + app.SETTLE_S + daemon.HANG_UP_S
     assert orchd_s + reserve_s <= seconds("orchd.service", "TimeoutStopSec")
     pool_s = life.DRAIN_S + child.TERM_GRACE_S + child.KILL_WAIT_S
     assert pool_s + reserve_s <= seconds("poolmgr@.service", "TimeoutStopSec")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from orchd.wire import codec
-from tools.bench import admission, calibration, cancel, core, relay, standing
+from tools.bench import admission, calibration, cancel, core, relay, staging, standing
 from tools.bench.figures import Figure, markdown
 
 MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
@@ -29,6 +29,7 @@ MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
     "curve": core.curve,
     "crowd": core.crowd,
     "predictions": calibration.predictions,
+    "staging": staging.staging,
 }
 BEGIN: Final = "<!-- python -m tools.bench --write: begin -->"
 END: Final = "<!-- end -->"

@@ -20,18 +20,8 @@ from typing import Final
 
 from attrs import define, field
 
-from orchd.core.events import (
-    Accepted,
-    Break,
-    Cancel,
-    Dispatch,
-    Effect,
-    Event,
-    Finish,
-    JobEnded,
-    ReplicaSeen,
-    Submit,
-)
+from orchd.core.effects import Accepted, Break, Dispatch, Effect, Finish
+from orchd.core.events import Cancel, Event, JobEnded, ReplicaSeen, Submit
 from orchd.core.front import Front, PoolSpec
 from orchd.wire import ids
 from orchd.wire.link import End

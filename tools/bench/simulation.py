@@ -14,21 +14,8 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from orchd.core.events import (
-    Accepted,
-    Break,
-    CancelJob,
-    Dispatch,
-    Effect,
-    Finish,
-    JobEnded,
-    JobFreed,
-    Progress,
-    ReplicaSeen,
-    Submit,
-    Tick,
-    WakeAt,
-)
+from orchd.core.effects import Accepted, Break, CancelJob, Dispatch, Effect, Finish, WakeAt
+from orchd.core.events import JobEnded, JobFreed, Progress, ReplicaSeen, Submit, Tick
 from orchd.core.front import Front, Limits, PoolSpec
 from orchd.wire import link
 from orchd.wire.ids import Count, EngineId, PoolId, ReplicaId, SessionId, TaskId

@@ -29,7 +29,7 @@ _ARTIFACT_LINKS: Final = {
     name: {"to": to, "artifact_id": "id"}
     for name, to in (("Artifact", "getArtifact"), ("Delete", "deleteArtifact"))
 }
-_ABSENT: Final = (Kind.UNKNOWN_ID, Kind.UNKNOWN_ROUTE)
+_ABSENT: Final = (Kind.UNKNOWN_NAME, Kind.UNKNOWN_ROUTE)
 
 MODELS: Final = (
     Operation(
@@ -141,8 +141,8 @@ ARTIFACTS: Final = (
         path="/v1/artifacts",
         summary="Store an artifact",
         words="A plan, a summary, a diff, a trace or another text, up to 4 MiB. The same upload "
-        "again is the same artifact. Nothing is thrown out for something new: past the configured "
-        "bounds it is 507.",
+        "again is the same artifact. Nothing but records of jobs is thrown out for something "
+        "new: past the configured bounds it is 507.",
         body=artifacts.ArtifactUpload,
         replies={201: Reply("It is stored.", artifacts.ArtifactStored, links=_ARTIFACT_LINKS)},
         kinds=(Kind.UNSUPPORTED_MEDIA, Kind.STORE_FULL),

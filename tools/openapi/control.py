@@ -50,7 +50,7 @@ ROWS: Final = (
         summary="Health of one pool",
         words="Live, ready, draining, figures, the last error, and each replica's snapshot.",
         replies={200: Reply("The pool.", control.PoolHealth)},
-        kinds=(Kind.UNKNOWN_ID, Kind.UNKNOWN_ROUTE),
+        kinds=(Kind.UNKNOWN_NAME, Kind.UNKNOWN_ROUTE),
     ),
     Operation(
         id="drainPool",
@@ -65,7 +65,7 @@ ROWS: Final = (
         body=control.DrainRequest,
         replies={202: Reply("It has begun; health shows `draining`.", control.PoolControl)},
         kinds=(
-            Kind.UNKNOWN_ID,
+            Kind.UNKNOWN_NAME,
             Kind.UNKNOWN_ROUTE,
             Kind.UNSUPPORTED_MEDIA,
             Kind.RELOAD_UNDER_WAY,
@@ -86,7 +86,7 @@ ROWS: Final = (
         body=control.ReloadRequest,
         replies={202: Reply("It has begun; health shows `reloading`.", control.PoolControl)},
         kinds=(
-            Kind.UNKNOWN_ID,
+            Kind.UNKNOWN_NAME,
             Kind.UNKNOWN_ROUTE,
             Kind.UNSUPPORTED_MEDIA,
             Kind.RELOAD_UNDER_WAY,
@@ -104,7 +104,7 @@ ROWS: Final = (
         "request carries it, whatever `auth_optional` says.",
         body=control.WorkerRegistration,
         replies={200: Reply("orchd links to it.", control.Registered)},
-        kinds=(Kind.UNKNOWN_ID, Kind.PINS_DIFFER, Kind.UNSUPPORTED_MEDIA),
+        kinds=(Kind.UNKNOWN_REPLICA, Kind.PINS_DIFFER, Kind.UNSUPPORTED_MEDIA),
     ),
     *catalog.ROWS,
     Operation(

@@ -180,6 +180,6 @@ ROWS: Final = (
         f"{control.MAX_TEXT_BYTES} bytes of UTF-8.",
         body=control.TokenizeRequest,
         replies={200: Reply("Its tokens, and how many.", control.Tokens)},
-        kinds=(Kind.UNKNOWN_ID, Kind.UNSUPPORTED_MEDIA, Kind.POOL_UNREADY),
+        kinds=(Kind.UNKNOWN_NAME, Kind.UNSUPPORTED_MEDIA, Kind.POOL_UNREADY),
     ),
 )

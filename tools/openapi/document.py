@@ -45,7 +45,6 @@ _LEAVES: Final = {
     ids.SessionId: _UUID,
     ids.ReplicaId: {"type": "string", "pattern": f"^{codec.MASK_ID.pattern}$"},
     ids.ModelId: {"type": "string", "pattern": f"^{ids.MODEL_ID.pattern}$"},
-    ids.Digest: {"type": "string", "pattern": f"^{ids.DIGEST.pattern}$"},
     ids.ArtifactId: {"type": "string", "pattern": f"^{ids.ARTIFACT_ID.pattern}$"},
     ids.Tag: {"type": "string", "pattern": f"^{ids.TAG.pattern}$"},
     ArtifactCursor: {"type": "string", "pattern": "^[0-9]{1,15}\\.[0-9a-f]{32}$"},

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import Positive
-from orchd.wire.snapshot import Outcome, Phase, Reload
+from orchd.wire.ids import Count, NonNegative, Positive
+from orchd.wire.snapshot import Canary, Gate, Gates, Outcome, Phase, Reload
 from poolmgr.core import life as lf
 from poolmgr.core import lifewords as lw
 from poolmgr.core.life import Life
@@ -18,6 +18,7 @@ from poolmgr.core.sentences import SENTENCES
 
 BROKEN = OrchError(Kind.VRAM_SHORT, "needs 9.8 GiB, GPU 1 has 7.1 GiB free")
 GONE = OrchError(Kind.ENGINE_UNHEALTHY, "it does not answer")
+SEEN = Canary(tokens=Count(16), tokens_per_s=NonNegative(40.0))
 TO_READY: list[lw.Event] = [
     lw.Begun(),
     lw.DevicesFound("GPU 0 (RTX 4090)"),
@@ -40,6 +41,7 @@ EVERY_EVENT: list[lw.Event] = [
     lw.Cramped(),
     lw.OldStopped(),
     lw.NewServing(),
+    lw.Compared(SEEN),
     lw.NewPassed("new.gguf", "verified"),
     lw.NewBroke(BROKEN),
 ]
@@ -173,6 +175,54 @@ def test_status_lines_tell_what_goes_on() -> None:
     assert said[5] == "Ready: 1 of 2 slots busy; tiny.gguf on GPU 0 (RTX 4090), verified"
     life.handle(lw.StopAsked(), 104.0)
     assert life.status(104.0, 1, 2) == "Draining: 1 of 2 slots busy, at most 20 s"
+
+
+P, F, N = Gate.PASSED, Gate.FAILED, Gate.PENDING
+
+
+@pytest.mark.req("ORCH-3421", "ORCH-3821")
+@pytest.mark.parametrize(
+    ("events", "gates"),
+    [
+        (TO_READY[:1], (N, N, N)),
+        ([*TO_READY[:1], lw.Broke(BROKEN)], (N, N, N)),
+        (TO_READY[:2], (N, N, N)),
+        ([*TO_READY[:2], lw.Broke(OrchError(Kind.MODEL_MISSING, "no file"))], (F, N, N)),
+        ([*TO_READY[:2], lw.Broke(OrchError(Kind.DIGEST_MISMATCH, "other"))], (F, N, N)),
+        ([*TO_READY[:2], lw.Broke(BROKEN)], (P, F, N)),
+        (TO_READY[:5], (P, P, N)),
+        ([*TO_READY[:5], lw.Broke(OrchError(Kind.SELF_TEST_FAILED, "no"))], (P, P, F)),
+        (TO_READY, (P, P, P)),
+        ([*TO_READY, lw.HealthLost(GONE)], (P, P, N)),
+        ([*TO_READY, lw.Broke(GONE)], (P, P, F)),
+        ([*TO_READY, lw.ReloadAsked("new"), lw.Roomy()], (P, P, P)),
+        ([*TO_READY, lw.ReloadAsked("new"), lw.NewBroke(BROKEN)], (P, P, P)),
+        ([*TO_READY, lw.ReloadAsked("new"), lw.Cramped()], (P, P, N)),
+        (
+            [*TO_READY, lw.ReloadAsked("new"), lw.Cramped(), lw.NewBroke(BROKEN), lw.Serving()],
+            (P, P, N),
+        ),
+        ([*TO_READY, lw.ReloadAsked("new"), lw.Cramped(), lw.NewPassed("n", "v")], (P, P, P)),
+    ],
+)
+def test_the_three_gates_tell_how_far_it_is(
+    events: list[lw.Event], gates: tuple[Gate, Gate, Gate]
+) -> None:
+    model, engine, health = gates
+    assert brought_to(*events).gates == Gates(model=model, engine=engine, health=health)
+
+
+@pytest.mark.req("OC-CTRL-2003")
+@pytest.mark.parametrize(("room", "gap"), [(lw.Roomy(), False), (lw.Cramped(), True)])
+def test_the_canarys_figures_and_the_gap_stand_in_the_reload(room: lw.Event, gap: bool) -> None:
+    life = brought_to(*TO_READY, lw.ReloadAsked("new"), room, lw.NewServing())
+    assert life.handle(lw.Compared(SEEN), 9.0) == [lw.Announce()]
+    bad = OrchError(Kind.CANARY_FAILED, "the canary failed: it does 1 tokens/s")
+    life.handle(lw.NewBroke(bad), 10.0)
+    assert life.reload is not None
+    assert (life.reload.canary, life.reload.gap) == (SEEN, gap)
+    assert life.last_error is not None
+    assert life.last_error.message == bad.message
 
 
 def test_every_phase_has_its_sentence() -> None:

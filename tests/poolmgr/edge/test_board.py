@@ -119,7 +119,7 @@ async def test_systemd_hears_a_phase_at_once_and_slots_once_a_second(
     life.phase = Phase.DRAINING
     made.announce()
     assert len(said(manager)) == 1
-    made._slots.take()
+    made.slots.take()
     made.announce()
     assert said(manager) == []
     await trio.sleep(module.STATUS_S)

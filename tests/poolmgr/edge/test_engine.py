@@ -19,8 +19,9 @@ from orchd.kit.http import Request, Response, Sink
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, Positive, Text
 from orchd.wire.shapes import Workload
-from poolmgr.edge.engine import TOKENIZERS, Engine, check_identity
+from poolmgr.edge.engine import FREE_S, TOKENIZERS, Engine
 from poolmgr.engines.base import Props
+from poolmgr.provision.identity import check_identity
 from tests.poolmgr.edge.lines import Lines, Script, bench
 from tests.poolmgr.edge.test_link import put, silent
 from tests.poolmgr.provision.test_models import pool
@@ -82,7 +83,7 @@ async def ends(sink: Sink, _prompt: str) -> None:
         (none, "without any token"),
         (breaks, "broke off"),
         (ends, "the engine broke off"),
-        (silent, "no token came within 120 s"),
+        (silent, "the self-test did not end within 120 s"),
     ],
 )
 async def test_one_token_is_generated_or_the_reason_is_told(
@@ -103,6 +104,70 @@ async def test_one_token_is_generated_or_the_reason_is_told(
                 assert words in caught.value.message
         finally:
             engine.close()
+
+
+async def many(sink: Sink, _prompt: str) -> None:
+    for _ in range(4000):
+        await put(sink, b"la\n")
+        await trio.sleep(0.001)
+    await put(sink, b".\n")
+
+
+@pytest.mark.req("ORCH-3049")
+@pytest.mark.parametrize(
+    ("active", "words"), [((0, 1, 1, 0), None), ((1, 2, 1), None), ((0, 1), "still has its slot")]
+)
+async def test_a_cancelled_job_frees_its_slot_or_that_is_told(
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    active: tuple[int, ...],
+    words: str | None,
+) -> None:
+    async with bench(tmp_path, many):
+        engine = Engine(Target.unix(tmp_path / "e.sock"), Lines(), 1)
+        said = list(active)
+
+        async def slots_active() -> int:
+            await trio.lowlevel.checkpoint()
+            return said.pop(0) if len(said) > 1 else said[0]
+
+        monkeypatch.setattr(engine, "_slots_active", slots_active)
+        try:
+            if words is None:
+                free_s = await engine.try_cancel(4000, alone=True)
+                assert free_s is not None
+                assert free_s < FREE_S
+            else:
+                with pytest.raises(OrchError, match=words):
+                    await engine.try_cancel(4000, alone=True)
+                assert await engine.try_cancel(4000, alone=False) is not None
+                said[0] = 0
+                said.append(1)
+                assert await engine.try_cancel(4000, alone=False) is None
+        finally:
+            engine.close()
+
+
+@pytest.mark.req("OC-CTRL-2003")
+async def test_the_golden_prompt_is_generated_from_and_measured(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def pace(sink: Sink, prompt: str) -> None:
+        assert prompt == "golden"
+        for word in (b"It\n", b"is\n", b"me\n"):
+            await put(sink, word)
+            await trio.sleep(0.5)
+        await put(sink, b".\n")
+
+    async with bench(tmp_path, pace):
+        engine = Engine(Target.unix(tmp_path / "e.sock"), Lines(), 1)
+        try:
+            answer = await engine.sing("golden", 16)
+        finally:
+            engine.close()
+    assert (answer.text, answer.tokens) == ("Itisme", 3)
+    assert answer.tokens_per_s == pytest.approx(2.0, rel=0.05)
 
 
 def told(tokens_s: float, at_once: list[int]) -> http.Handler:

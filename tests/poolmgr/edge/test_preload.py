@@ -12,8 +12,10 @@ from attrs import define, evolve
 from orchd.config.devices import Backend, Devices, SimulatedDevice
 from orchd.config.pool import Mode, Provisioning
 from orchd.config.schema import Settings
-from orchd.kit.client import PeerError, Target
+from orchd.kit import log
+from orchd.kit.client import Client, PeerError, Target
 from orchd.kit.notify import Notifier
+from orchd.wire import codec
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
 from orchd.wire.shapes import Workload
@@ -25,6 +27,7 @@ from poolmgr.core.slots import Slots
 from poolmgr.edge import health as module
 from poolmgr.edge.board import Board
 from poolmgr.edge.preload import Preload
+from poolmgr.edge.reports import Kept, Reports
 from poolmgr.engines.base import Load, Props
 from poolmgr.engines.registry import adapter
 from tests.poolmgr.provision.test_models import pool
@@ -49,6 +52,8 @@ class Scripted:
         self.probes = self.tokens = 0
         self.says = Props(engine_version="b1", slots=1, ctx_max=1024)
         self.fails: OrchError | None = None
+        self.cancelled = 0
+        self.ours = True
         self.replaced: str | None = None
 
     async def changed(self, _known: Props | None) -> str | None:
@@ -71,8 +76,18 @@ class Scripted:
             raise self.fails
         return None
 
+    async def try_cancel(self, max_tokens: int, *, alone: bool) -> float:
+        assert alone == self.ours
+        self.cancelled = max_tokens
+        return 0.0
+
     async def kv_ratio(self) -> float | None:
         return 0.25
+
+
+def reports(folder: Path) -> Reports:
+    """Reports that nobody sends."""
+    return Reports(folder / "selftests", Client(Target.unix(folder / "none.sock")))
 
 
 async def steps(folder: Path, *answers: Answer, external: bool = False) -> tuple[Preload, Board]:
@@ -83,7 +98,7 @@ async def steps(folder: Path, *answers: Answer, external: bool = False) -> tuple
     settings = Settings(state_dir=folder, run_dir=folder, devices=devices)
     mask, name, engine = DeviceMask((0,)), ReplicaId("p:0"), adapter(mine)
     board = Board(mine, name, mask, engine, Life(0.0), Slots(1), Notifier())
-    made = Preload(settings, mine, name, mask, engine, board)
+    made = Preload(settings, mine, name, mask, engine, board, reports(folder))
     said: list[lw.Event] = []
     await made.find_devices(said.append)
     await made.provision(said.append)
@@ -107,11 +122,37 @@ async def test_ready_takes_an_identity_a_proof_and_a_token(tmp_path: Path) -> No
     await made.self_test(said.append)
     assert said == [lw.SelfTestPassed("simulated")]
     assert board.snapshot().engine_version == "b1"
-    assert engine.tokens == 1
+    assert (engine.tokens, engine.cancelled) == (1, 512)
+    assert board.slots.active == 0
     engine.says = evolve(engine.says, ctx_max=Positive(512))
     with pytest.raises(OrchError, match=r"pools\[\]\.ctx is 1024"):
         await made.self_test(unheard)
     assert engine.tokens == 1  # one that is not what was configured is asked for nothing
+    passed, failed = codec.loads(Kept, (tmp_path / "selftests").read_bytes()).pending
+    assert [(step.name, step.result) for step in passed.steps] == [
+        (name, "passed") for name in ("identity", "gpu", "decode", "cancel", "metrics", "log")
+    ]
+    assert passed.steps[4].said == "active_leases went 0, 1, 0"
+    assert (passed.passed, passed.gpu_proof, passed.engine_version) == (True, "simulated", "b1")
+    assert [(step.name, step.result) for step in failed.steps] == [("identity", "failed")]
+    assert failed.cause is not None
+    assert failed.cause.kind is Kind.CONFIG_INVALID
+
+
+@pytest.mark.req("ORCH-3049")
+async def test_a_log_that_takes_no_line_keeps_it_from_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = await steps(tmp_path)
+    made.engine = Scripted(SERVING)  # type: ignore[assignment]
+
+    def full(_records: object, _program: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log._state, "sink", full)
+    with pytest.raises(OrchError, match="the log takes no lines") as caught:
+        await made.self_test(unheard)
+    assert caught.value.kind is Kind.SELF_TEST_FAILED
 
 
 @pytest.mark.req("ORCH-3049")
@@ -126,6 +167,7 @@ async def test_what_breaks_with_an_external_engine_is_waited_out(
         await ours.self_test(unheard)
     assert caught.value is NO_TOKEN
     said: list[lw.Event] = []
+    engine.ours = False
     await external.self_test(said.append)
     assert said == [lw.HealthLost(NO_TOKEN)]
     assert trio.current_time() >= module.HEALTH_S
@@ -302,7 +344,8 @@ async def test_a_new_model_fits_beside_or_in_place_or_not_at_all(
     mask, name = DeviceMask((0,)), ReplicaId("p:0")
     old.devices = Told((one,))
     settings = Settings(state_dir=tmp_path, run_dir=tmp_path)
-    new = Preload(settings, old.pool, name, mask, adapter(old.pool), board, beside=old)
+    engine = adapter(old.pool)
+    new = Preload(settings, old.pool, name, mask, engine, board, reports(tmp_path), beside=old)
     heard: list[lw.Event] = []
     if isinstance(said, Kind):
         with pytest.raises(OrchError) as caught:

@@ -5,12 +5,14 @@ from pathlib import Path
 import attrs
 import orjson
 import pytest
+from attrs import evolve
 
-from orchd.config.pool import Engine, Faults, Model, Pool
+from orchd.config.pool import Engine, Faults, Model, Pool, SelfTestFault
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, DeviceMask, EngineId, PoolId, Positive, TaskId, Text
 from orchd.wire.shapes import Workload
 from poolmgr.engines.base import Job, Load, Props, Reply, Tuning, Usage
+from poolmgr.engines.mock import held_bytes
 from poolmgr.engines.registry import adapter, refuse_strict, refuse_workload
 from poolmgr.mockengine.options import Options, parse
 
@@ -81,17 +83,29 @@ def test_the_mock_engine_understands_every_argument_of_its_adapter():
         split_utf8=True,
         load_ms=Count(4),
         die_after_load_ms=Positive(5),
+        self_test=SelfTestFault.KEEP_SLOT,
+        slower=Positive(2),
+        vram_mb=Count(7),
     )
-    assert len(attrs.fields(Faults)) == 8, "a new fault belongs into this test"
+    assert len(attrs.fields(Faults)) == 12, "a new fault belongs into this test"
     made = pool(
-        "mock", slots=3, ref="mock:short", tokens_per_s=12.5, first_token_ms=20.0, faults=faults
+        "mock", slots=3, ref="mock:short", tokens_per_s=25.0, first_token_ms=20.0, faults=faults
     )
     assert parse(MOCK.launch(made, None, SOCKET, ("GPU-a",)).argv) == Options(
         socket=str(SOCKET), model="mock:short", slots=3, ctx=4096, tokens_per_s=12.5,
         first_token_ms=20.0, load_ms=4.0, refuse_load=True, refuse_model="mock:bad",
         die_after_tokens=1,
         hang_after_tokens=2, garbage_after_tokens=3, split_utf8=True, die_after_load_ms=5.0,
+        self_test="keep_slot",
     )  # fmt: skip
+    assert held_bytes(made) == (1024 + 7) << 20
+    others = evolve(made.engine, faults=evolve(faults, only_model=Text("mock:other")))
+    spared = evolve(made, engine=others)
+    assert parse(MOCK.launch(spared, None, SOCKET, ()).argv) == Options(
+        socket=str(SOCKET), model="mock:short", slots=3, ctx=4096, tokens_per_s=25.0,
+        first_token_ms=20.0, refuse_model="mock:bad",
+    )  # fmt: skip
+    assert held_bytes(spared) == 1024 << 20
     plain = parse(MOCK.launch(pool("mock", tokens_per_s=0.0), None, SOCKET, ()).argv)
     assert plain == Options(
         socket=str(SOCKET), model="file:/models/m.gguf", ctx=4096, tokens_per_s=0

@@ -107,7 +107,7 @@ async def test_a_digest_holds_for_what_is_fetched_and_for_what_was(
     good, bad = (f"sha256:{sha256(data)}" for data in (b"right", b"wrong"))
     with pytest.raises(OrchError) as caught:
         await stage(configured(tmp_path, ref), pool(ref, digest=bad))
-    assert caught.value.kind is Kind.DIGEST_WRONG
+    assert caught.value.kind is Kind.DIGEST_MISMATCH
     first = await stage(configured(tmp_path, ref), pool(ref, digest=good))
     with pytest.raises(OrchError) as caught:
         await stage(configured(tmp_path, ref), pool(ref, digest=bad))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from orchd.config.pool import Engine, Mode, Model, Pool, Provisioning
 from orchd.config.schema import Settings
 from orchd.kit import log
+from orchd.wire import codec
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, Text
+from poolmgr.provision.digests import Digests
 from poolmgr.provision.models import stage
 
 
@@ -31,10 +35,10 @@ def settings(folder: Path) -> Settings:
     return Settings(state_dir=folder, run_dir=folder, source=folder / "orchd.toml")
 
 
-async def refused(folder: Path, pool: Pool) -> str:
+async def refused(folder: Path, pool: Pool, kind: Kind = Kind.MODEL_MISSING) -> str:
     with pytest.raises(OrchError) as caught:
         await stage(settings(folder), pool)
-    assert caught.value.kind is Kind.MODEL_MISSING
+    assert caught.value.kind is kind
     return caught.value.message
 
 
@@ -82,7 +86,7 @@ async def test_a_digest_is_verified(tmp_path: Path) -> None:
     right = "sha256:" + hashlib.sha256(b"right").hexdigest()
     assert await stage(settings(tmp_path), pool("m.gguf", digest=right))
     (tmp_path / "m.gguf").write_bytes(b"wrong")
-    message = await refused(tmp_path, pool("m.gguf", digest=right))
+    message = await refused(tmp_path, pool("m.gguf", digest=right), Kind.DIGEST_MISMATCH)
     assert hashlib.sha256(b"wrong").hexdigest() in message
 
 
@@ -111,7 +115,45 @@ async def test_a_digest_is_that_of_all_parts_one_after_the_other(tmp_path: Path)
     whole = pool(f"{tmp_path}/m-00001-of-00002.gguf", digest=digest)
     await stage(settings(tmp_path), whole)
     (tmp_path / "m-00002-of-00002.gguf").write_bytes(b"xy")
-    assert "is not the model that model.digest names" in await refused(tmp_path, whole)
+    message = await refused(tmp_path, whole, Kind.DIGEST_MISMATCH)
+    assert "is not the model that model.digest names" in message
+
+
+@pytest.mark.req("ORCH-3097")
+async def test_a_file_without_a_digest_is_served_with_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"x")
+    with log.capture() as events:
+        assert await stage(settings(tmp_path), pool("m.gguf"))
+    assert [(one["event"], one["level"]) for one in events] == [("model_not_verified", "warning")]
+
+
+@pytest.mark.req("ORCH-3097", "ORCH-3436")
+async def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"right")
+    mine = pool("m.gguf", digest="sha256:" + hashlib.sha256(b"right").hexdigest())
+    memory = tmp_path / "pools" / "digests"
+    await stage(settings(tmp_path), mine)
+    assert not memory.exists()  # so fresh that it may change once more under the same time
+    long_ago = 1_000_000_000
+    os.utime(path, (long_ago, long_ago))
+    await stage(settings(tmp_path), mine)
+    (known,) = codec.loads(Digests, memory.read_bytes()).known
+    assert f"{path}" in known.files[0]
+    # the hash that is remembered is what counts, so the file was not read
+    memory.write_bytes(codec.dumps(Digests(known=(evolve(known, sha256="0" * 64),))))
+    await refused(tmp_path, mine, Kind.DIGEST_MISMATCH)
+    # another content of the same size and time is another ctime
+    path.write_bytes(b"wrong")
+    os.utime(path, (long_ago, long_ago))
+    message = await refused(tmp_path, mine, Kind.DIGEST_MISMATCH)
+    assert hashlib.sha256(b"wrong").hexdigest() in message
+    assert len(codec.loads(Digests, memory.read_bytes()).known) == 1
+    # what cannot be read is forgotten, and said
+    memory.write_bytes(b"nonsense")
+    with log.capture() as events:
+        await refused(tmp_path, mine, Kind.DIGEST_MISMATCH)
+    assert [one["event"] for one in events] == ["digests_forgotten"]
 
 
 @pytest.mark.req("OC-POOL-3003")
