@@ -12,7 +12,7 @@ from typing import Final
 
 from attrs import frozen
 
-from orchd.core import asking, filters, full, placement, wishes, workloads
+from orchd.core import asking, filters, full, placement, shedding, wishes, workloads
 from orchd.core.fifo import NOTHING, Backlog
 from orchd.core.forecast import Outlook
 from orchd.core.placement import PlacementDecision, decide
@@ -120,6 +120,10 @@ def _why_none(
     packed = [p for p in asked if (p.spec.pool_id, filters.QUEUE_FULL) in said]
     if packed:
         return _full(request, packed, now)
+    slow = [p for p in asked if (p.spec.pool_id, filters.SHEDDING) in said]
+    if slow:
+        first = min(slow, key=lambda p: shedding.retry_after_ms(p, now))
+        return shedding.refusal(first, request, now)
     misfits = [_misfit(pool, request, now) for pool in asked]
     if None not in misfits:
         return next(error for error in misfits if error is not None)

@@ -132,13 +132,18 @@ PACMAN = Need(
 )
 FAKEROOT = Need("fakeroot", has_program("fakeroot"), debian=("fakeroot",), arch=("fakeroot",))
 
+DBUS = Need("dbus-daemon", has_program("dbus-daemon"), debian=("dbus-daemon",), arch=("dbus",))
+
 MACHINE = (ROOT, LINUX, NSPAWN, NSENTER, MMDEBSTRAP, CGROUP2, OVERLAY)
 DEBIAN_LLAMA = (X86_64, APT, PATCHELF)
 WHEEL_LLAMA = (X86_64, LIBGOMP)
 FAKE_NVML = (GCC,)
+BUS = (DBUS,)
 VENV = (GCC, LIBSYSTEMD, PYTHON_H)
 PACKAGING = (MAKEPKG, PACMAN, FAKEROOT)
-EVERYTHING = (*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *FAKE_NVML, *PACKAGING, REGISTRY)
+EVERYTHING = (
+    *(*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *FAKE_NVML, *BUS, *PACKAGING, REGISTRY),
+)
 
 
 def missing(needs: Iterable[Need]) -> list[Need]:
