@@ -222,14 +222,20 @@ class Life:
                 return [w.Announce(), w.BecomeReady()]
             case w.HealthLost(error) | w.Broke(error):
                 return self._broke(error, before, after)
-            case w.StopAsked() | w.Drained():
-                return self._leave(before, after)
-            case w.EngineStopped():
-                return [w.Exit(self._error if after is P.FAILED else self._sick)]
+            case w.StopAsked() | w.Drained() | w.EngineStopped():
+                return self._gone(event, before, after)
             case w.Sickened() | w.SleepComes() | w.Woke() | w.Awake():
                 return self._around(event, before, after)
             case _:
                 return self._controlled(event, before, after)
+
+    def _gone(
+        self, event: w.StopAsked | w.Drained | w.EngineStopped, before: Phase, after: Phase
+    ) -> list[w.Effect]:
+        """On its way out, or at its end."""
+        if isinstance(event, w.EngineStopped):
+            return [w.Exit(self._error if after is P.FAILED else self._sick)]
+        return self._leave(before, after)
 
     def _around(self, event: w.Machines, before: Phase, after: Phase) -> list[w.Effect]:
         """What happens to the machine."""
