@@ -201,16 +201,11 @@ class Life:
             case w.DevicesFound(where):
                 self._where = where
                 return [w.Announce(), w.Provision()]
-            case w.Fetching(words):
-                self._words = words
-                return [w.Announce()]
             case w.Provisioned(what):
                 self._what, self._words = what, ""
                 return [w.Announce(), w.StartEngine()]
-            case w.StillLoading(words, error):
-                self._words = words
-                self._blame(error)
-                return [w.Announce()]
+            case w.Fetching() | w.StillLoading():
+                return self._goes_on(event)
             case w.Serving():
                 return [w.Announce(), w.SelfTest()]
             case w.SelfTestPassed(proof):
@@ -222,20 +217,20 @@ class Life:
                 return [w.Announce(), w.BecomeReady()]
             case w.HealthLost(error) | w.Broke(error):
                 return self._broke(error, before, after)
-            case w.StopAsked() | w.Drained() | w.EngineStopped():
-                return self._gone(event, before, after)
+            case w.StopAsked() | w.Drained():
+                return self._leave(before, after)
+            case w.EngineStopped():
+                return [w.Exit(self._error if after is P.FAILED else self._sick)]
             case w.Sickened() | w.SleepComes() | w.Woke() | w.Awake():
                 return self._around(event, before, after)
             case _:
                 return self._controlled(event, before, after)
 
-    def _gone(
-        self, event: w.StopAsked | w.Drained | w.EngineStopped, before: Phase, after: Phase
-    ) -> list[w.Effect]:
-        """On its way out, or at its end."""
-        if isinstance(event, w.EngineStopped):
-            return [w.Exit(self._error if after is P.FAILED else self._sick)]
-        return self._leave(before, after)
+    def _goes_on(self, event: w.Fetching | w.StillLoading) -> list[w.Effect]:
+        self._words = event.words
+        if isinstance(event, w.StillLoading):
+            self._blame(event.error)
+        return [w.Announce()]
 
     def _around(self, event: w.Machines, before: Phase, after: Phase) -> list[w.Effect]:
         """What happens to the machine."""

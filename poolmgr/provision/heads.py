@@ -6,7 +6,8 @@ with the reason; the engine may still be able to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,6 +18,8 @@ from poolmgr.core.modelfile import Head
 FIRST_BYTES: Final = 1 << 20
 MAX_BYTES: Final = 64 << 20
 """Of one file. A vocabulary of 250,000 tokens with its merges takes some 10 MB."""
+MAX_CONFIG: Final = 1 << 20
+"""Of a config.json; usual ones have some 2 KiB."""
 MAX_TENSORS: Final = 1 << 18
 """Over all files of one model."""
 
@@ -42,6 +45,16 @@ def read_head(files: Sequence[Path]) -> Head:
         if len(tensors) > MAX_TENSORS:
             return Head(why=f"{path.name} cannot be read: its files have too many tensors")
     return Head(keys=keys, tensors=tensors or None, weights_bytes=weights)
+
+
+def read_config(folder: Path) -> Mapping[str, object]:
+    """Return a model's config.json, as Hugging Face has it; empty where there is none to read."""
+    try:
+        with (folder / "config.json").open("rb") as file:
+            said = json.loads(file.read(MAX_CONFIG))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _read(path: Path, parse: Callable[[bytes, int], T]) -> T:

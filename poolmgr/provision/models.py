@@ -21,10 +21,12 @@ from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.modelref import is_remote, shown
+from poolmgr.core import requirements
 from poolmgr.core.modelfile import Head
+from poolmgr.core.requirements import ModelRequirements
 from poolmgr.provision import digests
 from poolmgr.provision.fetching import bring
-from poolmgr.provision.heads import read_head
+from poolmgr.provision.heads import read_config, read_head
 from poolmgr.provision.state import folder
 
 FOLDERS: Final = frozenset({VLLM, TRITON})
@@ -45,6 +47,8 @@ class Staged:
     """Of all its files; None: unknown."""
     head: Head = Head(why="poolmgr sees no file of it")
     """What its files say of themselves."""
+    asks: ModelRequirements = ModelRequirements()
+    """The same in the words of people."""
 
 
 async def stage(
@@ -98,7 +102,34 @@ async def stage(
         )
     heads = [file for file in files if file == path or file.suffix in _WEIGHTS]
     head = await trio.to_thread.run_sync(read_head, heads, abandon_on_cancel=True)
-    return Staged(name, path, size, head)
+    config = {} if path in files else await trio.to_thread.run_sync(read_config, path)
+    asks = requirements.of(head, config)
+    _tell(pool, name, asks)
+    return Staged(name, path, size, head, asks)
+
+
+def _tell(pool: Pool, name: str, asks: ModelRequirements) -> None:
+    log.event(
+        "model_staged",
+        f"{name} is here: {asks.words}.",
+        pool_id=pool.id,
+        model_id=shown(pool.model.ref),
+        arch=asks.arch,
+        quant=asks.quant,
+        ctx_trained=asks.ctx_trained,
+        layers=asks.layers,
+        weights_bytes=asks.weights_bytes,
+        kv_bytes_per_token=asks.kv_bytes_per_token,
+    )
+    if asks.ctx_trained is not None and pool.ctx > asks.ctx_trained:
+        log.event(
+            "ctx_beyond_training",
+            f"ctx of pool {pool.id} is {pool.ctx}, and {name} was trained for {asks.ctx_trained} "
+            "tokens: beyond them its answers get worse. Lower ctx, or scale positions in "
+            "engine.args.",
+            level="warning",
+            pool_id=pool.id,
+        )
 
 
 def _files(path: Path, *, folder: bool) -> list[Path]:

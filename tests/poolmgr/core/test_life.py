@@ -30,6 +30,7 @@ TO_READY: list[lw.Event] = [
 ]
 EVERY_EVENT: list[lw.Event] = [
     *TO_READY,
+    lw.Fetching("fetching new.gguf: 3 %"),
     lw.HealthLost(GONE),
     lw.Broke(BROKEN),
     lw.StopAsked(),
@@ -61,6 +62,21 @@ def brought_to(*events: lw.Event) -> Life:
 
 def ready() -> Life:
     return brought_to(*TO_READY)
+
+
+@pytest.mark.req("ORCH-3490")
+def test_a_fetch_is_told_of_until_it_is_over() -> None:
+    life = brought_to(*TO_READY[:2])
+    assert life.handle(lw.Fetching("fetching m.gguf: 3 % of 4.1 GB"), 2.0) == [lw.Announce()]
+    assert "(fetching m.gguf: 3 % of 4.1 GB)" in life.status(3.0, 0, 1)
+    life.handle(lw.Provisioned("m.gguf"), 4.0)
+    assert "fetching" not in life.status(5.0, 0, 1)
+    life = ready()
+    life.handle(lw.ReloadAsked("hf:o/r/new.gguf"), 50.0)
+    life.handle(lw.Fetching("fetching new.gguf: 9 %"), 51.0)
+    assert "(fetching new.gguf: 9 %)" in life.status(52.0, 0, 1)
+    life.handle(lw.Roomy(), 53.0)
+    assert "fetching" not in life.status(54.0, 0, 1)
 
 
 @pytest.mark.req("ORCH-3002", "OC-POOL-3001", "ORCH-3421", "ORCH-3821")
