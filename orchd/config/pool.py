@@ -220,6 +220,8 @@ class Provisioning:
     https://HOST[:PORT][/v1] of another machine, which then has to be attested."""
     grpc_url: str | None = None
     """external, triton with api = "grpc": the same of its gRPC service; url is that of HTTP."""
+    metrics_url: str | None = None
+    """external, triton: the same of its metrics, where its load is to be seen."""
     ca: Text | None = None
     """external, https: PEM file of who is trusted; without it, the system's CAs."""
     proxy: str | None = None

@@ -68,6 +68,7 @@ def _drop_in(
         yield f"MemoryMax={pool.limits.memory_mb}M"
     if pool.limits.cpu_percent is not None:
         yield f"CPUQuota={pool.limits.cpu_percent}%"
+    yield from _outside(pool)
     if user:
         return
     if settings.devices.backend is Backend.NVML:
@@ -107,6 +108,13 @@ def _network(settings: Settings, pool: Pool) -> Iterator[str]:
     cache = pool.model.cache_dir
     if cache is not None and not folders.in_a_home(cache):
         yield f'ReadWritePaths="-{_literal(cache)}"'
+
+
+def _outside(pool: Pool) -> Iterator[str]:
+    """Yield the key of an engine of others."""
+    kind, _, name = (pool.engine.api_key or "").partition(":")
+    if kind == "credential":
+        yield f"ImportCredential=orchd.{name}:{name}"
 
 
 def _literal(path: str) -> str:

@@ -145,7 +145,9 @@ class Preload:
         """Start the engine; None when it is external. Raises ENGINE_START_FAILED."""
         plan = self.staging.plan
         assert plan is not None, "the table has provisioning first"
-        self.engine = Engine(plan.target, self._adapter, self.pool.slots, key=plan.key)
+        self.engine = Engine(
+            plan.target, self._adapter, self.pool.slots, key=plan.key, services=plan.services
+        )
         child = self.process.start(plan)
         if child is not None:
             self.facts.pid = child.pid

@@ -66,7 +66,8 @@ class Process:
             return None
         try:
             plan.socket.parent.mkdir(parents=True, exist_ok=True)
-            plan.socket.unlink(missing_ok=True)  # a stale file makes llama-server's bind fail
+            for socket in (plan.socket, *plan.sockets):
+                socket.unlink(missing_ok=True)  # a stale file makes llama-server's bind fail
         except OSError as exc:
             words = f"the engine cannot have its socket {plan.socket}: {exc.strerror}"
             raise OrchError(Kind.ENGINE_START_FAILED, words) from exc
@@ -157,5 +158,6 @@ class Process:
         if self.child is not None:
             self.child.kill()
         if plan is not None and plan.socket is not None:
-            with contextlib.suppress(OSError):
-                plan.socket.unlink()
+            for socket in (plan.socket, *plan.sockets):
+                with contextlib.suppress(OSError):
+                    socket.unlink()

@@ -75,7 +75,7 @@ def test_there_is_an_example_for_each_case():
     assert {path.stem for path in EXAMPLES} == {
         "loopback-mock", "lan-token", "reverse-proxy", "two-pools",
         "mode-binary", "mode-package", "mode-external", "mode-source", "mode-container",
-        "fetched-model",
+        "fetched-model", "engines",
     }  # fmt: skip
 
 
