@@ -58,7 +58,7 @@ class PolicyDoor:
 
     async def download(self, url: str, checksum: str, say: Callable[[str], None]) -> Path:
         """Return a file with this checksum. Raises OrchError: FETCH_FAILED, OUTBOUND_DENIED,
-        DIGEST_WRONG, DISK_SHORT."""
+        DIGEST_MISMATCH, DISK_SHORT."""
 
         def told(progress: Progress) -> None:
             say(words(progress))
