@@ -55,7 +55,8 @@ def binary(server: Files, path: str, data: bytes, *, allow: bool = True, checksu
 
 def archive(folder: Path, program: bytes) -> bytes:
     members = [("llama/bin/llama-server", program), ("llama/LICENSE", b"MIT")]
-    return tar(folder / "made.tar.gz", *members).read_bytes()
+    made: Path = tar(folder / "made.tar.gz", *members)
+    return made.read_bytes()
 
 
 @pytest.mark.req("ORCH-3201", "ORCH-3805", "OC-CONFIG-6025")
