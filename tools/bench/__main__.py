@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Final
 
 from orchd.wire import codec
-from tools.bench import admission, calibration, cancel, core, dialects, relay, staging, standing
+from tools.bench import (
+    admission,
+    calibration,
+    cancel,
+    core,
+    dialects,
+    relay,
+    staging,
+    standing,
+)
 from tools.bench.figures import Figure, markdown
 
 MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
