@@ -35,6 +35,7 @@ from poolmgr.provision.owner import become_owner
 from poolmgr.provision.planning import plan
 from poolmgr.provision.preflight import check
 from poolmgr.provision.tool import Log
+from poolmgr.provision.upload import upload
 from poolmgr.provision.work import Work
 
 
@@ -111,6 +112,8 @@ async def provision(settings: Settings, pool: Pool, *, as_json: bool) -> None:
         entry = await bring(work, pool, planned, now_ms)
     finally:
         said.close()
+        # of a failure too; a stop does not wait for it
+        await upload(settings, pool.id, planned.entry_id, said.path)
     ready = prepared_engine(pool, entry)
     if as_json:
         sys.stdout.write(codec.dumps(ready).decode() + "\n")

@@ -5,6 +5,8 @@ A pool brings nothing by itself; what it lacks it names, with the command that b
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import trio
@@ -32,7 +34,24 @@ async def brought(settings: Settings, pool: Pool) -> PreparedEngine | None:
         raise missing(settings, pool, f"there is no {name} in {cache}")
     if not usable(entry):
         raise missing(settings, pool, f"{_what(entry)} of {name} is gone")
+    if entry.image is not None and Path(_what(entry)).name == "podman":
+        refuse_closed(pool, _status(), os.geteuid())
     return prepared_engine(pool, entry)
+
+
+def refuse_closed(pool: Pool, status: str, uid: int) -> None:
+    """Refuse rootless podman where no process may gain privileges (NoNewPrivileges= of the units).
+
+    newuidmap, which maps its users, is a setuid program; podman's own words for that lead nowhere.
+    `status` is the text of /proc/self/status. Raises OrchError(ENGINE_START_FAILED).
+    """
+    if uid != 0 and re.search(r"^NoNewPrivs:\s*1$", status, re.MULTILINE):
+        raise OrchError(
+            Kind.ENGINE_START_FAILED,
+            f"pool {pool.id}: rootless podman cannot start in the sandbox of this unit "
+            "(NoNewPrivileges=): run the pool by orchctl up, or the container in a unit of its own "
+            "and the pool with provisioning.mode = external",
+        )
 
 
 def prepared_engine(pool: Pool, entry: EngineEntry) -> PreparedEngine:
@@ -52,6 +71,10 @@ def missing(settings: Settings, pool: Pool, why: str) -> OrchError:
         Kind.ENGINE_MISSING,
         f"the engine of pool {pool.id} has not been brought here ({why}): run {command}",
     )
+
+
+def _status() -> str:
+    return Path("/proc/self/status").read_text()
 
 
 def _what(entry: EngineEntry) -> str:

@@ -11,12 +11,6 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.lab.needs import Need, has_program
-
-GIT = Need("git", has_program("git"), debian=("git",), arch=("git",))
-CMAKE = Need("cmake", has_program("cmake"), debian=("cmake",), arch=("cmake",))
-NINJA = Need("ninja", has_program("ninja"), debian=("ninja-build",), arch=("ninja",))
-
 MAIN = r"""
 #include <stdio.h>
 #include <string.h>

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.fake_llama import CMAKE, GIT, NINJA, repository, stub_nvcc
-from tests.lab.needs import FAKE_NVML, GCC, require
+from tests.lab.fake_llama import repository, stub_nvcc
+from tests.lab.needs import BUILDING, FAKE_NVML, GIT, require
 from tests.lab.nvml import FakeNvml
 from tests.poolmgr.provision.bringing import Place
 
@@ -16,7 +16,7 @@ from tests.poolmgr.provision.bringing import Place
 @pytest.fixture
 def place(tmp_path: Path, fake_nvml: FakeNvml) -> Place:
     """A place with GPUs, and a CUDA compiler that only says that it is there."""
-    require((GIT, CMAKE, NINJA, GCC, *FAKE_NVML))
+    require((*BUILDING, *FAKE_NVML))
     tools = stub_nvcc(tmp_path / "tools")
     return Place(tmp_path, {**fake_nvml.env, "PATH": f"{tools}:{os.environ['PATH']}"})
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -141,3 +143,28 @@ def test_plan_changes_nothing_and_says_the_same_twice(place, llama_repository):
     assert said["problems"] == []
     assert "1. clone" in place.run("plan").out
     assert not place.cache.exists()
+
+
+@pytest.mark.req("ORCH-3207")
+def test_the_log_is_an_artifact_where_orchd_answers(place, llama_repository):
+    path = place.write(source(llama_repository, "cpu"))
+    path.write_text(f'bind_addr = "127.0.0.1:0"\n{path.read_text()}')
+    argv = [sys.executable, "-m", "orchd", "--config", str(path), "--log", "json"]
+    with (place.folder / "orchd.log").open("wb") as log:
+        orchd = subprocess.Popen(argv, env=place.environment(), stdout=log, stderr=log)
+    try:
+        socket = place.folder / "run/orchd/orchd.sock"
+        until = time.monotonic() + 15
+        while not socket.exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        done = place.run("provision")
+        assert "provision_log_stored" in done.names(), done.events
+        url = "http://orchd/v1/artifacts?tag=provision"
+        asked = ["curl", "-s", "--unix-socket", str(socket), url]
+        said = json.loads(subprocess.run(asked, capture_output=True, check=True).stdout)
+        (artifact,) = said["artifacts"]
+        assert (artifact["kind"], artifact["tags"]) == ("trace", ["pool:llama", "provision"])
+        assert artifact["metadata"]["engine_catalog_id"].startswith("llamacpp-source-cpu-")
+    finally:
+        orchd.terminate()
+        orchd.wait(30)
