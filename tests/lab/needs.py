@@ -146,6 +146,9 @@ PACMAN = Need(
 )
 FAKEROOT = Need("fakeroot", has_program("fakeroot"), debian=("fakeroot",), arch=("fakeroot",))
 
+GROFF = Need("groff", has_program("groff"), debian=("groff-base",), arch=("groff",))
+ZSH = Need("zsh", has_program("zsh"), debian=("zsh",), arch=("zsh",))
+FISH = Need("fish", has_program("fish"), debian=("fish",), arch=("fish",))
 DBUS = Need("dbus-daemon", has_program("dbus-daemon"), debian=("dbus-daemon",), arch=("dbus",))
 
 GIT = Need("git", has_program("git"), debian=("git",), arch=("git",))
@@ -168,11 +171,12 @@ FAKE_NVML = (GCC,)
 BUS = (DBUS,)
 VENV = (GCC, LIBSYSTEMD, PYTHON_H)
 PACKAGING = (MAKEPKG, PACMAN, FAKEROOT)
+MANUAL = (GROFF, ZSH, FISH)
 BUILDING = (GIT, CMAKE, NINJA, GCC)
 CONTAINERS = (ROOT, PODMAN, RUNC, UIDMAP)
 EVERYTHING = (
-    *(*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *TRITON, REGISTRY),
-    *(*FAKE_NVML, *BUS, *PACKAGING, *BUILDING, *CONTAINERS),
+    *(*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *TRITON),
+    *(*FAKE_NVML, *BUS, *PACKAGING, REGISTRY, *MANUAL, *BUILDING, *CONTAINERS),
 )
 
 
