@@ -42,6 +42,9 @@ def _named(settings: Settings, pool: Pool) -> Iterator[str]:
             path = PurePosixPath(word.partition("=")[2] if word.startswith("-") else word)
             if path.is_absolute():
                 yield _around(path)
+    built = pool.provisioning.source.cache_dir
+    if built is not None:
+        yield built
     yield from pool.read_paths
 
 
