@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -37,6 +38,9 @@ from poolmgr.provision.preflight import check
 from poolmgr.provision.tool import Log
 from poolmgr.provision.upload import upload
 from poolmgr.provision.work import Work
+
+
+UPLOAD_S: Final = 3.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,8 +116,9 @@ async def provision(settings: Settings, pool: Pool, *, as_json: bool) -> None:
         entry = await bring(work, pool, planned, now_ms)
     finally:
         said.close()
-        # of a failure too; a stop does not wait for it
-        await upload(settings, pool.id, planned.entry_id, said.path)
+        # of a failure too, and of a stop, which waits a moment for it
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + UPLOAD_S):
+            await upload(settings, pool.id, planned.entry_id, said.path)
     ready = prepared_engine(pool, entry)
     if as_json:
         sys.stdout.write(codec.dumps(ready).decode() + "\n")

@@ -19,7 +19,7 @@ from orchd.wire.ids import Tag, Text
 
 MAX_BYTES: Final = 1 << 20
 """Of the log's end: an artifact has at most 4 MiB, and JSON escapes make it longer."""
-DEADLINE_S: Final = 5.0
+DEADLINE_S: Final = 2.5
 
 
 async def upload(settings: Settings, pool_id: str, entry_id: str, path: Path) -> str | None:
@@ -37,19 +37,19 @@ async def upload(settings: Settings, pool_id: str, entry_id: str, path: Path) ->
         metadata={Tag("engine_catalog_id"): Text(entry_id), Tag("file"): Text(str(path))},
     )
     try:
-        with trio.fail_after(DEADLINE_S):
-            answer = await client.request(
-                "POST",
-                "/v1/artifacts",
-                codec.dumps(body),
-                headers={"content-type": "application/json"},
-            )
+        answer = await client.request(
+            "POST",
+            "/v1/artifacts",
+            codec.dumps(body),
+            headers={"content-type": "application/json"},
+            deadline_s=DEADLINE_S,
+        )
         if answer.status == 201:
             stored = codec.loads_known(ArtifactStored, answer.body)
             log.event("provision_log_stored", f"The log is artifact {stored.id}.", pool_id=pool_id)
             return stored.id
         why = f"orchd answered {answer.status}"
-    except (PeerError, trio.TooSlowError, codec.ShapeError) as exc:
+    except (PeerError, codec.ShapeError) as exc:
         why = str(exc) or "orchd did not answer"
     finally:
         client.close()
