@@ -39,7 +39,6 @@ from poolmgr.provision.tool import Log
 from poolmgr.provision.upload import upload
 from poolmgr.provision.work import Work
 
-
 UPLOAD_S: Final = 3.0
 
 
