@@ -146,6 +146,11 @@ def _about_cuda(path: Path, begin: int) -> str | None:
 
 
 def _environment(work: Work) -> dict[str, str]:
-    """Return what cmake needs to find nvcc where it is not in PATH."""
-    nvcc = work.facts.programs.get("nvcc")
-    return {"CUDACXX": nvcc} if nvcc is not None else {}
+    """Return where nvcc is, which may be out of PATH, and ccache's folder: a service user may have
+    no home."""
+    found = {}
+    if (nvcc := work.facts.programs.get("nvcc")) is not None:
+        found["CUDACXX"] = nvcc
+    if work.facts.has("ccache") and "CCACHE_DIR" not in os.environ:
+        found["CCACHE_DIR"] = f"{work.facts.cache}/ccache"
+    return found

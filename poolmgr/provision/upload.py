@@ -24,7 +24,7 @@ DEADLINE_S: Final = 2.5
 
 async def upload(settings: Settings, pool_id: str, entry_id: str, path: Path) -> str | None:
     """Return the artifact's id; None: orchd did not take it, which the journal says."""
-    if not settings.front_socket.exists():
+    if not _there(settings.front_socket):
         return None
     token = settings.auth_token
     client = Client(
@@ -56,6 +56,13 @@ async def upload(settings: Settings, pool_id: str, entry_id: str, path: Path) ->
     human = f"The log is {path}, and no artifact: {why}."
     log.event("provision_log_kept", human, level="warning", pool_id=pool_id)
     return None
+
+
+def _there(socket: Path) -> bool:
+    try:
+        return socket.exists()
+    except PermissionError:  # a folder on the way is closed to us
+        return False
 
 
 def _end(path: Path) -> str:

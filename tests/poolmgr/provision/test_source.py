@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from orchd.wire.errors import TABLE, Kind
-from tests.lab.fake_llama import commit_of
+from tests.lab.fake_llama import commit_of, stub_nvcc
+from tests.lab.nvml import FakeNvml
 from tests.poolmgr.provision.bringing import finished
 
 pytestmark = pytest.mark.slow
@@ -73,6 +79,26 @@ def test_where_cmake_finds_no_cuda_nothing_is_built_for_the_cpu(place, llama_rep
     assert "Could not find nvcc" in done.last()
     assert "sudo pacman -S --needed cuda" in done.last()
     assert "engine_build" not in done.names()
+
+
+def test_root_builds_as_the_owner_of_the_cache(place, llama_repository, lab_cache):
+    if os.geteuid() != 0:
+        pytest.skip("for root alone")
+    owner = pwd.getpwnam("nobody").pw_uid
+    with TemporaryDirectory(prefix="lab-cache-") as name:
+        folder = Path(name)
+        shutil.copytree(llama_repository, folder / "git")
+        (folder / "engines").mkdir()
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, owner, owner)
+        place.write(source(folder / "git", more=f'source.cache_dir = "{folder}/engines"'))
+        # compiler and driver where that user may see them: pytest's folders are closed
+        folder.chmod(0o755)
+        place.env.update(FakeNvml.create(lab_cache, folder / "nvml").env)
+        place.env["PATH"] = f"{stub_nvcc(folder / 'tools')}:{os.environ['PATH']}"
+        done = place.run("provision", "--json")
+        assert done.code == 0, done.events
+        assert Path(json.loads(done.out)["entry"]).stat().st_uid == owner
 
 
 @pytest.mark.req("ORCH-3803")
