@@ -21,6 +21,7 @@ import trio
 from orchd import __version__
 from orchd.config.load import load
 from orchd.config.schema import Settings
+from orchd.edge import door
 from orchd.edge.app import App
 from orchd.edge.auth import Guard
 from orchd.edge.cors import allowing
@@ -101,6 +102,7 @@ async def serve(read: Callable[[], Settings], stop: trio.Event) -> None:
             run.started()
             await services.start(_reload, app, read, notifier, where)
             notifier.ready(status)
+            services.start_soon(door.watch, listeners, notifier, status)
             log.event("ready", f"{status}.", version=__version__, config=str(settings.source or ""))
             services.start_soon(trio.to_thread.run_sync, _load_late)
             await stop.wait()
