@@ -44,6 +44,8 @@ class Facts:
     props: Props | None = None
     model_digest: str | None = None
     """What the engine says its model's digest is, else that of the files."""
+    engine_digest: str | None = None
+    """Of what was brought for it (provisioning)."""
     proof: GpuProof = GpuProof.PENDING
     pid: int | None = None
     kv_ratio: float | None = None
@@ -148,6 +150,7 @@ class Board:
             engine_version=self.engine_version,
             sampler_profile_version=pool.engine.sampler_profile_version,
             model_ref=pool.model.ref,
+            engine_digest=engine.engine_digest,
             model_digest=self.model_digest,
             ubatch=tuning.ubatch,  # type: ignore[arg-type]
             flash_attention=tuning.flash_attention,

@@ -112,6 +112,7 @@ class Preload:
             self._board.not_yet()
 
         need = (await self.staging.stage(self._board.gpus, fetching)).need
+        self.facts.engine_digest = self.staging.engine_digest
         if need is not None:
             self.facts.kv_bytes_per_token = need.kv_bytes_per_token
 

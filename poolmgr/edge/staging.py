@@ -43,6 +43,8 @@ class Staging:
         self.name = ""
         """The model's short name, once it is staged."""
         self.plan: Plan | None = None
+        self.engine_digest: str | None = None
+        """Of what was brought as the engine; None where nothing was, or it has none."""
         self._model: Staged | None = None
         self._settings = settings
         self._pool = pool
@@ -73,6 +75,7 @@ class Staging:
         self.name = model.name
         uuids = tuple(gpu.uuid for gpu in gpus)
         engine = await brought(self._settings, pool)
+        self.engine_digest = engine.digest if engine is not None else None
         self.plan = plan(pool, self._adapter, model, self._socket, uuids, engine)
         permit_engine(self._settings, pool, self.plan.target)
         need, argv = self.plan.need, self.plan.argv
