@@ -214,3 +214,8 @@ def test_a_reference_cannot_say_anything_to_systemd(made):
 def test_a_percent_sign_is_no_specifier(made):
     units = made(pool(ref="file:/home/a/50%h/m.gguf"))
     assert values(units, "BindReadOnlyPaths") == ['"-/home/a/50%%h"']
+
+
+def test_a_cache_of_engines_in_a_home_is_shown(made):
+    how = 'provisioning = { source = { cache_dir = "/home/me/engines" } }'
+    assert values(made(pool(more=how)), "BindReadOnlyPaths") == ['"-/home/me/engines"']
