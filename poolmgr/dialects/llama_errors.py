@@ -8,9 +8,6 @@ from __future__ import annotations
 import orjson
 
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.dialects.exchange import Broken, Event
-
-_MAX_ERROR_BODY = 64 << 10
 
 _TYPES: dict[str, tuple[Kind, str]] = {
     "exceed_context_size_error": (Kind.INVALID_PARAMS, "$.prompt"),
@@ -41,27 +38,6 @@ def mapped(value: object, status: int | None) -> OrchError:
         said = str(fields.get("message", "")).strip()[:500] or "no message"
         message = f"the engine answered {status or 'with an error'}: {said}"
     return OrchError(kind, message, path=path or None)
-
-
-class ErrorReader:
-    """Reads an answer that is not 200. Has the methods of engines.base.Reader."""
-
-    def __init__(self, status: int) -> None:
-        self._status = status
-        self._body = b""
-        self._over = False
-
-    def feed(self, data: bytes) -> list[Event]:
-        """Keep the body, as far as an error is long."""
-        self._body = (self._body + data)[:_MAX_ERROR_BODY]
-        return []
-
-    def eof(self) -> list[Event]:
-        """Return the error."""
-        if self._over:
-            return []
-        self._over = True
-        return [Broken(http_error(self._status, self._body))]
 
 
 def http_error(status: int, body: bytes) -> OrchError:

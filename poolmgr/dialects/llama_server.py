@@ -22,6 +22,7 @@ from poolmgr.dialects import (
     vectors,
 )
 from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader, Reply, Tuning, Usage
+from poolmgr.dialects.refused import ErrorReader
 
 _JSON = (("content-type", "application/json"),)
 
@@ -139,7 +140,9 @@ class LlamaServer:
         """Return the reader of a completion, of vectors or scores, or of an error."""
         if job.workload in llama_vectors.PATHS:
             return vectors.VectorsReader(job, status, llama_vectors.refusal)
-        return llama.StreamReader(job) if status == 200 else llama_errors.ErrorReader(status)
+        if status != 200:
+            return ErrorReader(status, llama_errors.http_error)
+        return llama.StreamReader(job)
 
 
 def _json(body: bytes) -> Any:

@@ -13,9 +13,7 @@ from typing import Any, Final
 import orjson
 
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.dialects.exchange import Broken, Event
 
-MAX_ERROR_BODY: Final = 64 << 10
 _CONTEXT: Final = re.compile(
     r"maximum context length is (?P<ctx>\d+) tokens.*?(?P<prompt>\d+)(?: input)? tokens", re.DOTALL
 )
@@ -68,27 +66,6 @@ def http_error(status: int, body: bytes) -> OrchError:
         # FastAPI's own errors have `detail`; some servers have `message` at the top
         value = value.get("error") or value.get("detail") or value
     return mapped(value, status)
-
-
-class ErrorReader:
-    """Reads an answer that is not 200. Has the methods of engines.base.Reader."""
-
-    def __init__(self, status: int) -> None:
-        self._status = status
-        self._body = b""
-        self._over = False
-
-    def feed(self, data: bytes) -> list[Event]:
-        """Keep the body, as far as an error is long."""
-        self._body = (self._body + data)[:MAX_ERROR_BODY]
-        return []
-
-    def eof(self) -> list[Event]:
-        """Return the error."""
-        if self._over:
-            return []
-        self._over = True
-        return [Broken(http_error(self._status, self._body))]
 
 
 def _too_long(fields: dict[str, Any], said: str) -> str | None:

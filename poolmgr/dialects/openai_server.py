@@ -15,6 +15,7 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.shapes import Workload
 from poolmgr.dialects import openai, openai_errors, vectors
 from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader, Reply, Usage
+from poolmgr.dialects.refused import ErrorReader
 
 JSON: Final = (("content-type", "application/json"),)
 
@@ -121,7 +122,9 @@ class OpenAiServer:
         """Return the reader of a completion, of vectors or scores, or of an error."""
         if job.workload is not Workload.COMPLETION:
             return vectors.VectorsReader(job, status, refusal)
-        return openai.StreamReader(job) if status == 200 else openai_errors.ErrorReader(status)
+        if status != 200:
+            return ErrorReader(status, openai_errors.http_error)
+        return openai.StreamReader(job)
 
 
 def refusal(status: int, body: bytes) -> OrchError:

@@ -30,6 +30,7 @@ from poolmgr.dialects.exchange import (
     Usage,
 )
 from poolmgr.dialects.json_events import Garbage, JsonEvents
+from poolmgr.dialects.refused import ErrorReader
 
 SAMPLERS: Final[dict[str, dict[str, Any]]] = {
     "v1": {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
@@ -39,7 +40,6 @@ _SEEDS: Final = (
     2**63
 )  # an unsigned 64-bit number in the API; not all of its parts take the high bit
 _JSON: Final = (("content-type", "application/json"),)
-_MAX_ERROR_BODY: Final = 64 << 10
 _SHA: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _BATCH: Final = "tgi_batch_current_size"
 _TOO_LONG: Final = re.compile(r"`inputs` (?:tokens|must have)|`inputs` tokens \+ `max_new_tokens`")
@@ -172,7 +172,7 @@ class TgiServer:
 
     def reader(self, job: Job, status: int) -> Reader:
         """Return the reader of a completion or of an error."""
-        return StreamReader(job) if status == 200 else ErrorReader(status)
+        return StreamReader(job) if status == 200 else ErrorReader(status, http_error)
 
 
 class StreamReader:
@@ -241,27 +241,6 @@ class StreamReader:
     def _end(self, event: Event) -> list[Event]:
         self._over = True
         return [event]
-
-
-class ErrorReader:
-    """Reads an answer that is not 200. Has the methods of engines.base.Reader."""
-
-    def __init__(self, status: int) -> None:
-        self._status = status
-        self._body = b""
-        self._over = False
-
-    def feed(self, data: bytes) -> list[Event]:
-        """Keep the body, as far as an error is long."""
-        self._body = (self._body + data)[:_MAX_ERROR_BODY]
-        return []
-
-    def eof(self) -> list[Event]:
-        """Return the error."""
-        if self._over:
-            return []
-        self._over = True
-        return [Broken(http_error(self._status, self._body))]
 
 
 def http_error(status: int, body: bytes) -> OrchError:

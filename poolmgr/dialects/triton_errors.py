@@ -12,7 +12,6 @@ from typing import Final
 import orjson
 
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.dialects.exchange import Broken, Event
 from poolmgr.dialects.json_events import JsonEvents
 
 _TOO_LONG: Final = re.compile(
@@ -70,24 +69,3 @@ def http_error(status: int, body: bytes) -> OrchError:
         value = None
     words = value.get("error") if isinstance(value, dict) else None
     return mapped(str(words) if words else body[:200].decode("utf-8", "replace"), status)
-
-
-class ErrorReader:
-    """Reads an answer that is not 200. Has the methods of engines.base.Reader."""
-
-    def __init__(self, status: int) -> None:
-        self._status = status
-        self._body = b""
-        self._over = False
-
-    def feed(self, data: bytes) -> list[Event]:
-        """Keep the body, as far as an error is long."""
-        self._body = (self._body + data)[: 64 << 10]
-        return []
-
-    def eof(self) -> list[Event]:
-        """Return the error."""
-        if self._over:
-            return []
-        self._over = True
-        return [Broken(http_error(self._status, self._body))]

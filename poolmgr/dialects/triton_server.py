@@ -15,6 +15,7 @@ import orjson
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.dialects import prom, triton, triton_errors, triton_grpc
 from poolmgr.dialects.exchange import Call, Job, Load, Props, Reader, Reply, Usage
+from poolmgr.dialects.refused import ErrorReader
 from poolmgr.dialects.triton import Outline
 
 _JSON: Final = (("content-type", "application/json"),)
@@ -134,7 +135,7 @@ class TritonServer:
     def reader(self, job: Job, status: int) -> Reader:
         """Return the reader of a completion or of an error."""
         if status != 200:
-            return triton_errors.ErrorReader(status)
+            return ErrorReader(status, triton_errors.http_error)
         return triton_grpc.GrpcReader(job) if self._grpc else triton.StreamReader(job)
 
 

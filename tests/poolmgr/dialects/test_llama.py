@@ -15,7 +15,8 @@ from orchd.wire.ids import TaskId
 from orchd.wire.shapes import FinishReason
 from poolmgr.dialects import llama
 from poolmgr.dialects.exchange import Broken, Finished, Job, Pieces
-from poolmgr.dialects.llama_errors import ErrorReader, http_error
+from poolmgr.dialects.llama_errors import http_error
+from poolmgr.dialects.refused import ErrorReader
 from poolmgr.mockengine import frames
 from poolmgr.mockengine.text import voice
 
@@ -215,7 +216,7 @@ ERRORS = [
 @pytest.mark.parametrize(("status", "kind", "ours"), ERRORS)
 def test_every_error_of_the_engine_has_one_of_ours(status, kind, ours):
     body = orjson.dumps({"error": {"code": status, "message": "why", "type": kind}})
-    reader = ErrorReader(status)
+    reader = ErrorReader(status, http_error)
     assert [event for at in range(len(body)) for event in reader.feed(body[at : at + 1])] == []
     (event,) = reader.eof()
     assert isinstance(event, Broken)

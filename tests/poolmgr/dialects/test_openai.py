@@ -11,8 +11,9 @@ from orchd.wire.ids import TaskId
 from orchd.wire.shapes import FinishReason
 from poolmgr.dialects import openai, vllm
 from poolmgr.dialects.exchange import Broken, Finished, Job, Load, Pieces, Props, Reply, Usage
-from poolmgr.dialects.openai_errors import ErrorReader, http_error
+from poolmgr.dialects.openai_errors import http_error
 from poolmgr.dialects.openai_server import OpenAiServer
+from poolmgr.dialects.refused import ErrorReader
 
 FOLDER = Path(__file__).resolve().parents[3] / "contracts/dialects"
 TASK = TaskId("00000000-0000-4000-8000-000000000001")
@@ -85,7 +86,7 @@ def test_a_context_that_filled_up_is_no_quiet_end(name):
 @pytest.mark.req("ORCH-3276", "ORCH-3016")
 @pytest.mark.parametrize("name", [name for name in INDEX if "/toolong." in name])
 def test_a_prompt_over_the_context_has_its_figures(name):
-    (end,) = [*(r := ErrorReader(INDEX[name])).feed(golden(name)), *r.eof()]
+    (end,) = [*(r := ErrorReader(INDEX[name], http_error)).feed(golden(name)), *r.eof()]
     assert isinstance(end, Broken)
     assert (end.error.kind, end.error.fields.path) == (Kind.INVALID_PARAMS, "$.prompt")
     assert "more than the context of 256 " in end.error.message
