@@ -6,7 +6,8 @@ The checks themselves (ranges, UUID form) are in codec.py; here are the names, a
 from __future__ import annotations
 
 import re
-from typing import NewType
+from collections.abc import Callable
+from typing import NewType, TypeVar
 
 from attrs import field, frozen
 
@@ -38,6 +39,15 @@ ArtifactId = NewType("ArtifactId", str)
 """32 hex digits, made from what was stored (wire/artifacts.py)."""
 Tag = NewType("Tag", str)
 """A short word without spaces, for finding things again."""
+
+_Plain = TypeVar("_Plain", int, float, str)
+_Checked = TypeVar("_Checked")
+
+
+def known(unit: Callable[[_Plain], _Checked], value: _Plain | None) -> _Checked | None:
+    """Return a value under its name (`known(Count, pid)`); None stays None: it is not known."""
+    return None if value is None else unit(value)
+
 
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

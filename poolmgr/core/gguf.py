@@ -137,8 +137,8 @@ class _Cursor:
         self.position += count
 
     def number(self, form: str) -> int:
-        (value,) = struct.unpack(form, self.take(struct.calcsize(form)))
-        return value  # type: ignore[no-any-return]
+        value: int = struct.unpack(form, self.take(struct.calcsize(form)))[0]
+        return value
 
     def text(self) -> str | None:
         """Read a string; None for one that is too long to be kept."""

@@ -16,7 +16,7 @@ from attrs import define
 from orchd.config.pool import Mode, Pool
 from orchd.kit.notify import Notifier
 from orchd.wire import link as wire
-from orchd.wire.ids import Count, DeviceMask, Positive, ReplicaId, Text
+from orchd.wire.ids import Count, DeviceMask, NonNegative, Positive, ReplicaId, Text, known
 from orchd.wire.snapshot import HEARTBEAT_S, Cause, Device, GpuProof, Phase, Snapshot
 from poolmgr.core.gpus import Gpu
 from poolmgr.core.life import Life
@@ -152,7 +152,7 @@ class Board:
             model_ref=pool.model.ref,
             engine_digest=engine.engine_digest,
             model_digest=self.model_digest,
-            ubatch=tuning.ubatch,  # type: ignore[arg-type]
+            ubatch=known(Positive, tuning.ubatch),
             flash_attention=tuning.flash_attention,
             configured_model_ref=self._configured_ref if reloaded else None,
             reload=life.reload,
@@ -160,7 +160,7 @@ class Board:
             gates=life.gates,
             gpu_proof=engine.proof,
             workloads=pool.workloads,
-            embedding_dim=engine.embedding_dim,  # type: ignore[arg-type]
+            embedding_dim=known(Positive, engine.embedding_dim),
             strict=self._adapter.strict_slots is None or slots.total <= self._adapter.strict_slots,
             ctx_max=pool.ctx,
             slots_total=Positive(slots.total),
@@ -175,12 +175,12 @@ class Board:
                 else Count(engine.kv_bytes_per_token)
             ),
             kv_reserved=None if engine.kv_bytes_per_token is None else True,
-            kv_cache_usage_ratio=engine.kv_ratio,  # type: ignore[arg-type]
-            tokens_per_s=slots.tokens_per_s,  # type: ignore[arg-type]
-            first_token_ms=slots.first_token_ms,  # type: ignore[arg-type]
+            kv_cache_usage_ratio=known(NonNegative, engine.kv_ratio),
+            tokens_per_s=known(NonNegative, slots.tokens_per_s),
+            first_token_ms=known(NonNegative, slots.first_token_ms),
             device_events=self.ledger.told() or None,
             last_error=life.last_error,
-            engine_pid=engine.pid,  # type: ignore[arg-type]
+            engine_pid=known(Count, engine.pid),
         )
 
     def page(self) -> bytes:
@@ -237,6 +237,6 @@ def _device(gpu: Gpu) -> Device:
         name=gpu.name,
         vram_total_bytes=Count(gpu.total_bytes),
         vram_used_bytes=Count(gpu.used_bytes),
-        utilization_percent=gpu.utilization_percent,  # type: ignore[arg-type]
+        utilization_percent=known(Count, gpu.utilization_percent),
         compute_capability=gpu.compute_capability,
     )

@@ -20,6 +20,7 @@ from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.kit.redact import redact
 from orchd.wire import link as wire
 from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import Count
 from orchd.wire.shapes import Workload
 from orchd.wire.sse import token_frames
 from poolmgr.core.slots import Slots
@@ -182,7 +183,7 @@ class Jobs:
         elif isinstance(verdict, OrchError):
             self._fail(running, verdict)
         elif verdict is wire.Type.FREED:
-            freed = wire.Freed(tokens_out=running.index)  # type: ignore[arg-type]
+            freed = wire.Freed(tokens_out=Count(running.index))
             running.pipe.send_nowait(wire.encode_json(wire.Type.FREED, running.number, freed))
         else:
             self._fail(running, error or OrchError(Kind.WORKER_RESET, "the pool daemon is leaving"))
@@ -195,17 +196,18 @@ class Jobs:
         elif done.result is not None:
             self.slots.measured(1, decode_s, decode_s)  # one token, as orchd counts such a task
         end = wire.End(
-            tokens_in=done.tokens_in,  # type: ignore[arg-type]
-            tokens_out=done.tokens_out,  # type: ignore[arg-type]
-            first_token_ms=None if first_s is None else round(first_s * 1000),  # type: ignore[arg-type]
-            decode_ms=round(decode_s * 1000),  # type: ignore[arg-type]
+            tokens_in=Count(done.tokens_in),
+            tokens_out=Count(done.tokens_out),
+            first_token_ms=None if first_s is None else Count(round(first_s * 1000)),
+            decode_ms=Count(round(decode_s * 1000)),
             finish_reason=done.finish_reason,
         )
         running.pipe.send_nowait(wire.encode_json(wire.Type.END, running.number, end))
 
     def _fail(self, running: Running, error: OrchError) -> None:
         # an engine may repeat the key that it was shown
-        fail = wire.Fail(kind=error.kind, message=redact(error.message), tokens_out=running.index)  # type: ignore[arg-type]
+        tokens_out = Count(running.index)
+        fail = wire.Fail(kind=error.kind, message=redact(error.message), tokens_out=tokens_out)
         running.pipe.send_nowait(wire.encode_json(wire.Type.FAIL, running.number, fail))
 
     async def _answer(self, running: Running) -> Finished | None:
