@@ -23,7 +23,7 @@ test: setup ## everything: also real engines, and a booted systemd where this ru
 	@$(PYTEST)
 
 test-vllm: setup ## the cases of every engine against the real vLLM too (installs 3.5 GB once; ten minutes)
-	@ORCHD_TEST_VLLM=1 $(PY) -m pytest -q tests/engines/test_every_engine.py -k vllm
+	@ORCHD_TEST_VLLM=1 $(PY) -m pytest -q tests/engines/test_every_engine.py tests/sockets/test_engines.py -k vllm
 
 setup: ## make .venv, when it is missing or pyproject.toml has changed
 	@tools/bootstrap.sh
@@ -36,5 +36,5 @@ clean: ## remove .venv and every cache of this folder
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-bench: setup ## measure, and write the tables of specs/benchmarks.md (eight minutes, on a quiet machine)
+bench: setup ## measure, and write the tables of specs/benchmarks.md (ten minutes, on a quiet machine)
 	@$(PY) -m tools.bench --write specs/benchmarks.md

@@ -24,7 +24,7 @@ THIRD_PARTIES = {
     "orchd/generator": set(),
     "orchd/policy": {"attrs", "trio", "wasmtime"},
     "orchd/fetch": {"attrs", "trio", "orjson", "botocore"},
-    "orchd/edge": {"attrs", "trio", "h11", "prometheus_client"},
+    "orchd/edge": {"attrs", "trio", "h11", "jeepney", "prometheus_client"},
     "poolmgr/core": {"attrs"},
     "poolmgr/dialects": {"attrs", "orjson"},
     "poolmgr/engines": {"attrs", "orjson"},

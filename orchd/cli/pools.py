@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from orchd.cli import reach, say
+from orchd.cli import reach, reset, say
 from orchd.kit.client import Client
 from orchd.wire.control import PoolHealth, Pools, ReplicaHealth
 from orchd.wire.errors import Kind
@@ -16,11 +16,28 @@ from orchd.wire.snapshot import Cause
 
 
 @click.command(name="pools")
-@click.argument("pool", required=False)
+@click.argument("pool", required=False, metavar="[POOL]")
+@click.argument("reset_pool", required=False, metavar="| reset POOL")
+@click.option("--user", is_flag=True, help="With reset: of your own systemd instance.")
 @reach.JSON
 @reach.options
-def command(pool: str | None, as_json: bool, url: str | None, token_file: Path | None) -> None:
-    """Show POOL, or all pools: state, GPU proof, VRAM, queue, slots, and the last error."""
+def command(
+    pool: str | None,
+    reset_pool: str | None,
+    user: bool,
+    as_json: bool,
+    url: str | None,
+    token_file: Path | None,
+) -> None:
+    """Show POOL, or all pools: state, GPU proof, VRAM, queue, slots, and the last error.
+
+    `orchctl pools reset POOL` lets systemd try again to start a pool that it has given up.
+    """
+    if reset_pool is not None:
+        if pool != "reset" or not POOL_ID.fullmatch(reset_pool):
+            raise click.UsageError("it is orchctl pools [POOL], or orchctl pools reset POOL")
+        reset.reset(reset_pool, user=user)
+        return
     if pool is not None and not POOL_ID.fullmatch(pool):
         raise click.BadParameter("a pool id is a-z, 0-9 and -, at most 63", param_hint="POOL")
     where = reach.find(url, token_file)
@@ -68,6 +85,8 @@ def _state(pool: PoolHealth) -> str:
         return "[yellow]draining[/]"
     if pool.reloading is not None:
         return "[green]ready, reloading[/]" if pool.ready else "[yellow]reloading[/]"
+    if pool.ready and pool.slo is not None and pool.slo.state != "closed":
+        return "[yellow]ready, sheds load[/]"
     if pool.ready:
         return "[green]ready[/]"
     return "[yellow]not ready[/]" if pool.live else "[red]down[/]"

@@ -22,7 +22,7 @@ VERBS: Final = {
     "explain": ("explain", "Show where a task would run now, and why not elsewhere."),
     "status": ("status", "Show the daemon and its tasks, or one task."),
     "cancel": ("cancel", "Cancel a task, queued or running."),
-    "pools": ("pools", "Show pools and replicas: state, GPUs, queue, last error."),
+    "pools": ("pools", "Show pools and replicas: state, last error; reset one that rests."),
     "sessions": ("sessions", "Show what a session has used and has left, or end it."),
     "drain": ("drain", "Place nothing more on a pool, and let its tasks end."),
     "reload": ("reload", "Give a pool another model; the old one stays if that fails."),

@@ -108,7 +108,7 @@ def _provisioning(pool: Pool, path: str) -> Iterator[Fault]:
         return
     if engine.id in EXTERNAL_ONLY:
         yield Fault(f"{at}.mode", f"must be external for {engine.id}, which poolmgr does not start")
-    for name in ("url", "grpc_url", "ca", "proxy"):
+    for name in ("url", "grpc_url", "metrics_url", "ca", "proxy"):
         if getattr(how, name) is not None:
             yield Fault(f"{at}.{name}", "is only for mode external")
     if engine.api_key is not None:
@@ -146,6 +146,10 @@ def _grpc(how: Provisioning, engine: Engine, path: str) -> Iterator[Fault]:
             yield Fault(f"{path}.grpc_url", 'is only for triton with engine.api = "grpc"')
     else:
         yield from _url(how.grpc_url, f"{path}.grpc_url", far=False)
+    if how.metrics_url is not None:
+        if engine.id != TRITON:
+            yield Fault(f"{path}.metrics_url", "is only for triton")
+        yield from _url(how.metrics_url, f"{path}.metrics_url", far=False)
 
 
 def _url(url: str | None, path: str, *, far: bool) -> Iterator[Fault]:

@@ -169,6 +169,19 @@ class Queue:
 
 
 @frozen(kw_only=True)
+class Slo:
+    """What the pool promises: while it does not hold it, load is shed (429) until it does."""
+
+    first_token_ms: Count = Count(0)
+    """Milliseconds from admission to the first token; 0: nothing is promised, and nothing shed."""
+    breach_ms: Positive = Positive(30_000)
+    """So long most first tokens must come later before load is shed."""
+    shed_ms: Positive = Positive(10_000)
+    """So long it is shed before a few tasks are let in as a test; twice as long after each test
+    that fails, up to five minutes."""
+
+
+@frozen(kw_only=True)
 class Watchdog:
     """When a running task is taken for stuck: it is stopped and its stream ends DECODE_TIMEOUT."""
 
@@ -193,6 +206,8 @@ class Provisioning:
     https://HOST[:PORT][/v1] of another machine, which then has to be attested."""
     grpc_url: str | None = None
     """external, triton with api = "grpc": the same of its gRPC service; url is that of HTTP."""
+    metrics_url: str | None = None
+    """external, triton: the same of its metrics, where its load is to be seen."""
     ca: Text | None = None
     """external, https: PEM file of who is trusted; without it, the system's CAs."""
     proxy: str | None = None
@@ -248,6 +263,7 @@ class Pool:
     """Most tokens that a task may ask for; without it, ctx."""
     queue: Queue = Queue()
     watchdog: Watchdog = Watchdog()
+    slo: Slo = Slo()
     full_policy: FullPolicy = FullPolicy.REJECT
     """A task that finds no place: reject answers 429 with the time to wait. drop-lru drops the
     oldest waiting batch task for it; shed-low-priority drops the newest for an interactive one."""

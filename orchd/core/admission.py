@@ -12,12 +12,13 @@ from typing import Final
 
 from attrs import frozen
 
-from orchd.core import asking, filters, full, placement, wishes, workloads
+from orchd.core import asking, filters, full, placement, shedding, wishes, workloads
 from orchd.core.fifo import NOTHING, Backlog
 from orchd.core.forecast import Outlook
 from orchd.core.placement import PlacementDecision, decide
 from orchd.core.pool import Pool
 from orchd.core.replica import Replica
+from orchd.core.spec import PoolSpec
 from orchd.core.workloads import Longest
 from orchd.core.world import World
 from orchd.wire.errors import Kind, OrchError
@@ -120,6 +121,10 @@ def _why_none(
     packed = [p for p in asked if (p.spec.pool_id, filters.QUEUE_FULL) in said]
     if packed:
         return _full(request, packed, now)
+    slow = [p for p in asked if (p.spec.pool_id, filters.SHEDDING) in said]
+    if slow:
+        first = min(slow, key=lambda p: shedding.retry_after_ms(p, now))
+        return shedding.refusal(first, request, now)
     misfits = [_misfit(pool, request, now) for pool in asked]
     if None not in misfits:
         return next(error for error in misfits if error is not None)
@@ -191,15 +196,24 @@ def _misfit(pool: Pool, request: TaskRequest, now: float) -> OrchError | None:
     elif request.determinism is Determinism.STRICT and any(
         not r.snapshot.strict for r in ready if r.snapshot
     ):
-        wrong = (
-            "$.determinism",
-            f"pool {spec.pool_id} runs {spec.slots} jobs side by side, which changes their output; "
-            "send best_effort, or let its operator configure slots = 1",
-        )
+        wrong = "$.determinism", _not_strict(spec)
     wrong = wrong or workloads.too_many(request, next(filter(None, dims), None))
     if wrong is None:
         return None
     return _invalid(*wrong).where(engine=spec.engine, pool_id=spec.pool_id)
+
+
+def _not_strict(spec: PoolSpec) -> str:
+    """Return why a pool takes no strict tasks."""
+    if spec.slots == 1:
+        return (
+            f"pool {spec.pool_id} cannot hold its {spec.engine} server to the same bytes again; "
+            "send best_effort, or choose a pool of another engine"
+        )
+    return (
+        f"pool {spec.pool_id} runs {spec.slots} jobs side by side, which changes their output; "
+        "send best_effort, or let its operator configure slots = 1"
+    )
 
 
 def _invalid(path: str, message: str) -> OrchError:

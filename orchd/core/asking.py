@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
-from orchd.core import full, reach, wishes
+from orchd.core import full, reach, shedding, wishes
 from orchd.core.facts import Question, ReplicaFacts
 from orchd.core.fifo import NOTHING
 from orchd.core.forecast import NOW, Outlook
@@ -79,6 +79,7 @@ def at_admission(
     facts: list[ReplicaFacts] = []
     options: dict[PoolId, Option] = {}
     for pool in pools:
+        shed = shedding.sheds(pool, request, now)
         room = pool.queue.room(request.priority)
         victim = full.victim(pool, request.priority) if dropping and not room else None
         before, outlook = NOTHING, NOW if reach.at_once(pool, request, now) else None
@@ -95,6 +96,7 @@ def at_admission(
                     now,
                     waiting=before.jobs,
                     full=not room and victim is None,
+                    shedding=shed,
                     start_ms=0 if at_once else start_ms,
                 )
             )

@@ -46,6 +46,8 @@ class ReplicaFacts:
     first_token_ms: float | None
     waiting: int = 0
     """Tasks of its pool that go before this one."""
+    shedding: bool = False
+    """Its pool refuses the task because it is too slow (shedding.py)."""
     full: bool = False
     """As many wait in its pool as may."""
     start_ms: int = 0

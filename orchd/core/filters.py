@@ -17,6 +17,7 @@ NOT_PREFERRED: Final = "not_preferred"
 DEVICE_MASK: Final = "device_mask"
 KV_BYTES: Final = "kv_bytes"
 QUEUE_FULL: Final = "queue_full"
+SHEDDING: Final = "shedding"
 """Why a replica is left out, where admission has more to say of it."""
 
 Check = Callable[[ReplicaFacts, Question], bool]
@@ -47,6 +48,7 @@ FILTERS: Final[tuple[tuple[str, Check], ...]] = (
     ("vectors", lambda r, q: q.vectors * (r.embedding_dim or 0) > MAX_NUMBERS),
     ("not_strict", lambda r, q: q.strict and not r.strict),
     (KV_BYTES, _kv_short),
+    (SHEDDING, lambda r, q: r.shedding and q.may_wait),
     (QUEUE_FULL, lambda r, q: r.full and q.may_wait),
     ("refusing", lambda r, q: r.refusing and not q.may_wait),
     ("no_slot", lambda r, q: r.leases >= r.slots_total and not q.may_wait),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from orchd.core import admission, endings, gates, notes, runs, turns, waiting
+from orchd.core import admission, endings, gates, notes, runs, shedding, turns, waiting
 from orchd.core.effects import Accepted, Effect, Refused
 from orchd.core.events import Submit
 from orchd.core.sessions import Turn
@@ -23,10 +23,12 @@ def submit(world: World, event: Submit, now: float) -> list[Effect]:
     """Admit a task or refuse it. Among the effects is one Accepted or one Refused."""
     request = event.request
     known = world.tasks.get(request.task_id)
+    looked: list[Effect] = []
     try:
         if known is not None:
             return [_repeat(known, event)]
         request = gates.passed(world, request, event.identity, event.prompt_tokens, now)
+        looked = shedding.look(world, request, now)
         admitted = admission.admit(world, request, event.prompt_tokens, now, event.longest)
         turn = turns.let_in(world, request, admitted.pool, event.prompt_tokens, now)
         # a task that is refused takes nothing
@@ -38,10 +40,10 @@ def submit(world: World, event: Submit, now: float) -> list[Effect]:
         world.tally.rejected(engine, error.kind, error.fields.policy_label)
         world.tally.undecided(request, error.kind)
         note = notes.rejected(request, event.correlation_id, event.identity, error)
-        return [Refused(error), note]
+        return [*looked, Refused(error), note]
     if request is not event.request:
         event = evolve(event, request=request)
-    return _enqueue(world, event, admitted, turn, now)
+    return looked + _enqueue(world, event, admitted, turn, now)
 
 
 def _enqueue(
@@ -56,6 +58,8 @@ def _enqueue(
     position = 0 if at_once else pool.queue.until_tail(request.priority).jobs
     said = admitted.outlook.prediction
     world.admitted += 1
+    if not pool.spec.slo.off:
+        pool.breaker.admitted(now)
     task = Task(
         number=world.admitted,
         request=request,

@@ -11,6 +11,7 @@ from orchd.core.effects import Level, Note
 from orchd.core.pool import Pool
 from orchd.core.replica import Replica
 from orchd.core.sessions import Session
+from orchd.core.slo import State
 from orchd.core.task import Task
 from orchd.wire.errors import OrchError
 from orchd.wire.quant import quant_of
@@ -19,7 +20,9 @@ from orchd.wire.snapshot import Cause, Phase
 from orchd.wire.words import many
 
 # What an operator asked for is no reason to worry.
-_ASKED = frozenset({Phase.EMPTYING, Phase.DRAINED, Phase.REPLACING, Phase.DRAINING})
+_ASKED = frozenset(
+    {Phase.EMPTYING, Phase.DRAINED, Phase.REPLACING, Phase.DRAINING, Phase.SLEEPING, Phase.WAKING}
+)
 
 
 def _of_request(request: TaskRequest) -> dict[str, object]:
@@ -90,6 +93,29 @@ def rejected(request: TaskRequest, correlation_id: str, identity: str, error: Or
     }
     human = f"Task {_short(request.task_id)} refused: {error.message}."
     return Note("task_rejected", human, "info", fields)
+
+
+def shedding(pool: Pool, state: State, late_share: float | None) -> Note:
+    """A pool began to shed load because it is too slow, or came back from it."""
+    spec = pool.spec
+    slo_ms = round(spec.slo.first_token_s * 1000)
+    fields = {
+        "pool_id": spec.pool_id,
+        "engine": spec.engine,
+        "slo_first_token_ms": slo_ms,
+        "late_share": late_share,
+        "actor": "orchd",
+        "action": "shed" if state is State.OPEN else "admit",
+        "target": spec.pool_id,
+    }
+    if state is State.OPEN:
+        human = (
+            f"Pool {spec.pool_id} sheds load: most first tokens came later than {slo_ms} ms. Batch "
+            "and whoever would have to wait is refused."
+        )
+        return Note("load_shed", human, "warning", fields)
+    human = f"Pool {spec.pool_id} holds its SLO of {slo_ms} ms again and takes every task."
+    return Note("load_taken", human, "info", fields)
 
 
 def placed(task: Task) -> Note:

@@ -14,6 +14,7 @@ from orchd.core.forecast import Forecast, Outlook
 from orchd.core.queue import PoolQueue
 from orchd.core.reloading import SetReload
 from orchd.core.replica import Pins, Replica, pins_of
+from orchd.core.slo import Breaker
 from orchd.core.spec import PoolSpec
 from orchd.core.version import Version, bump
 from orchd.wire.ids import DeviceMask, ReplicaId
@@ -41,6 +42,8 @@ class Pool:
     """The model of the configuration; `spec` has the one that is served."""
     settled: bool = False
     """A ready replica has said which model the set serves."""
+    breaker: Breaker = field(init=False)
+    """Sheds load while the pool is slower than it promises."""
     moved_at: float | None = None
     """When its waiting tasks were last told their numbers."""
 
@@ -52,6 +55,7 @@ class Pool:
             shared=self.spec.full_policy is not FullPolicy.REJECT,
             batch_after=self.spec.batch_after,
         )
+        self.breaker = Breaker(self.spec.slo)
         self.forecast = Forecast(deadline_ends=self.spec.watchdog.enforce_deadline)
         ids = sorted(self.spec.replica_ids)
         self.replicas = {

@@ -185,6 +185,7 @@ class Replica:
         *,
         waiting: int = 0,
         full: bool = False,
+        shedding: bool = False,
         start_ms: int = 0,
     ) -> ReplicaFacts:
         """Return what placement may know of it; what its pool's queue says comes from outside."""
@@ -216,5 +217,6 @@ class Replica:
             first_token_ms=snapshot.first_token_ms if snapshot else None,
             waiting=waiting,
             full=full,
+            shedding=shedding,
             start_ms=start_ms,
         )

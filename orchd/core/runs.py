@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.core import asking, endings, notes, waiting, watchdog
+from orchd.core import asking, endings, notes, shedding, waiting, watchdog
 from orchd.core.effects import Break, CancelJob, Dispatch, Effect, Finish, Histogram, Observe
 from orchd.core.pool import Pool
 from orchd.core.replica import Replica
@@ -24,7 +24,15 @@ TURNED_AWAY: Final = frozenset({Kind.REPLICA_EXHAUSTED, Kind.DRAINING, Kind.POOL
 """FAILs of a job that never began: it waits again, and the replica is asked no more until its next
 snapshot. Leases and snapshots make them rare: an OPEN that crosses a STATE, a poolmgr that still
 clears the jobs of an earlier orchd."""
-ENGINE_LOST: Final = frozenset({Kind.ENGINE_DIED, Kind.ENGINE_UNHEALTHY})
+ENGINE_LOST: Final = frozenset(
+    {
+        Kind.ENGINE_DIED, Kind.ENGINE_EXITED, Kind.ENGINE_HUNG, Kind.ENGINE_UNHEALTHY,
+        Kind.CUDA_ERROR, Kind.DRIVER_RESET, Kind.DRIVER_UNAVAILABLE, Kind.DEVICE_MISSING,
+        Kind.GPU_XID, Kind.GPU_ECC, Kind.RESUME_FAILED, Kind.VRAM_SHORT, Kind.RAM_SHORT,
+    }
+)  # fmt: skip
+"""Why a pool that serves breaks (poolmgr/core): a job that never began is run again, as often as
+`Limits.attempts_max` allows."""
 
 # what happens to a pool
 
@@ -104,13 +112,15 @@ def progress(world: World, task: Task, tokens_out: int, now: float) -> list[Effe
     first = task.life is Life.STARTING
     task.take(Step.TOKEN)
     count(world, task, tokens_out, now)
-    return _first_token(task, now) if first else []
+    return _first_token(world, task, now) if first else []
 
 
-def _first_token(task: Task, at: float) -> list[Effect]:
+def _first_token(world: World, task: Task, at: float) -> list[Effect]:
     task.first_token_at = at
     ms = (at - task.admitted_at) * 1000
-    return [_observe(task, "latency_first_token_ms", ms), notes.started(task, round(ms))]
+    slow = shedding.first_token(world.pools[task.pool_id], task.admitted_at, at)
+    told = _observe(task, "latency_first_token_ms", ms)
+    return [told, notes.started(task, round(ms)), *slow]
 
 
 def count(world: World, task: Task, tokens_out: int, now: float) -> None:
@@ -128,7 +138,7 @@ def end(world: World, task: Task, said: link.End, result: Ready | None, now: flo
     assert task.dispatched_at is not None
     effects: list[Effect] = []
     if task.first_token_at is None and said.first_token_ms is not None:
-        effects += _first_token(task, task.dispatched_at + said.first_token_ms / 1000)
+        effects += _first_token(world, task, task.dispatched_at + said.first_token_ms / 1000)
     _release(world, task)
     task.take(Step.END)
     count(world, task, said.tokens_out, now)

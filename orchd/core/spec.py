@@ -28,6 +28,23 @@ class Watchdog:
 
 
 @frozen(kw_only=True)
+class Slo:
+    """What a pool promises, and what happens when it does not hold it."""
+
+    first_token_s: float = 0.0
+    """From admission to the first token; 0: nothing is promised, and nothing shed."""
+    breach_s: float = 30.0
+    """So long most first tokens must come too late before load is shed."""
+    shed_s: float = 10.0
+    """And so long it is shed before the first test."""
+
+    @property
+    def off(self) -> bool:
+        """Whether nothing is promised."""
+        return not self.first_token_s
+
+
+@frozen(kw_only=True)
 class PoolSpec:
     """What the configuration says of a pool."""
 
@@ -53,3 +70,4 @@ class PoolSpec:
     batch_after: int = 16
     """Interactive starts after which the oldest batch task is next."""
     watchdog: Watchdog = Watchdog()
+    slo: Slo = Slo()

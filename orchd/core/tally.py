@@ -45,6 +45,7 @@ REASONS: Final[Mapping[Kind, str]] = MappingProxyType(
         # which policy it was is counted in admission_backpressure_events_total
         Kind.QUEUE_FULL_DROP_LRU: Kind.QUEUE_FULL.value,
         Kind.SHED: Kind.DROPPED.value,
+        Kind.SLO_BREACHED: Kind.DROPPED.value,
         Kind.DRAINING: Kind.POOL_UNREADY.value,
     }
 )
@@ -119,8 +120,15 @@ class Tally:
         labels = (new.engine, new.engine_version, new.pool_id, new.replica_id)
         # seq begins anew with each life, but the first that is heard of one may be a later one
         if old is not None and (new.instance != old.instance or new.seq <= old.seq):
-            self.add("restarts_total", *labels)
+            self.add("restarts_total", *labels, _why_ended(old))
             old = None
+        before_events = (old.device_events if old else None) or ()
+        told_before = {(e.index, e.reason): e.count for e in before_events}
+        for events in new.device_events or ():
+            more = events.count - told_before.get((events.index, events.reason), 0)
+            if more > 0:
+                where = (*labels, str(events.index), events.reason)
+                self.add("driver_reset_events_total", *where, by=more)
         if new.draining and not (old and old.draining):
             self.add("drain_events_total", *labels)
         reload, told = new.reload, old.reload if old else None
@@ -138,9 +146,19 @@ class Tally:
             self.add("preload_outcomes_total", *labels, "failed", reason)
 
 
+def _why_ended(last: Snapshot) -> str:
+    """Return why a life ended, as far as its last snapshot tells: the kind of its error, `stopped`
+    for one that left in good order, `lost` for one that was gone without a word."""
+    if last.phase in _LEAVING and last.last_error is not None:
+        return last.last_error.kind
+    return "stopped" if last.phase in _LEAVING else "lost"
+
+
+_LEAVING = (Phase.FAILED, Phase.DRAINING, Phase.STOPPING)
 _LOADED = (Phase.READY, Phase.DRAINED)
 _LOADED_BEFORE = (
     *_LOADED, Phase.EMPTYING, Phase.DRAINING, Phase.RELOADING, Phase.REPLACING,
+    Phase.SLEEPING, Phase.WAKING,
 )  # fmt: skip
 """From these a replica comes to READY without a preload, or by a reload, which is counted."""
 _LOADING = (

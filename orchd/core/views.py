@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from itertools import islice
 
-from orchd.core import cards, reach, turns, wishes
+from orchd.core import cards, reach, shedding, turns, wishes
 from orchd.core.admission import why_unready
 from orchd.core.forecast import Outlook
 from orchd.core.pool import Pool
 from orchd.core.replica import Replica
+from orchd.core.slo import State
 from orchd.core.tally import of_replica
 from orchd.core.task import Life, Task
 from orchd.core.world import World
@@ -198,6 +199,7 @@ def pool_health(world: World, pool: Pool, now: float) -> PoolHealth:
         draining=world.draining or drained,
         metrics=_pool_metrics(pool, live, now),
         reloading=pool.reload.target if pool.reload else None,
+        slo=shedding.health(pool, now),
         last_error=pool.last_error(),
         replicas=tuple(
             ReplicaHealth(
@@ -307,11 +309,15 @@ def gauges(world: World, now: float) -> dict[str, Values]:
     kv_ratio: Values = {}
     utilization: Values = {}
     vram: Values = {}
+    slow: Values = {}
     for pool in world.pools.values():
         spec = pool.spec
         for priority, fifo in pool.queue.classes.items():
             depth[spec.engine, pool.engine_version, spec.pool_id, priority] = len(fifo)
         ready[spec.engine, pool.engine_version, spec.pool_id] = float(_takes(world, pool, now))
+        if not spec.slo.off:
+            shed = pool.breaker.state(now) is not State.CLOSED
+            slow[spec.engine, pool.engine_version, spec.pool_id] = float(shed)
         for replica in pool.replicas.values():
             labels = of_replica(pool, replica)
             leases[labels] = len(replica.leases)
@@ -327,6 +333,7 @@ def gauges(world: World, now: float) -> dict[str, Values]:
     return {
         "queue_depth": depth,
         "pool_ready": ready,
+        "pool_shedding": slow,
         "active_leases": leases,
         "kv_cache_usage_ratio": kv_ratio,
         "gpu_utilization": utilization,

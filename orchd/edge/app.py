@@ -52,6 +52,7 @@ from orchd.edge.reread import Change, compare
 from orchd.edge.scrape import Tally
 from orchd.edge.streams import Streams
 from orchd.edge.tokens import Counted, Tokenizers
+from orchd.edge.units import units
 from orchd.kit import log
 from orchd.wire.control import Capabilities, PoolHealth, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
@@ -232,7 +233,13 @@ class App:
 
     def _links_of(self, pools: Iterable[Pool]) -> dict[ReplicaId, Link]:
         return {
-            replica: Link(replica, self.settings.pool_socket(replica), self.handle, self._gather)
+            replica: Link(
+                replica,
+                self.settings.pool_socket(replica),
+                self.handle,
+                self._gather,
+                units(self.settings.run_dir),
+            )
             for pool in pools
             for replica in pool.replica_ids
         }

@@ -12,7 +12,7 @@ from orchd.config.pool import Pool
 from orchd.config.pool import Price as ConfiguredPrice
 from orchd.config.schema import Settings
 from orchd.core.budgets import PICO, Budget, Left, Price
-from orchd.core.spec import PoolSpec, Watchdog
+from orchd.core.spec import PoolSpec, Slo, Watchdog
 from orchd.core.throttle import Rates
 from orchd.core.world import Limits
 from orchd.kit.message import Headers
@@ -80,6 +80,11 @@ def spec(pool: Pool, base: str) -> PoolSpec:
             idle_s=pool.watchdog.idle_ms / 1000,
             wall_s=pool.watchdog.wall_ms / 1000,
             enforce_deadline=pool.watchdog.enforce_deadline,
+        ),
+        slo=Slo(
+            first_token_s=pool.slo.first_token_ms / 1000,
+            breach_s=pool.slo.breach_ms / 1000,
+            shed_s=pool.slo.shed_ms / 1000,
         ),
         sampler_profile_version=pool.engine.sampler_profile_version,
         price=price(pool.price),

@@ -27,6 +27,7 @@ from orchd.core.events import (
 )
 from orchd.edge.gather import Gather
 from orchd.edge.relay import WINDOW_BYTES, Stream
+from orchd.edge.units import ASK_S, Units
 from orchd.kit import log
 from orchd.kit.client import Client, PeerError, Target
 from orchd.kit.pipe import Pipe, PipeClosed
@@ -55,12 +56,21 @@ class Link:
     """The link to one replica. `report` takes what happened to core, at once."""
 
     def __init__(
-        self, replica_id: ReplicaId, path: Path, report: Report, gather: Gather | None = None
+        self,
+        replica_id: ReplicaId,
+        path: Path,
+        report: Report,
+        gather: Gather | None = None,
+        units: Units | None = None,
     ) -> None:
         self.replica_id = replica_id
         self._client = Client(Target.unix(path))
         self._report = report
         self._gather = gather
+        self._units = units
+        self._asked_at = -ASK_S
+        self._given_up: Cause | None = None
+        """Why systemd starts it no more, as it said last."""
         self._pipe: Pipe | None = None
         self._acks: list[bytes] = []
         self._jobs: dict[int, Stream] = {}
@@ -152,6 +162,7 @@ class Link:
             except _BREAKS as exc:
                 was_up, fresh = self._pipe is not None, _cause(exc)
                 self._close()
+                fresh = await self._rests(exc) or fresh
                 if was_up:
                     delay = RETRY_FIRST_S
                 if was_up or fresh != cause:
@@ -167,6 +178,19 @@ class Link:
             with trio.move_on_after(delay):
                 await self._nudge.wait()
             delay = min(delay * 2, RETRY_MAX_S)
+
+    async def _rests(self, exc: Exception) -> Cause | None:
+        """Return why nobody starts the poolmgr, where nobody is there and systemd says so."""
+        if self._units is None or type(exc.__cause__) not in (
+            FileNotFoundError, ConnectionRefusedError
+        ):  # fmt: skip
+            self._given_up = None
+            return None
+        now = trio.current_time()
+        if now - self._asked_at >= ASK_S:
+            self._given_up = await self._units.given_up(self.replica_id)
+            self._asked_at = trio.current_time()
+        return self._given_up
 
     def _close(self) -> None:
         if self._pipe is not None:

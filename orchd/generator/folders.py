@@ -9,7 +9,6 @@ from typing import Final
 
 from orchd.config.pool import Mode, Pool, is_file_ref
 from orchd.config.schema import Settings
-from orchd.wire import address
 from orchd.wire.modelref import is_remote
 
 HOMES: Final = ("/home", "/root", "/run/user")
@@ -25,15 +24,6 @@ def of(settings: Settings, pool: Pool) -> tuple[str, ...]:
 def fetches(pool: Pool) -> bool:
     """Whether the pool itself may have to fetch its model."""
     return pool.model.fetch and is_file_ref(pool) and is_remote(pool.model.ref)
-
-
-def far(pool: Pool) -> bool:
-    """Whether the pool's engine is on another machine."""
-    url = pool.provisioning.url or ""
-    try:
-        return url.startswith("https:") and not address.parse(url).loopback
-    except ValueError:
-        return False
 
 
 def in_a_home(path: str) -> bool:

@@ -68,6 +68,7 @@ def _drop_in(
         yield f"MemoryMax={pool.limits.memory_mb}M"
     if pool.limits.cpu_percent is not None:
         yield f"CPUQuota={pool.limits.cpu_percent}%"
+    yield from _outside(settings, pool, user=user)
     if user:
         return
     if settings.devices.backend is Backend.NVML:
@@ -79,7 +80,7 @@ def _drop_in(
         # nvidia-uvm-tools has the same major; both majors are not fixed, so by class
         yield "DeviceAllow=char-nvidia-uvm rwm"
         yield "DeviceAllow=char-nvidia-caps rwm"
-    yield from _network(settings, pool)
+    yield from _fetching(settings, pool)
     homes = [path for path in plain if folders.in_a_home(path)]
     if homes:
         # Homes are closed to other users, whatever the mount says. With empty ones in their place
@@ -89,18 +90,23 @@ def _drop_in(
             yield f'BindReadOnlyPaths="-{_literal(path)}"'
 
 
-def _network(settings: Settings, pool: Pool) -> Iterator[str]:
-    """Open the network for a pool that may fetch its model or has its engine elsewhere, and the
-    cache where that is not the unit's.
+def _outside(settings: Settings, pool: Pool, *, user: bool) -> Iterator[str]:
+    """Yield what an engine of others needs: its key, and the way to another machine."""
+    kind, _, name = (pool.engine.api_key or "").partition(":")
+    if kind == "credential":
+        yield f"ImportCredential=orchd.{name}:{name}"
+    far = (pool.provisioning.url or "").startswith("https:")
+    if not user and far and settings.policy.outbound.enabled:
+        yield "IPAddressAllow=any"  # no unit knows the addresses of a name
+
+
+def _fetching(settings: Settings, pool: Pool) -> Iterator[str]:
+    """Open the network for a pool that may fetch its model, and the cache where that is not the
+    unit's.
 
     The engine has the same unit, so it has the network too: `model.fetch = false` closes it.
     """
-    if not settings.policy.outbound.enabled:
-        return
-    if folders.far(pool):
-        yield "# Its engine is on another machine."
-        yield "IPAddressAllow=any"
-    if not folders.fetches(pool):
+    if not (folders.fetches(pool) and settings.policy.outbound.enabled):
         return
     yield f"# It may fetch its model ({json.dumps(modelref.shown(pool.model.ref))})."
     yield "IPAddressAllow=any"

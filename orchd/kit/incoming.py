@@ -5,7 +5,9 @@ Asking is client.py's.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol
 
 import h11
 import trio
@@ -26,6 +28,41 @@ class PeerError(Exception):
         self.target = target
         self.phase = phase
         self.why = why
+
+
+class Body(Protocol):
+    """An answer whose body is read as it comes."""
+
+    @property
+    def status(self) -> int:
+        """HTTP's status."""
+        ...
+
+    async def read_some(self) -> bytes:
+        """Return what is there of the body, or wait for some; b"" at its end. Raises PeerError."""
+        ...
+
+
+class Opener(Protocol):
+    """Who begins calls whose answers are read as they come."""
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        headers: Mapping[str, str] = ...,
+        first_byte_s: float = ...,
+        idle_s: float | None = ...,
+        repeatable: bool = ...,
+    ) -> AbstractAsyncContextManager[Body]:
+        """Begin a call and enter with the head of its answer; leaving early cancels it."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        ...
 
 
 @frozen

@@ -85,6 +85,22 @@ class PoolMetrics:
 
 
 @frozen(kw_only=True)
+class SloHealth:
+    """What a pool promises, and whether it holds it."""
+
+    first_token_ms: Positive
+    """From admission to the first token."""
+    state: str
+    """`closed`; `open`: load is shed; `half_open`: a few tasks are let in as a test."""
+    late_share: float | None = None
+    """Of the first tokens of the window, 0 to 1; None: too few say anything."""
+    opened: Count
+    """How often load was shed since orchd started."""
+    retry_after_ms: Count | None = None
+    """Until the next test; None while closed."""
+
+
+@frozen(kw_only=True)
 class PoolHealth:
     """The body of `GET /v1/pools/{id}/health`, and one item of `GET /v1/pools`."""
 
@@ -97,6 +113,8 @@ class PoolHealth:
     metrics: PoolMetrics
     reloading: str | None = None
     """The model that it is being reloaded with."""
+    slo: SloHealth | None = None
+    """None: it promises nothing."""
     last_error: Cause | None = None
     replicas: tuple[ReplicaHealth, ...]
 

@@ -49,6 +49,7 @@ class Kind(enum.StrEnum):
     QUEUE_FULL_DROP_LRU = "queue_full_drop_lru"
     DROPPED = "dropped"
     SHED = "shed"
+    SLO_BREACHED = "slo_breached"
     THROTTLED = "throttled"
     POOL_UNREADY = "pool_unready"
     POOL_UNAVAILABLE = "pool_unavailable"
@@ -79,6 +80,14 @@ class Kind(enum.StrEnum):
     ENGINE_START_FAILED = "engine_start_failed"
     ENGINE_UNHEALTHY = "engine_unhealthy"
     ENGINE_DIED = "engine_died"
+    ENGINE_EXITED = "engine_exited"
+    ENGINE_HUNG = "engine_hung"
+    CUDA_ERROR = "cuda_error"
+    DRIVER_RESET = "driver_reset"
+    GPU_XID = "gpu_xid"
+    GPU_ECC = "gpu_ecc"
+    RESUME_FAILED = "resume_failed"
+    BREAKER_OPEN = "breaker_open"
     ENGINE_PROTOCOL = "engine_protocol"
     SELF_TEST_FAILED = "self_test_failed"
     CANARY_FAILED = "canary_failed"
@@ -205,6 +214,10 @@ TABLE: dict[Kind, Row] = {
         "ADMISSION_REJECT", 429,
         "Wait for retry_after_ms, then send it again as a new task; interactive is never shed.",
     ),
+    Kind.SLO_BREACHED: _later(
+        "ADMISSION_REJECT", 429,
+        "Wait for the time that Retry-After gives, or name another pool; this one is too slow now.",
+    ),
     Kind.THROTTLED: _later(
         "ADMISSION_REJECT", 429,
         "Wait for the time that Retry-After gives; rate_limits in capabilities shows the limits.",
@@ -291,6 +304,33 @@ TABLE: dict[Kind, Row] = {
     Kind.ENGINE_DIED: _pool(
         "systemd restarts the pool; read the engine's last lines in its journal.", fault="pool"
     ),
+    Kind.ENGINE_EXITED: _pool(
+        "systemd restarts the pool; see in its journal who told the engine to end.", fault="pool"
+    ),
+    Kind.ENGINE_HUNG: _pool(
+        "systemd restarts the pool; look for a GPU at 0 or 100 % and for Xid in journalctl -k.",
+        fault="pool",
+    ),
+    Kind.CUDA_ERROR: _pool(
+        "systemd restarts the pool; if it comes again, journalctl -k -g Xid tells more.",
+        fault="pool",
+    ),
+    Kind.DRIVER_RESET: _pool(
+        "If it stays away: nvidia-smi --gpu-reset -i N, or reboot; journalctl -k -g Xid tells why.",
+        _OSERR,
+    ),
+    Kind.GPU_XID: _pool(
+        "systemd restarts the pool; journalctl -k -g Xid has the driver's whole line.", _OSERR
+    ),
+    Kind.GPU_ECC: _pool(
+        "nvidia-smi -q -d ECC,ROW_REMAPPER has the counts; if they grow, replace the GPU.", _OSERR
+    ),
+    Kind.RESUME_FAILED: _pool(
+        "systemd restarts the pool; if that fails too, reload nvidia_uvm, or see "
+        "NVreg_PreserveVideoMemoryAllocations.",
+        _OSERR,
+    ),
+    Kind.BREAKER_OPEN: _pool("Mend the cause, then orchctl pools reset POOL."),
     Kind.ENGINE_PROTOCOL: _pool(
         "Check that the configured engine id and version match what runs there.", _PROTOCOL
     ),

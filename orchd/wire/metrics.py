@@ -100,13 +100,22 @@ METRICS: Final[tuple[Metric, ...]] = (
     _gauge("placement_candidates_considered", (), "Replicas that the last decision looked at."),
     # The contract names the rest without labels; these are ours.
     _gauge("pool_ready", _POOL, "1 while a replica of the pool is Ready."),
+    _gauge("pool_shedding", _POOL, "1 while the pool sheds load because its SLO is breached."),
     _gauge("active_leases", _REPLICA, "Jobs that hold a slot of the replica."),
     _counter("drain_events_total", _REPLICA, "Drains that were begun."),
     _counter(
         "preload_outcomes_total", (*_REPLICA, "result", "reason"), "Preloads that ended, and how."
     ),
-    _counter("restarts_total", _REPLICA, "Lives of the replica's daemon after its first."),
-    _counter("driver_reset_events_total", _DEVICE, "Driver resets and Xid events."),
+    _counter(
+        "restarts_total",
+        (*_REPLICA, "reason"),
+        "Lives of the replica's daemon after its first, by why the one before ended.",
+    ),
+    _counter(
+        "driver_reset_events_total",
+        (*_DEVICE, "reason"),
+        "Driver resets, Xid and ECC events of the GPUs of the mask.",
+    ),
     _counter("sse_backpressure_drops_total", ("pool_id", "reason"), "Frames not sent to a reader."),
     _gauge("sessions_active", (), "Sessions with a live TTL."),
     _histogram(

@@ -37,6 +37,10 @@ class Phase(enum.StrEnum):
     """The engine makes room for one with the new model."""
     RESTORING = "restoring"
     """The new model failed: the old one is loaded again."""
+    SLEEPING = "sleeping"
+    """The machine is about to sleep, or sleeps: no job is taken, the model stays loaded."""
+    WAKING = "waking"
+    """The machine is awake again: driver, GPUs and engine are probed."""
     DRAINING = "draining"
     STOPPING = "stopping"
     FAILED = "failed"
@@ -142,6 +146,16 @@ class Device:
 
 
 @frozen(kw_only=True)
+class DeviceEvents:
+    """What the driver told of one GPU in one life of a poolmgr."""
+
+    index: Count
+    reason: str
+    """`driver_reset`, `gpu_xid`, `gpu_ecc`, or `application_xid`: a program's fault."""
+    count: Positive
+
+
+@frozen(kw_only=True)
 class Snapshot:
     """One replica at one moment."""
 
@@ -194,5 +208,7 @@ class Snapshot:
     tokens_per_s: NonNegative | None = None
     """Of one slot, smoothed; None until one job has run."""
     first_token_ms: NonNegative | None = None
+    device_events: tuple[DeviceEvents, ...] | None = None
+    """None: the driver told nothing."""
     last_error: Cause | None = None
     engine_pid: Count | None = None

@@ -28,6 +28,10 @@ EMPTY_S: Final = 5.0
 """Seconds that running jobs get when their engine has to make room for a new model: a reload takes
 less than 10 s beside the load itself [HME-031], and the engine's stop is in them too."""
 
+SLEEP_S: Final = 3.5
+"""Seconds that running jobs get before the machine sleeps: logind waits for nobody longer than
+InhibitDelayMaxSec=, 5 s by default."""
+
 P = Phase
 _PRELOADING: Final = (P.DEVICES, P.PROVISIONING, P.LOADING, P.SELF_TEST)
 
@@ -89,6 +93,32 @@ TABLE: Final[dict[tuple[Phase, type[w.Event]], Phase]] = {
     (P.RESTORING, w.SelfTestPassed): P.READY,
     **{(phase, w.Broke): P.FAILED for phase in (P.RELOADING, P.REPLACING, P.RESTORING)},
     **{(phase, w.StopAsked): P.STOPPING for phase in (P.REPLACING, P.RESTORING)},
+    # a GPU that is sick but computes on: jobs end, then it is a failure
+    **{
+        (phase, w.Sickened): P.DRAINING
+        for phase in (P.READY, P.EMPTYING, P.DRAINED, P.RELOADING, P.SLEEPING, P.WAKING)
+    },
+    **{(phase, w.Sickened): P.FAILED for phase in (*_PRELOADING, P.REPLACING, P.RESTORING)},
+    **{(phase, w.Sickened): phase for phase in (P.DRAINING, P.STOPPING, P.FAILED)},
+    # the machine sleeps: only a replica that takes jobs has to do something first
+    **{(phase, w.SleepComes): phase for phase in P},
+    **{(phase, w.Woke): phase for phase in P},
+    **{(phase, w.SleepComes): P.SLEEPING for phase in (P.READY, P.SLEEPING, P.WAKING)},
+    **{(phase, w.Woke): P.WAKING for phase in (P.READY, P.SLEEPING, P.WAKING)},
+    (P.SLEEPING, w.Emptied): P.SLEEPING,
+    (P.WAKING, w.Emptied): P.WAKING,
+    (P.WAKING, w.Awake): P.READY,
+    **{(phase, w.Awake): phase for phase in (P.EMPTYING, P.DRAINED)},
+    **{
+        (phase, event): to
+        for phase in (P.SLEEPING, P.WAKING)
+        for event, to in (
+            (w.StopAsked, P.DRAINING),
+            (w.Broke, P.FAILED),
+            (w.HealthLost, P.LOADING),
+            (w.DrainAsked, phase),
+        )
+    },
 }
 """Where a row leads to READY and a drain was asked for, it leads to DRAINED."""
 
@@ -113,6 +143,8 @@ class Life:
         """A drain was asked for, and no reload has ended it."""
         self._empty_s = 0.0
         self._error: OrchError | None = None
+        self._sick: OrchError | None = None
+        """Why it drains, where that is no stop that somebody asked for."""
         self._since = now
         self._where = ""
         self._what = ""
@@ -127,7 +159,7 @@ class Life:
     @property
     def draining(self) -> bool:
         """Whether it was drained on request, or is on its way out in good order."""
-        return self._held or self.phase in (Phase.DRAINING, Phase.STOPPING)
+        return self._held or self.phase in (P.DRAINING, P.STOPPING, P.SLEEPING, P.WAKING)
 
     @property
     def ready_for_control(self) -> bool:
@@ -157,7 +189,10 @@ class Life:
         self.drains += self.draining and not drained_before
         if after is not before:
             self._since = now
-        return self._effects(event, before, after)
+        effects = self._effects(event, before, after)
+        if before is P.SLEEPING is not after:
+            effects.append(w.LetSleep())  # whatever came between: nobody waits for us in vain
+        return effects
 
     def _effects(self, event: w.Event, before: Phase, after: Phase) -> list[w.Effect]:
         match event:
@@ -166,16 +201,11 @@ class Life:
             case w.DevicesFound(where):
                 self._where = where
                 return [w.Announce(), w.Provision()]
-            case w.Fetching(words):
-                self._words = words
-                return [w.Announce()]
             case w.Provisioned(what):
                 self._what, self._words = what, ""
                 return [w.Announce(), w.StartEngine()]
-            case w.StillLoading(words, error):
-                self._words = words
-                self._blame(error)
-                return [w.Announce()]
+            case w.Fetching() | w.StillLoading():
+                return self._goes_on(event)
             case w.Serving():
                 return [w.Announce(), w.SelfTest()]
             case w.SelfTestPassed(proof):
@@ -190,9 +220,38 @@ class Life:
             case w.StopAsked() | w.Drained():
                 return self._leave(before, after)
             case w.EngineStopped():
-                return [w.Exit(self._error if after is P.FAILED else None)]
+                return [w.Exit(self._error if after is P.FAILED else self._sick)]
+            case w.Sickened() | w.SleepComes() | w.Woke() | w.Awake():
+                return self._around(event, before, after)
             case _:
                 return self._controlled(event, before, after)
+
+    def _goes_on(self, event: w.Fetching | w.StillLoading) -> list[w.Effect]:
+        self._words = event.words
+        if isinstance(event, w.StillLoading):
+            self._blame(event.error)
+        return [w.Announce()]
+
+    def _around(self, event: w.Machines, before: Phase, after: Phase) -> list[w.Effect]:
+        """What happens to the machine."""
+        match event:
+            case w.Sickened(error):
+                if after is not P.DRAINING or before is after:
+                    return self._broke(error, before, after)
+                self._blame(error)
+                self._sick = error
+                return self._leave(before, after)
+            case w.SleepComes():
+                if after is P.SLEEPING is not before:
+                    return [w.Announce(), w.Empty(SLEEP_S)]
+                return [] if after is P.SLEEPING else [w.LetSleep()]
+            case w.Woke():
+                probed = after in (P.WAKING, P.EMPTYING, P.DRAINED)
+                return [w.Announce(), w.Probe()] if probed else []
+            case w.Awake():
+                return [w.Announce(), w.Resume()] if before is P.WAKING else []
+            case _:
+                assert_never(event)
 
     def _controlled(self, event: w.Control, before: Phase, after: Phase) -> list[w.Effect]:
         """Drain and reload."""
@@ -200,11 +259,7 @@ class Life:
             case w.DrainAsked(deadline_s):
                 return [w.Announce(), w.Empty(deadline_s)] if after is P.EMPTYING else []
             case w.Emptied():
-                late = OrchError(Kind.DRAINING, "the pool was drained, and the job took too long")
-                if before is P.REPLACING:
-                    late = OrchError(Kind.DRAINING, "its model was replaced, and it took too long")
-                    return [w.FailJobs(late), w.StopOld()]
-                return [w.FailJobs(late), w.Announce()] if self._held else []
+                return self._emptied(before)
             case w.ReloadAsked(model_ref):
                 self._words = ""
                 number = self.reload.number + 1 if self.reload else 1
@@ -248,6 +303,21 @@ class Life:
             case _:
                 assert_never(event)
 
+    def _emptied(self, before: Phase) -> list[w.Effect]:
+        why = "the pool was drained"
+        if before is P.REPLACING:
+            why = "its model was replaced"
+        elif before in (P.SLEEPING, P.WAKING):
+            why = "the machine sleeps"
+        late = OrchError(Kind.DRAINING, f"{why}, and the job took too long")
+        if before is P.REPLACING:
+            return [w.FailJobs(late), w.StopOld()]
+        if before is P.SLEEPING:
+            return [w.FailJobs(late), w.LetSleep()]
+        # after the sleep what runs goes on: logind did not wait, and the machine has woken
+        said = self._held and before is not P.WAKING
+        return [w.FailJobs(late), w.Announce()] if said else []
+
     def _ended(self, outcome: Outcome) -> None:
         if self.reload is not None and self.reloading:
             self.reload = evolve(self.reload, outcome=outcome)
@@ -290,6 +360,7 @@ class Life:
             proof=self._proof,
             waited=f"{now - self._since:.0f} s",
             busy=f"{active} of {total} slots busy",
+            draining=f"Failing, {self._sick.message}" if self._sick else "Draining",
             drain_s=DRAIN_S,
             empty_s=self._empty_s,
             cause=cause.message.rstrip(".") if cause else "",

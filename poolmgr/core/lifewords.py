@@ -152,6 +152,30 @@ class NewBroke:
     error: OrchError
 
 
+@frozen
+class Sickened:
+    """A GPU of the mask is not to be relied on much longer; what runs is not in doubt."""
+
+    error: OrchError
+
+
+@frozen
+class SleepComes:
+    """The machine is about to sleep."""
+
+
+@frozen
+class Woke:
+    """The machine is awake again."""
+
+
+@frozen
+class Awake:
+    """Driver, GPUs and engine are as they were before the sleep."""
+
+
+Machines = Sickened | SleepComes | Woke | Awake
+"""What happens to the machine around it."""
 Reloading = Roomy | Cramped | OldStopped | NewServing | Compared | NewPassed | NewBroke
 """What comes of a reload."""
 Control = DrainAsked | Emptied | ReloadAsked | Reloading
@@ -171,6 +195,7 @@ Event = (
     | Drained
     | EngineStopped
     | Control
+    | Machines
 )
 
 # effects: what is to be done
@@ -282,18 +307,23 @@ class Restore:
     """End the new engine, then start the old one again and probe its health."""
 
 
+@frozen
+class LetSleep:
+    """The machine may sleep now."""
+
+
+@frozen
+class Probe:
+    """See whether driver, GPUs and engine are as before the sleep, then say Awake."""
+
+
+@frozen
+class Resume:
+    """Jobs are taken again after a sleep."""
+
+
+SleepEffect = LetSleep | Probe | Resume
 ControlEffect = Empty | PrepareNew | StopOld | StartNew | SelfTestNew | Switch | DropNew | Restore
-Effect = (
-    FindDevices
-    | Provision
-    | StartEngine
-    | SelfTest
-    | BecomeReady
-    | WaitForHealth
-    | FailJobs
-    | Drain
-    | StopEngine
-    | Announce
-    | Exit
-    | ControlEffect
-)
+StepEffect = FindDevices | Provision | StartEngine | WaitForHealth | SelfTest | BecomeReady
+"""The steps to Ready."""
+Effect = StepEffect | FailJobs | Drain | StopEngine | Announce | Exit | SleepEffect | ControlEffect

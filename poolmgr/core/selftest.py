@@ -89,7 +89,7 @@ def tags(report: Report) -> tuple[str, ...]:
         "engine_version": report.engine_version,
     }
     outcome = "passed" if report.passed else "failed"
-    return ("self-test", outcome, *(f"{name}={_word(value)}" for name, value in said.items()))
+    return ("self-test", outcome, *(f"{name}:{_word(value)}" for name, value in said.items()))
 
 
 def _word(text: str) -> str:

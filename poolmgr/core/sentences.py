@@ -24,7 +24,9 @@ SENTENCES: Final[dict[Phase, str]] = {
     Phase.RESTORING: (
         "Loading {what} again, because {new} failed: {waited}; nothing is served meanwhile"
     ),
-    Phase.DRAINING: "Draining: {busy}, at most {drain_s:.0f} s",
+    Phase.SLEEPING: "The machine goes to sleep: {busy}; {what} stays loaded",
+    Phase.WAKING: "The machine woke, probing driver, GPUs and {what}: {waited}",
+    Phase.DRAINING: "{draining}: {busy}, at most {drain_s:.0f} s",
     Phase.STOPPING: "Stopping the engine",
     # as orchd/kit/run.py says it at the end, so that the line does not change again
     Phase.FAILED: "Failed: {cause}. {advice}",

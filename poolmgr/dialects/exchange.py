@@ -14,6 +14,8 @@ from orchd.wire.errors import OrchError
 from orchd.wire.ids import TaskId
 from orchd.wire.shapes import FinishReason, Workload
 
+Service = Literal["main", "grpc", "metrics"]
+
 
 @frozen(kw_only=True)
 class Job:
@@ -38,6 +40,8 @@ class Call:
     path: str
     body: bytes = field(default=b"", repr=False)
     headers: tuple[tuple[str, str], ...] = ()
+    service: Service = "main"
+    """Which of the engine's addresses it goes to: some have more than one."""
     repeatable: bool = False
     """A POST that changes nothing: it may be sent again, as any GET may."""
 

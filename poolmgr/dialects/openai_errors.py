@@ -19,6 +19,11 @@ MAX_ERROR_BODY: Final = 64 << 10
 _CONTEXT: Final = re.compile(
     r"maximum context length is (?P<ctx>\d+) tokens.*?(?P<prompt>\d+)(?: input)? tokens", re.DOTALL
 )
+_TEXT_TOO_LONG: Final = re.compile(
+    r"maximum context length is (?P<ctx>\d+) tokens.*?contains (?P<prompt>\d+) characters",
+    re.DOTALL,
+)
+"""vLLM does not count the tokens of a text that is far too long."""
 _TOO_LONG: Final = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 _FIELDS: Final = {"max_tokens": "$.max_tokens", "seed": "$.seed", "input": "$.inputs"}
 """By the parameter that the server names; the prompt is at fault otherwise."""
@@ -89,6 +94,12 @@ class ErrorReader:
 def _too_long(fields: dict[str, Any], said: str) -> str | None:
     """Return, with its figures, that the prompt is over the context; None: something else is."""
     prompt, ctx = _number(fields.get("n_prompt_tokens")), _number(fields.get("n_ctx"))
+    match = _TEXT_TOO_LONG.search(said)
+    if match is not None:
+        return (
+            f"the prompt has {match['prompt']} characters, more than fit into the context of "
+            f"{match['ctx']} tokens of one slot"
+        )
     match = _CONTEXT.search(said)
     if prompt is None and match is not None:
         prompt, ctx = int(match["prompt"]), int(match["ctx"])

@@ -7,28 +7,33 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container
+from collections.abc import Iterable
 from typing import Final
 
 _LINE: Final = re.compile(
-    rb"^([A-Za-z_:][A-Za-z0-9_:]*)(?:\{[^\n]*\})?[ \t]+([^ \t\n]+)", re.MULTILINE
+    rb"^([A-Za-z_:][A-Za-z0-9_:]*)(?:\{([^\n]*)\})?[ \t]+([^ \t\n]+)", re.MULTILINE
 )
 
 
-def sums(page: bytes, names: Container[str]) -> dict[str, float]:
-    """Return, for those of `names` that the page has, the sum over all their labels.
+def sums(page: bytes, wanted: Iterable[str]) -> dict[str, float]:
+    """Return, for those of `wanted` that the page has, the sum over all their other labels.
 
-    What is no finite number is left out.
+    Each is a name, or a name with one label: `name{label="value"}`. What is no finite number is
+    left out.
     """
+    keys: dict[str, list[tuple[bytes, str]]] = {}
+    for one in wanted:
+        name, _, said = one.partition("{")
+        keys.setdefault(name, []).append((said.rstrip("}").encode(), one))
     found: dict[str, float] = {}
     for match in _LINE.finditer(page):
-        name = match[1].decode("ascii")
-        if name not in names:
-            continue
-        try:
-            value = float(match[2])
-        except ValueError:
-            continue
-        if math.isfinite(value):
-            found[name] = found.get(name, 0.0) + value
+        for label, key in keys.get(match[1].decode("ascii"), ()):
+            if label and label not in (match[2] or b""):
+                continue
+            try:
+                value = float(match[3])
+            except ValueError:
+                continue
+            if math.isfinite(value):
+                found[key] = found.get(key, 0.0) + value
     return found

@@ -21,6 +21,7 @@ from orchd.wire.snapshot import HEARTBEAT_S, Cause, Device, GpuProof, Phase, Sna
 from poolmgr.core.gpus import Gpu
 from poolmgr.core.life import Life
 from poolmgr.core.slots import Slots
+from poolmgr.core.xid import Ledger
 from poolmgr.edge.link import Link
 from poolmgr.edge.scrape import exposition
 from poolmgr.engines.base import Adapter, Props, Tuning
@@ -68,6 +69,10 @@ class Board:
         """Those of the mask, as last read."""
         self.engine = Facts()
         """Of the engine that serves."""
+        self.gpus_known = trio.Event()
+        """Set once they were read."""
+        self.ledger = Ledger()
+        """What the driver told of them."""
         self.ram_bytes = 0
         self.pool = pool
         """With the model that is served."""
@@ -169,6 +174,7 @@ class Board:
             kv_cache_usage_ratio=engine.kv_ratio,  # type: ignore[arg-type]
             tokens_per_s=slots.tokens_per_s,  # type: ignore[arg-type]
             first_token_ms=slots.first_token_ms,  # type: ignore[arg-type]
+            device_events=self.ledger.told() or None,
             last_error=life.last_error,
             engine_pid=engine.pid,  # type: ignore[arg-type]
         )

@@ -9,6 +9,7 @@ a process group.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -55,11 +56,8 @@ class Cgroup:
             pass
 
 
-def engine_cgroup(own: str | None = None, mount: Path = MOUNT, name: str = ENGINE) -> Cgroup | None:
-    """Return a fresh cgroup for the engine, None where none has been delegated to us.
-
-    `own` is the text of /proc/self/cgroup. Two engines at a time have a `name` each.
-    """
+def _unit(own: str | None, mount: Path) -> Path | None:
+    """Return the cgroup of our unit, where it has been delegated to us."""
     try:
         text = Path("/proc/self/cgroup").read_text() if own is None else own
     except OSError:
@@ -67,7 +65,25 @@ def engine_cgroup(own: str | None = None, mount: Path = MOUNT, name: str = ENGIN
     unified = [line[3:] for line in text.splitlines() if line.startswith("0::/")]
     if not unified or Path(unified[0]).name != SUPERVISOR:
         return None
-    parent = mount / Path(unified[0]).parent.relative_to("/")
+    return mount / Path(unified[0]).parent.relative_to("/")
+
+
+def left_over(names: Iterable[str], own: str | None = None, mount: Path = MOUNT) -> frozenset[int]:
+    """Return the processes in engines' cgroups of these names, before we have started any."""
+    unit = _unit(own, mount)
+    if unit is None:
+        return frozenset()
+    return frozenset().union(*(Cgroup(unit / name).pids() for name in names))
+
+
+def engine_cgroup(own: str | None = None, mount: Path = MOUNT, name: str = ENGINE) -> Cgroup | None:
+    """Return a fresh cgroup for the engine, None where none has been delegated to us.
+
+    `own` is the text of /proc/self/cgroup. Two engines at a time have a `name` each.
+    """
+    parent = _unit(own, mount)
+    if parent is None:
+        return None
     # moving a process needs write access to cgroup.procs of the common ancestor
     if not os.access(parent / "cgroup.procs", os.W_OK):
         return None

@@ -7,7 +7,6 @@ decided in poolmgr/core.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import pynvml
@@ -18,6 +17,7 @@ from orchd.config.devices import Devices as Configured
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask
 from poolmgr.core.gpus import Gpu, GpuProcess
+from poolmgr.edge import procs
 
 READ_DEADLINE_S: Final = 10.0
 """A healthy driver answers in milliseconds, a GPU that wakes from idle in 1-2 s (no persistence
@@ -27,13 +27,22 @@ MIB: Final = 1 << 20
 T = TypeVar("T")
 
 
+class DeviceLost(OrchError):  # noqa: N818 - it says what happened, as OrchError's kinds do
+    """GPUs that answered before, or should, are gone until they are reset: DRIVER_RESET."""
+
+    def __init__(self, indices: tuple[int, ...], message: str) -> None:
+        super().__init__(Kind.DRIVER_RESET, message)
+        self.indices = indices
+
+
 class Devices(Protocol):
     """A source of facts about GPUs."""
 
     simulated: bool
 
     async def read(self) -> tuple[Gpu, ...]:
-        """Return every GPU that can be seen, by index. Raises OrchError(DRIVER_UNAVAILABLE)."""
+        """Return every GPU that can be seen, by index. Raises OrchError(DRIVER_UNAVAILABLE) and
+        DeviceLost."""
         ...
 
 
@@ -102,6 +111,8 @@ class Nvml:
         self._mask = mask
         self._reserved_bytes = (configured or Configured()).reserved_bytes
         self._open = False
+        self._answered = False
+        """Whether it has told of every GPU of the mask once."""
         self._limiter = trio.CapacityLimiter(1)  # one hung call, not one more each second
 
     async def read(self) -> tuple[Gpu, ...]:
@@ -117,6 +128,10 @@ class Nvml:
                 f"the NVIDIA driver did not answer within {READ_DEADLINE_S:.0f} s",
             ) from None
         except pynvml.NVMLError as exc:
+            if self._answered:
+                raise DeviceLost(
+                    self._mask.indices, f"the NVIDIA driver is gone, and it was here before: {exc}"
+                ) from exc
             raise OrchError(
                 Kind.DRIVER_UNAVAILABLE, f"the NVIDIA driver does not answer: {exc}"
             ) from exc
@@ -135,11 +150,19 @@ class Nvml:
             except pynvml.NVMLError as exc:
                 # a sick one beside the mask is the trouble of its own pool [OC-POOL-3020]
                 if index in self._mask.indices:
-                    raise OrchError(
-                        Kind.DRIVER_UNAVAILABLE,
-                        f"GPU {index} does not answer: {exc} (journalctl -k -g Xid tells why)",
-                    ) from exc
+                    raise _sick(index, exc) from exc
+        self._answered = True
         return tuple(gpus)
+
+
+_GONE: Final = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
+
+
+def _sick(index: int, exc: pynvml.NVMLError) -> OrchError:
+    words = f"GPU {index} does not answer: {exc} (journalctl -k -g Xid tells why)"
+    if isinstance(exc, _GONE):
+        return DeviceLost((index,), words)
+    return OrchError(Kind.DRIVER_UNAVAILABLE, words)
 
 
 _UNSAID: Final = (
@@ -176,7 +199,7 @@ def _processes(handle: Any) -> tuple[GpuProcess, ...] | None:
     for process in [*compute, *(graphics or [])]:
         held = process.usedGpuMemory
         used[int(process.pid)] = None if held is None else int(held)
-    return tuple(GpuProcess(pid, _name(pid), held) for pid, held in used.items())
+    return tuple(GpuProcess(pid, procs.name(pid), held) for pid, held in used.items())
 
 
 def _said(ask: Callable[[], T]) -> T | None:
@@ -189,10 +212,3 @@ def _said(ask: Callable[[], T]) -> T | None:
 
 def _text(value: str | bytes) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").strip()
-    except OSError:
-        return "?"  # another user's under ProtectProc=, or another PID namespace

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Final
 
 import orjson
@@ -12,6 +13,8 @@ from attrs import frozen
 
 from orchd.kit import retry
 from orchd.kit.client import Answer, Client, PeerError, Target
+from orchd.kit.grpc import GrpcClient
+from orchd.kit.incoming import Opener
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import TaskId
 from orchd.wire.shapes import Workload
@@ -26,6 +29,7 @@ from poolmgr.engines.base import (
     Load,
     Props,
     Reply,
+    Service,
     Usage,
 )
 
@@ -41,6 +45,7 @@ TOKENIZE_S: Final = 5.0
 TOKENIZERS: Final = 2
 """Texts that the engine reads at a time, so that its HTTP threads stay free for streams and health
 (engines/llamacpp.py: SPARE_HTTP_THREADS)."""
+NO_SERVICES: Final[Mapping[Service, Target]] = MappingProxyType({})
 TEST_PROMPT: Final = "Hello"
 _SPARED: Final = {"x-self-test": "1"}
 """llama-server ignores it; the mock engine injects no fault by tokens there."""
@@ -55,13 +60,26 @@ class Engine:
     """The engine that answers at `target`. `client` is for its jobs."""
 
     def __init__(
-        self, target: Target, adapter: Adapter, slots: int, *, key: str | None = None
+        self,
+        target: Target,
+        adapter: Adapter,
+        slots: int,
+        *,
+        key: str | None = None,
+        services: Mapping[Service, Target] = NO_SERVICES,
     ) -> None:
-        """`key` is what an engine of others wants as its bearer token."""
+        """`key` is what an engine of others wants as its bearer token; `services` where else it
+        answers."""
         self.target = target
         gate = outbound.gate_of(target)
-        self.client = Client(target, token=key, max_idle=slots, connect_s=CONNECT_S, gate=gate)
+        grpc, metrics = services.get("grpc"), services.get("metrics")
+        self.client: Opener = (
+            Client(target, token=key, max_idle=slots, connect_s=CONNECT_S, gate=gate)
+            if grpc is None
+            else GrpcClient(grpc, connect_s=CONNECT_S)
+        )
         self._probes = Client(target, token=key, max_idle=1, connect_s=CONNECT_S, gate=gate)
+        self._metrics = None if metrics is None else Client(metrics, max_idle=1)
         self._adapter = adapter
         self._tokenizers = trio.CapacityLimiter(TOKENIZERS)
 
@@ -103,7 +121,7 @@ class Engine:
     async def _usage(self) -> Usage | None:
         """Return how full it is; None where it does not say: the health probe judges."""
         call = self._adapter.usage()
-        if call is None:
+        if call is None or (call.service == "metrics" and self._metrics is None):
             return None
         try:
             answer = await self._ask(call)
@@ -240,7 +258,9 @@ class Engine:
                     raise OrchError(ask.kind, f"{ask.what}: the engine's answer has no end")
 
     async def _ask(self, call: Call, attempts: int = 1) -> Answer:
-        return await self._probes.request(
+        client = self._metrics if call.service == "metrics" else self._probes
+        assert client is not None, "who has no metrics address is not asked there"
+        return await client.request(
             call.method,
             call.path,
             call.body or None,
@@ -254,6 +274,8 @@ class Engine:
         """Close every connection to it that is not in use."""
         self.client.close()
         self._probes.close()
+        if self._metrics is not None:
+            self._metrics.close()
 
 
 @frozen

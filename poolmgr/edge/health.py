@@ -79,6 +79,7 @@ async def lost(
     `facts`.
     """
     missed = 0
+    hangs = False
     pause = HEALTH_S if engine.target.local else HEALTH_FAR_S
     told_at = trio.current_time()
     while True:
@@ -86,8 +87,10 @@ async def lost(
             return OrchError(Kind.ENGINE_UNHEALTHY, await external_end())
         try:
             state, words = await engine.probe()
+            hangs = False
         except PeerError as exc:
             state, words = Load.BROKEN, f"it does not answer: {exc}"
+            hangs = exc.phase == "deadline"
             if exc.phase == "connect":
                 missed = HEALTH_LOST  # nobody listens any more
         missed = 0 if state is Load.SERVING else missed + 1
@@ -99,4 +102,19 @@ async def lost(
                 if changed is not None:
                     return OrchError(Kind.ENGINE_UNHEALTHY, changed)
             continue
-        return OrchError(Kind.ENGINE_UNHEALTHY, f"the engine stopped serving: {words}")
+        kind = Kind.ENGINE_HUNG if hangs else Kind.ENGINE_UNHEALTHY
+        return OrchError(kind, f"the engine stopped serving: {words}")
+
+
+async def answers(engine: Engine) -> None:
+    """Return when an engine that served says that it serves. Raises OrchError(ENGINE_UNHEALTHY)."""
+    words = "no answer"
+    for _ in range(HEALTH_LOST):
+        try:
+            state, words = await engine.probe()
+        except PeerError as exc:
+            state, words = Load.BROKEN, str(exc)
+        if state is Load.SERVING:
+            return
+        await trio.sleep(HEALTH_DOUBT_S)
+    raise OrchError(Kind.ENGINE_UNHEALTHY, f"the engine does not serve: {words}")

@@ -14,7 +14,8 @@ import trio
 
 from orchd.config.pool import Watchdog
 from orchd.kit import log
-from orchd.kit.client import Client, Incoming, PeerError
+from orchd.kit.client import PeerError
+from orchd.kit.incoming import Body, Opener
 from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.kit.redact import redact
 from orchd.wire import link as wire
@@ -61,7 +62,7 @@ class Jobs:
         self._first_s, self._idle_s = watchdog.first_token_ms / 1000, watchdog.idle_ms / 1000
         self._adapter = adapter
         self._changed = changed
-        self._client: Client | None = None
+        self._client: Opener | None = None
         self._model_ref: str | None = None
         self._running: set[Running] = set()
         self._nursery: trio.Nursery | None = None
@@ -69,7 +70,7 @@ class Jobs:
         self.swept_at = trio.current_time()
         """When the sweep had its last turn: what the watchdog looks at."""
 
-    def attach(self, client: Client, model_ref: str | None = None) -> None:
+    def attach(self, client: Opener, model_ref: str | None = None) -> None:
         """Send jobs to this engine from now on; those for another model are refused."""
         self._client, self._model_ref = client, model_ref
 
@@ -111,13 +112,13 @@ class Jobs:
             return None
         return OrchError(Kind.POOL_UNREADY, f"the replica serves {self._model_ref} now")
 
-    def stop_all(self, error: OrchError, client: Client | None = None) -> None:
+    def stop_all(self, error: OrchError, client: Opener | None = None) -> None:
         """End every running job with FAIL; with `client` those of that engine."""
         for running in list(self._running):
             if client is None or running.client is client:
                 running.stop(error)
 
-    async def wait_none(self, client: Client | None = None) -> None:
+    async def wait_none(self, client: Opener | None = None) -> None:
         """Return when no job runs; with `client` none of that engine."""
         while any(client is None or running.client is client for running in self._running):
             await self._one_less.wait()
@@ -240,7 +241,7 @@ class Jobs:
                 running.pipe.send_nowait(piece)
         return done
 
-    async def _relay(self, running: Running, incoming: Incoming) -> Finished | None:
+    async def _relay(self, running: Running, incoming: Body) -> Finished | None:
         """Engine to link until the end. The inner loop: no task, timer or log per token."""
         reader = self._adapter.reader(running.job, incoming.status)
         pipe, first_id = running.pipe, running.order.first_id

@@ -24,6 +24,7 @@ from poolmgr.core import lifewords as lw
 from poolmgr.core.gpus import Gpu, named
 from poolmgr.core.proof import prove
 from poolmgr.edge import health
+from poolmgr.edge.blame import explained
 from poolmgr.edge.board import Board, Facts
 from poolmgr.edge.child import Child
 from poolmgr.edge.devices import Devices, Nvml, Simulated, masked
@@ -93,6 +94,7 @@ class Preload:
     async def find_devices(self, say: Say) -> None:
         """Read the GPUs of the mask. Raises DRIVER_UNAVAILABLE, DEVICE_MISSING."""
         self._board.gpus = masked(await self.devices.read(), self._mask)
+        self._board.gpus_known.set()
         say(lw.DevicesFound(named(self._board.gpus)))
 
     async def provision(self, say: Say) -> None:
@@ -143,7 +145,9 @@ class Preload:
         """Start the engine; None when it is external. Raises ENGINE_START_FAILED."""
         plan = self.staging.plan
         assert plan is not None, "the table has provisioning first"
-        self.engine = Engine(plan.target, self._adapter, self.pool.slots, key=plan.key)
+        self.engine = Engine(
+            plan.target, self._adapter, self.pool.slots, key=plan.key, services=plan.services
+        )
         child = self.process.start(plan)
         if child is not None:
             self.facts.pid = child.pid
@@ -152,7 +156,8 @@ class Preload:
 
     async def watch_child(self, say: Say) -> None:
         """Wait for the engine's end, which is a failure however it came."""
-        say(lw.Broke(await self.process.ended(self.devices)))
+        ended = await self.process.ended(self.devices)
+        say(lw.Broke(await explained(ended, self.devices, self._mask, self._board.ledger)))
 
     async def load(self, say: Say) -> None:
         """Probe until the engine serves. An external one may take for ever."""
@@ -256,10 +261,29 @@ class Preload:
         One that comes back is proven anew, also when it is there before the next probe.
         """
         assert self.engine is not None
-        error = await health.lost(self.engine, self.facts, self.process.external_end)
+        lost = await health.lost(self.engine, self.facts, self.process.external_end)
+        error = await explained(lost, self.devices, self._mask, self._board.ledger)
         if not self._external:
             raise error
         say(lw.HealthLost(error))
+
+    async def probe_again(self, say: Say) -> None:
+        """See whether the engine is still what it was, after the machine slept: the driver and the
+        GPUs answer, it serves, it holds its memory there, and it computes.
+
+        Raises RESUME_FAILED.
+        """
+        assert self.engine is not None, "it was ready before the sleep"
+        try:
+            await health.answers(self.engine)
+            self.facts.proof = await self._proof(self.engine)
+            for workload in self.pool.workloads:
+                await self.engine.try_out(workload)
+        except OrchError as exc:
+            raise OrchError(
+                Kind.RESUME_FAILED, f"after the machine's sleep {exc.kind}: {exc.message}"
+            ) from exc
+        say(lw.Awake())
 
     async def stop(self) -> None:
         """End the engine, and see its memory return. Takes at most some 15 seconds."""
@@ -270,7 +294,11 @@ class Preload:
         pids = await self.process.stop()
         self.facts.pid = None
         self._running.discard(self)
-        if not self.devices.simulated:
+        await self.memory_back(pids)
+
+    async def memory_back(self, pids: frozenset[int]) -> None:
+        """Return when these processes, which have ended, hold no memory of the mask's GPUs."""
+        if pids and not self.devices.simulated:
             await self._room.wait_back(self.devices, pids)
 
     def close(self) -> None:

@@ -14,12 +14,14 @@ from orchd.kit import log
 from orchd.kit.client import Target
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import ReplicaId
-from poolmgr.core.ending import Ending, judge
+from poolmgr.core.ending import Ending, cuda_error, judge
+from poolmgr.core.orphans import MARK
 from poolmgr.edge import child as children
 from poolmgr.edge import procs
 from poolmgr.edge.cgroup import ENGINE
 from poolmgr.edge.child import Child
 from poolmgr.edge.devices import Devices
+from poolmgr.edge.orphans import own_mark
 from poolmgr.edge.room import Room
 from poolmgr.engines.base import Adapter
 from poolmgr.provision.plan import Plan
@@ -63,12 +65,14 @@ class Process:
             return None
         try:
             plan.socket.parent.mkdir(parents=True, exist_ok=True)
-            plan.socket.unlink(missing_ok=True)  # a stale file makes llama-server's bind fail
+            for socket in (plan.socket, *plan.sockets):
+                socket.unlink(missing_ok=True)  # a stale file makes llama-server's bind fail
         except OSError as exc:
             words = f"the engine cannot have its socket {plan.socket}: {exc.strerror}"
             raise OrchError(Kind.ENGINE_START_FAILED, words) from exc
         name = f"{ENGINE}{self._seat or ''}"
-        self.child = children.start(plan.argv, plan.env, name, self._adapter.telling)
+        env = {**plan.env, MARK: str(own_mark(plan.socket))}
+        self.child = children.start(plan.argv, env, name, self._adapter.telling)
         self.was_ready = False
         log.event(
             "engine_started",
@@ -87,12 +91,14 @@ class Process:
         words = await child.wait()
         await trio.sleep(LAST_BYTES_S)
         oom_line = self._adapter.out_of_vram(tuple(child.telling_lines))
+        cuda_line = cuda_error((*child.telling_lines, *child.last_lines))
         own, machine = child.oom_kills()
         ending = Ending(
             words=words,
             code=child.code,
             was_ready=self.was_ready,
             oom_line=None if oom_line is None else oom_line[-LAST_LINE:],
+            cuda_line=None if cuda_line is None else cuda_line[-LAST_LINE:],
             own_oom_kills=own,
             machine_oom_kills=machine,
             ram_free_bytes=procs.available_bytes(),
@@ -101,7 +107,7 @@ class Process:
         last = ""
         if oom_line is not None:
             await self._room.ran_out(devices, oom_line, (child.pid,))
-        elif child.last_lines:
+        elif child.last_lines and kind is not Kind.CUDA_ERROR:
             last = f"; its last line: {child.last_lines[-1][:LAST_LINE]}"
         log.event(
             "engine_ended",
@@ -150,5 +156,6 @@ class Process:
         if self.child is not None:
             self.child.kill()
         if plan is not None and plan.socket is not None:
-            with contextlib.suppress(OSError):
-                plan.socket.unlink()
+            for socket in (plan.socket, *plan.sockets):
+                with contextlib.suppress(OSError):
+                    socket.unlink()

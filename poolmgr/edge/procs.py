@@ -99,6 +99,26 @@ def _parent(pid: int) -> int:
         return 0
 
 
+def started(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since the boot; None: it is gone, or a zombie.
+
+    With the pid, this is a process's name for all its life (proc(5), starttime).
+    """
+    try:
+        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def name(pid: int) -> str:
+    """Return the short name of a process's program; `?` where it cannot be read."""
+    try:
+        return (PROC / str(pid) / "comm").read_text("utf-8", "replace").strip()
+    except OSError:
+        return "?"
+
+
 def _ancestors() -> frozenset[int]:
     found: set[int] = set()
     pid = os.getppid()

@@ -21,17 +21,19 @@ from orchd.kit.run import started
 from orchd.wire.control import WorkerRegistration, model_ref_fault
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
-from orchd.wire.snapshot import HEARTBEAT_S
+from orchd.wire.snapshot import Phase
 from poolmgr.core import life
 from poolmgr.core import lifewords as lw
 from poolmgr.core.slots import Slots
 from poolmgr.edge.board import Board
-from poolmgr.edge.devices import masked
+from poolmgr.edge.gpu_watch import GpuWatch
 from poolmgr.edge.jobs import Jobs
 from poolmgr.edge.link import Side
+from poolmgr.edge.orphans import reap
 from poolmgr.edge.register import keep_registered
 from poolmgr.edge.reports import Reports
 from poolmgr.edge.server import Server
+from poolmgr.edge.sleep import SleepWatch
 from poolmgr.edge.succession import LAST_WORDS_S, Succession
 from poolmgr.engines.registry import adapter as adapter_of
 from poolmgr.provision.reloaded import in_force
@@ -76,6 +78,7 @@ class Replica:
             self._say,
         )
         self._emptying = trio.CancelScope()
+        self._sleep = SleepWatch(replica_id, self._happened)
         self._mask = mask
         self._work: trio.Nursery
         self._services: trio.Nursery
@@ -89,6 +92,7 @@ class Replica:
         side = Side(
             self._configured.id, self._replica_id, self._jobs, self._board.state, self._board.links
         )
+        gpus = GpuWatch(self._board, self._life, self._mask, self._engines, self._say)
         server = Server(side, self._board.snapshot, self._board.page, self._tokenize, self)
         try:
             async with trio.open_nursery() as services:
@@ -97,12 +101,16 @@ class Replica:
                 await services.start(http.serve, listeners, server.handle)
                 services.start_soon(self._board.serve, self._turned)
                 services.start_soon(self._notifier.keep_beating, self._alive)
-                services.start_soon(self._refresh)
+                services.start_soon(gpus.refresh)
+                services.start_soon(gpus.listen)
+                services.start_soon(self._sleep.watch)
                 services.start_soon(self._register)
                 services.start_soon(self._reports.keep_sending)
                 await services.start(self._hold_work)
                 services.start_soon(self._watch_stop, stop)
-                self._happened(lw.Begun())
+                await self._clear_the_place()
+                if self._life.phase is Phase.DEVICES:  # and no stop came meanwhile
+                    self._happened(lw.Begun())
                 await self._exit.wait()
                 services.cancel_scope.cancel()
         finally:
@@ -110,6 +118,13 @@ class Replica:
                 engine.close()
         if self._error is not None:
             raise self._error
+
+    async def _clear_the_place(self) -> None:
+        """Kill what an earlier life has left, and see its memory return. At most 10 s."""
+        engine_socket = self._settings.engine_socket
+        sockets = [engine_socket(self._replica_id, seat) for seat in (0, 1)]
+        left = await reap(self._replica_id, sockets)
+        await self._engines.now.memory_back(left)
 
     # events and effects
 
@@ -167,18 +182,6 @@ class Replica:
         match effect:
             case lw.Announce():
                 self._board.announce()
-            case lw.FindDevices():
-                self._engines.step(self._engines.now.find_devices)
-            case lw.Provision():
-                self._engines.step(self._engines.now.provision)
-            case lw.StartEngine():
-                self._engines.start()
-            case lw.WaitForHealth():
-                self._engines.step(self._engines.now.load)
-            case lw.SelfTest():
-                self._engines.step(self._engines.now.self_test)
-            case lw.BecomeReady():
-                self._become_ready()
             case lw.FailJobs(error):
                 self._jobs.stop_all(error)
             case lw.Drain(deadline_s):
@@ -191,8 +194,45 @@ class Replica:
             case lw.Exit(error):
                 self._error = error
                 self._exit.set()
+            case lw.LetSleep() | lw.Probe() | lw.Resume():
+                self._do_sleep(effect)
+            case (
+                lw.FindDevices() | lw.Provision() | lw.StartEngine() | lw.WaitForHealth()
+                | lw.SelfTest() | lw.BecomeReady()
+            ):  # fmt: skip
+                self._do_step(effect)
             case _:
                 self._do_control(effect)
+
+    def _do_step(self, effect: lw.StepEffect) -> None:
+        engines = self._engines
+        match effect:
+            case lw.FindDevices():
+                engines.step(engines.now.find_devices)
+            case lw.Provision():
+                engines.step(engines.now.provision)
+            case lw.StartEngine():
+                engines.start()
+            case lw.WaitForHealth():
+                engines.step(engines.now.load)
+            case lw.SelfTest():
+                engines.step(engines.now.self_test)
+            case lw.BecomeReady():
+                self._become_ready()
+            case _:
+                assert_never(effect)
+
+    def _do_sleep(self, effect: lw.SleepEffect) -> None:
+        match effect:
+            case lw.LetSleep():
+                self._sleep.let()
+            case lw.Probe():
+                self._engines.step(self._engines.now.probe_again)
+            case lw.Resume():
+                self._log_ready()
+                self._became_ready.set()
+            case _:
+                assert_never(effect)
 
     def _do_control(self, effect: lw.ControlEffect) -> None:
         match effect:
@@ -282,22 +322,6 @@ class Replica:
     async def _watch_stop(self, stop: trio.Event) -> None:
         await stop.wait()
         self._happened(lw.StopAsked())
-
-    async def _refresh(self) -> None:
-        """Read the GPUs and the engine's memory every heartbeat, once they are known."""
-        while True:
-            await trio.sleep(HEARTBEAT_S)
-            if not self._board.gpus:
-                continue
-            try:
-                self._board.gpus = masked(await self._engines.now.devices.read(), self._mask)
-            except OrchError as exc:
-                self._say(lw.Broke(exc))
-                return
-            # in a thread: an engine with hundreds of threads has as many files to read
-            self._board.ram_bytes = await trio.to_thread.run_sync(
-                self._engines.now.process.ram_bytes
-            )
 
     async def _register(self) -> None:
         await keep_registered(

@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from orchd.kit.client import Client
+from orchd.kit.incoming import Opener
 from orchd.kit.pipe import Pipe
 from orchd.wire import link as wire
 from orchd.wire.errors import OrchError
@@ -30,7 +30,7 @@ class Running:
     )  # fmt: skip
 
     def __init__(
-        self, number: int, order: wire.Open, pipe: Pipe, client: Client | None = None
+        self, number: int, order: wire.Open, pipe: Pipe, client: Opener | None = None
     ) -> None:
         now = trio.current_time()
         self.client = client

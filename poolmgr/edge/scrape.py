@@ -37,6 +37,13 @@ def exposition(snapshot: Snapshot, preloads: Mapping[tuple[str, str], int], drai
             for device in snapshot.devices
         ],
     )
+    lines += _family(
+        "driver_reset_events_total",
+        [
+            ({**replica, "device": str(each.index), "reason": each.reason}, each.count)
+            for each in snapshot.device_events or ()
+        ],
+    )
     return ("\n".join(lines) + "\n").encode()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
@@ -28,6 +28,7 @@ from poolmgr.dialects.exchange import (
     Props,
     Reader,
     Reply,
+    Service,
     Tuning,
     Usage,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "Props",
     "Reader",
     "Reply",
+    "Service",
     "Tuning",
     "Usage",
     "check_profile",
@@ -65,6 +67,8 @@ class Launch:
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
+    sockets: Mapping[Service, Path] = field(factory=dict)
+    """Where else it will listen, beside the socket that it was given."""
 
 
 class Adapter(Protocol):

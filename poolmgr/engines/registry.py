@@ -12,6 +12,8 @@ from poolmgr.engines.base import Adapter, Job
 from poolmgr.engines.llamacpp import LlamaCpp
 from poolmgr.engines.mock import Mock
 from poolmgr.engines.openai import OpenAi
+from poolmgr.engines.tgi import Tgi
+from poolmgr.engines.triton import Triton
 from poolmgr.engines.vllm import Vllm
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ _ADAPTERS: dict[EngineId, Callable[[Pool], Adapter]] = {
     LlamaCpp.engine_id: lambda _: LlamaCpp(),
     Mock.engine_id: lambda _: Mock(),
     OpenAi.engine_id: OpenAi,
+    Tgi.engine_id: Tgi,
+    Triton.engine_id: Triton,
     Vllm.engine_id: Vllm,
 }
 

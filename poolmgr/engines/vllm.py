@@ -66,7 +66,7 @@ class Vllm(VllmServer):
         if model is None:
             raise OrchError(Kind.MODEL_MISSING, "vLLM needs a model's folder, and there is none")
         argv = [
-            "--model", str(model),
+            str(model),
             # one name through every reload: the model's own is a path
             "--served-model-name", self._model,
             "--uds", str(socket),

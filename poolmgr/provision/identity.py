@@ -33,9 +33,14 @@ def check_identity(pool: Pool, props: Props) -> None:
             Kind.ENGINE_PROTOCOL,
             f"the engine is version {props.engine_version}, and engine.version pins {pin}",
         )
-    wanted = pool.model.digest
-    if wanted is not None and props.model_digest is not None and props.model_digest != wanted:
+    wanted, said = pool.model.digest, props.model_digest
+    # only of one kind: TGI tells the commit of a repository, which is no hash of its files
+    if wanted is not None and said is not None and said != wanted and _kind(said) == _kind(wanted):
         raise OrchError(
             Kind.ENGINE_PROTOCOL,
-            f"the engine serves model {props.model_digest}, and model.digest is {wanted}",
+            f"the engine serves model {said}, and model.digest is {wanted}",
         )
+
+
+def _kind(digest: str) -> str:
+    return digest.partition(":")[0]

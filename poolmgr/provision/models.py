@@ -23,16 +23,11 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.modelref import is_remote, shown
 from poolmgr.core import requirements
 from poolmgr.core.modelfile import Head
-<<<<<<< HEAD
+from poolmgr.core.requirements import ModelRequirements
 from poolmgr.provision import digests
 from poolmgr.provision.fetching import bring
-from poolmgr.provision.heads import read_head
-from poolmgr.provision.state import folder
-=======
-from poolmgr.core.requirements import ModelRequirements
-from poolmgr.provision.fetching import bring
 from poolmgr.provision.heads import read_config, read_head
->>>>>>> models2
+from poolmgr.provision.state import folder
 
 FOLDERS: Final = frozenset({VLLM, TRITON})
 """Engines whose model is a folder."""

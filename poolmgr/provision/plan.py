@@ -18,7 +18,7 @@ from orchd.config.pool import MOCK, Mode, Pool, Provisioning
 from orchd.kit.client import Target
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.core.fit import Need
-from poolmgr.engines.base import Adapter, check_profile
+from poolmgr.engines.base import Adapter, Service, check_profile
 from poolmgr.provision.keys import read_key
 from poolmgr.provision.models import Staged
 
@@ -46,6 +46,10 @@ class Plan:
     """The engine's socket file, to be unlinked before it starts; None for an external one."""
     need: Need | None
     """None: the engine runs already, what it needs it has."""
+    services: Mapping[Service, Target] = field(factory=dict)
+    """Where else it answers."""
+    sockets: tuple[Path, ...] = ()
+    """Its other socket files, to be unlinked too."""
     key: str | None = field(default=None, repr=False)
     """What the engine wants as its bearer token."""
 
@@ -62,7 +66,13 @@ def plan(
     check_profile(pool, adapter)
     if how.mode is Mode.EXTERNAL:
         return Plan(
-            target=external(how), argv=None, env={}, socket=None, need=None, key=read_key(pool)
+            target=external(how),
+            argv=None,
+            env={},
+            socket=None,
+            need=None,
+            services=_services(how),
+            key=read_key(pool),
         )
     if pool.engine.id == MOCK and how.command is None:
         command: tuple[str, ...] = MOCK_COMMAND
@@ -74,6 +84,8 @@ def plan(
         argv=(*command, *launch.argv),
         env=launch.env,
         socket=socket,
+        services={name: Target.unix(path) for name, path in launch.sockets.items()},
+        sockets=tuple(launch.sockets.values()),
         need=adapter.need(pool, model.size_bytes, model.head),
     )
 
@@ -86,6 +98,11 @@ def external(how: Provisioning) -> Target:
     parts = urlsplit(how.url)
     target = Target.parse(f"{parts.scheme}://{parts.netloc}", Path(how.ca) if how.ca else None)
     return evolve(target, proxy=Target.parse(how.proxy)) if how.proxy else target
+
+
+def _services(how: Provisioning) -> dict[Service, Target]:
+    urls: dict[Service, str | None] = {"grpc": how.grpc_url, "metrics": how.metrics_url}
+    return {name: Target.parse(url) for name, url in urls.items() if url is not None}
 
 
 def program(command: tuple[str, ...]) -> str:

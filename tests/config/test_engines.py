@@ -11,7 +11,11 @@ E, P = "$.pools[0].engine", "$.pools[0].provisioning"
 
 
 def external(engine: str, how: str = "", more: str = "") -> str:
-    url = "" if "url =" in how.replace("grpc_url", "") else ', url = "http://127.0.0.1:8000"'
+    url = (
+        ""
+        if "url =" in how.replace("grpc_url", "").replace("metrics_url", "")
+        else ', url = "http://127.0.0.1:8000"'
+    )
     return pool(
         engine=f'{{ id = "{engine}"{more} }}',
         provisioning=f'{{ mode = "external"{url}{how} }}',
@@ -27,6 +31,7 @@ GOOD = [
     external("vllm", more=', served_name = "m", api = "completions"'),
     external("tgi", more=', api_key = "file:/run/key"'),
     external("triton", more=', served_name = "ensemble"'),
+    external("triton", ', metrics_url = "http://127.0.0.1:8002"'),
     external("triton", ', grpc_url = "unix:/run/g.sock"', ', api = "grpc"'),
     pool(engine='{ id = "vllm" }', model='{ ref = "/m" }'),
     pool(engine='{ id = "triton", served_name = "m" }', model='{ ref = "/m" }'),
@@ -56,6 +61,7 @@ BAD = [
     (external("openai", FAR + ', gpu_attested = true, proxy = "socks5://p:1"'), f"{P}.proxy",
      "must be http://HOST:PORT"),
     (external("triton", ', grpc_url = "unix:/g"'), f"{P}.grpc_url", 'engine.api = "grpc"'),
+    (external("tgi", ', metrics_url = "unix:/m"'), f"{P}.metrics_url", "only for triton"),
     (external("triton", more=', api = "grpc"'), f"{P}.grpc_url", "is required"),
     (external("triton", more=', api = "chat"'), f"{E}.api", "must be http or grpc for triton"),
     (external("tgi", more=', api = "chat"'), f"{E}.api", "is not for tgi"),

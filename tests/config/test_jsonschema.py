@@ -74,7 +74,7 @@ def test_examples_are_valid(path):
 def test_there_is_an_example_for_each_case():
     assert {path.stem for path in EXAMPLES} == {
         "loopback-mock", "lan-token", "reverse-proxy", "two-pools",
-        "mode-binary", "mode-package", "mode-external", "fetched-model",
+        "mode-binary", "mode-package", "mode-external", "engines", "fetched-model",
     }  # fmt: skip
 
 

@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from orchd.core.effects import Accepted, Note, Refused
 from orchd.wire.errors import Kind
-from orchd.wire.ids import PoolId
+from orchd.wire.ids import PoolId, Positive
 from orchd.wire.shapes import Placement, Priority, Workload
 from orchd.wire.snapshot import Cause, Phase
 from tests.core.making import (
@@ -70,6 +71,16 @@ def test_a_strict_task_is_refused_where_jobs_beside_it_change_its_bytes(house: H
     house.admit(2, determinism="best_effort")
     features = house.front.capabilities(house.now).engines[0].features
     assert "strict_determinism" not in features
+
+
+@pytest.mark.req("ORCH-3045")
+def test_a_server_that_cannot_be_held_to_its_bytes_is_named(house: House) -> None:
+    pool = house.front.world.pools[next(iter(house.front.world.pools))]
+    pool.spec = evolve(pool.spec, slots=Positive(1))
+    house.see(snapshot(slots_total=1, strict=False))
+    message = only(house.submit(), Refused).error.message
+    assert "cannot hold its mock server to the same bytes" in message
+    assert "slots = 1" not in message
 
 
 @pytest.mark.req("OC-CORE-1021")

@@ -20,9 +20,9 @@ from orchd.core.effects import (
 from orchd.core.events import DrainAll
 from orchd.core.spec import Watchdog
 from orchd.wire.errors import Kind
-from orchd.wire.ids import Count, PoolId, Positive, ReplicaId
+from orchd.wire.ids import Count, PoolId, ReplicaId
 from orchd.wire.shapes import Priority, Started, TaskAccepted, TaskState
-from orchd.wire.snapshot import FRESH_S, Cause, Outcome, Phase, Reload
+from orchd.wire.snapshot import FRESH_S, Phase
 from tests.core.making import (
     House,
     acts,
@@ -414,36 +414,6 @@ def test_the_error_of_a_prediction_is_observed(house: House) -> None:
     assert not of(house.see(), Observe)  # a second start is not what was promised
 
 
-@pytest.mark.req("OC-POOL-3030")
-def test_preloads_drains_and_restarts_are_counted() -> None:
-    house = House.of()
-    where = ("mock", "1.0", "demo", "demo:0")
-    draining = snapshot(seq=3, draining=True, phase=Phase.DRAINING)
-    house.see(unready(seq=1), snapshot(seq=2), draining, snapshot(seq=4))
-    house.lose()
-    why = Cause(kind=Kind.VRAM_SHORT, message="short", advice="Free VRAM.")
-    house.see(unready(seq=1), unready(seq=2, phase=Phase.FAILED, last_error=why))
-    counts = house.front.counters()
-    assert counts["restarts_total"] == {where: 1}
-    assert counts["drain_events_total"] == {where: 1}
-    assert counts["preload_outcomes_total"] == {
-        (*where, "ready", ""): 1,
-        (*where, "failed", "vram_short"): 1,
-    }
-
-
-@pytest.mark.req("OC-POOL-3030")
-def test_a_new_life_is_a_restart_whatever_its_first_snapshot_is() -> None:
-    house = House.of()
-    where = ("mock", "1.0", "demo", "demo:0")
-    house.see(snapshot(seq=2, instance="one"))
-    house.lose()
-    house.see(snapshot(seq=3, instance="one"))  # the link broke, the poolmgr lived
-    assert "restarts_total" not in house.front.counters()
-    house.see(snapshot(seq=9, instance="two"))
-    assert house.front.counters()["restarts_total"] == {where: 1}
-
-
 @pytest.mark.req("ORCH-3027")
 def test_a_drain_on_request_is_no_warning_and_names_the_replica_once(house: House) -> None:
     said = snapshot(seq=2, phase=Phase.EMPTYING, ready=False, draining=True, status="Draining")
@@ -455,33 +425,3 @@ def test_a_drain_on_request_is_no_warning_and_names_the_replica_once(house: Hous
     house.see(snapshot(seq=5))
     (lost,) = of(house.see(snapshot(seq=6, phase=Phase.FAILED, ready=False)), Note)
     assert lost.level == "warning"
-
-
-@pytest.mark.req("OC-POOL-3030")
-def test_reloads_are_preloads_and_drains_on_request_are_drains() -> None:
-    house = House.of()
-    where = ("mock", "1.0", "demo", "demo:0")
-    why = Cause(kind=Kind.VRAM_SHORT, message="short", advice="Free VRAM.")
-
-    def reload(number: int, outcome: Outcome) -> Reload:
-        return Reload(number=Positive(number), model_ref="mock:lorem", outcome=outcome)
-
-    one, two = reload(1, Outcome.RUNNING), reload(2, Outcome.RUNNING)
-    failed = reload(2, Outcome.FAILED)
-    house.see(
-        snapshot(seq=1),
-        snapshot(seq=2, phase=Phase.RELOADING, reload=one),
-        snapshot(seq=3, reload=reload(1, Outcome.READY)),
-        snapshot(seq=4, reload=reload(1, Outcome.READY)),
-        snapshot(seq=5, phase=Phase.REPLACING, ready=False, reload=two),
-        snapshot(seq=6, phase=Phase.RESTORING, ready=False, reload=two, last_error=why),
-        snapshot(seq=7, reload=failed, last_error=why),
-        snapshot(seq=8, phase=Phase.EMPTYING, ready=False, draining=True, reload=failed),
-        snapshot(seq=9, phase=Phase.DRAINED, ready=False, draining=True, reload=failed),
-    )
-    counts = house.front.counters()
-    assert counts["preload_outcomes_total"] == {
-        (*where, "ready", ""): 3,  # the start, the first reload, and the old one after the second
-        (*where, "failed", "vram_short"): 1,
-    }
-    assert counts["drain_events_total"] == {where: 1}

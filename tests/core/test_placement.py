@@ -31,6 +31,7 @@ BADS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "vectors": ({"embedding_dim": 4096}, {"vectors": 65}),
     "not_strict": ({"strict": False}, {}),
     "kv_bytes": ({"kv_bytes_per_token": 1, "vram_free_bytes": 4095}, {}),
+    "shedding": ({"shedding": True}, {"may_wait": True}),
     "queue_full": ({"full": True}, {"may_wait": True}),
     "refusing": ({"refusing": True}, {}),
     "no_slot": ({"leases": 2}, {}),

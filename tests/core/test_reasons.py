@@ -9,6 +9,7 @@ import pytest
 
 from orchd import core
 from orchd.core.cardinality import OTHER
+from orchd.core.runs import ENGINE_LOST
 from orchd.core.tally import REASONS, Tally
 from orchd.wire.errors import Kind
 from orchd.wire.metrics import BUDGETS
@@ -20,7 +21,7 @@ NO_REFUSAL_OF_A_TASK = {
     *(Kind.UNKNOWN_ID, Kind.UNKNOWN_NAME, Kind.UNKNOWN_REPLICA, Kind.PINS_DIFFER),
     Kind.RELOAD_UNDER_WAY,
     # what replicas say
-    *(Kind.ENGINE_DIED, Kind.ENGINE_UNHEALTHY),
+    *ENGINE_LOST,
 }
 
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from attrs import evolve, frozen
@@ -27,19 +27,22 @@ from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, TaskId, Text
 from orchd.wire.shapes import Workload
 from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Pieces, Props, Reply
 from poolmgr.engines.registry import adapter
+from tests.engines.grpc_client import GrpcAnswer
 from tests.lab.llama import LlamaBuild, llama_server_command, needs_of, tiny_model
-from tests.lab.needs import require
+from tests.lab.needs import TRITON, require
 from tests.lab.tiny_gguf import PLAIN, TinyModel
+from tests.lab.triton import MODEL, repository, triton_command
 from tests.lab.vllm import VLLM, tiny_hf, vllm_command
 
 REAL = tuple(str(build) for build in LlamaBuild)
 ALL = ("mock", *REAL)
 OPENAI = ("openai", "chat")
-EVERY = (*ALL, *OPENAI, "vllm")
-ENGINES = {"mock": "mock", "vllm": "vllm"}
+TRITONS = ("triton", "triton-grpc")
+EVERY = (*ALL, *OPENAI, *TRITONS, "vllm")
+ENGINES = {"mock": "mock", "vllm": "vllm", "triton": "triton", "triton-grpc": "triton"}
 # What the wheel's main() does not know; it has no GPU backend and no web UI either.
 UNKNOWN_TO_WHEEL = {"--n-gpu-layers": 2, "--no-webui": 1}
-START_S = 20.0
+START_S = 40.0  # a loaded machine; alone 2 s for the slowest
 START_VLLM_S = 110.0  # 20 to 30 s alone
 FOR_VLLM = ("--enforce-eager", "--dtype", "float32")
 
@@ -55,6 +58,21 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(30)
         self.sock.connect(str(self._path))
+
+
+class Closing(Protocol):
+    """What ends a call when it is closed."""
+
+    def close(self) -> None: ...
+
+
+class Answer(Closing, Protocol):
+    """An answer as http.client has it."""
+
+    @property
+    def status(self) -> int: ...
+    def read1(self, _size: int = -1) -> bytes: ...
+    def read(self) -> bytes: ...
 
 
 @frozen
@@ -78,26 +96,49 @@ class Running:
     socket: Path
     pid: int
     ctx: int
+    key: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with every request."""
+        bearer = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        return {"content-type": "application/json", **bearer}
+
+    def ask_call(self, call: Call) -> tuple[int, bytes]:
+        """The whole answer to a call, wherever it goes."""
+        if call.service == "grpc":
+            answer = self.begin(call)[1]
+            try:
+                return answer.status, answer.read()
+            finally:
+                answer.close()
+        return self.ask(call.method, call.path, call.body)
 
     def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         connection = UnixConnection(self.socket)
         try:
-            connection.request(method, path, body or None, {"content-type": "application/json"})
+            connection.request(method, path, body or None, self.headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
             connection.close()
 
-    def open(self, body: bytes) -> tuple[UnixConnection, http.client.HTTPResponse]:
+    def open(self, body: bytes) -> tuple[Closing, Answer]:
         return self.begin(Call(method="POST", path="/completion", body=body))
 
-    def begin(self, call: Call) -> tuple[UnixConnection, http.client.HTTPResponse]:
+    def begin(self, call: Call) -> tuple[Closing, Answer]:
+        """Begin a call; return what to close, and its answer to be read as it comes."""
+        if call.service == "grpc":
+            answer = GrpcAnswer(self.socket.with_name(f"{self.socket.name}:2"), call)
+            return answer, answer
         connection = UnixConnection(self.socket)
-        connection.request(call.method, call.path, call.body, {"content-type": "application/json"})
+        connection.request(call.method, call.path, call.body, self.headers)
         return connection, connection.getresponse()
 
     def whole(self, job: Job) -> tuple[str, int, int]:
         """What the engine says of the same job when it is not streamed: text, tokens in and out."""
+        if self.name in TRITONS:
+            return triton_says(job)
         call = self.adapter.submit(job)
         asked = orjson.loads(call.body) | {"stream": False}
         asked.pop("stream_options", None)
@@ -111,16 +152,17 @@ class Running:
         return text, usage["prompt_tokens"], usage["completion_tokens"]
 
     def run(self, job: Job) -> Outcome:
-        call = self.adapter.submit(job)
-        status, body = self.ask(call.method, call.path, call.body)
+        status, body = self.ask_call(self.adapter.submit(job))
         return read(self.adapter, job, status, body)
 
     def props(self) -> Props:
         calls = self.adapter.props()
-        return self.adapter.read_props([Reply(*self.ask(c.method, c.path, c.body)) for c in calls])
+        return self.adapter.read_props([Reply(*self.ask_call(call)) for call in calls])
 
     def busy(self) -> bool:
         """Whether the engine itself says that it generates."""
+        if self.name in TRITONS:  # its own metrics count what waits, not what runs
+            return (self.socket.parent / "live").read_text() != "0"
         call = self.adapter.usage()
         if call is None:  # llama-server, asked as a server of others
             return any(slot["is_processing"] for slot in orjson.loads(self.ask("GET", "/slots")[1]))
@@ -134,6 +176,15 @@ class Running:
         except (OSError, http.client.HTTPException):
             return None
         return self.adapter.load_state(status, body)[0]
+
+
+def triton_says(job: Job) -> tuple[str, int, int]:
+    """What lab/triton_model.py makes of a job, said once more."""
+    prompt, seed = job.prompt or "", job.seed or 0
+    count = min(job.max_tokens, 40 + seed * 37 % 400)
+    begin = sum(prompt.encode()) + seed
+    text = "".join(chr((begin + at * 7) % 26 + 97) for at in range(count))
+    return text, len(prompt.split()), count
 
 
 def read(adapter: Adapter, job: Job, status: int, body: bytes) -> Outcome:
@@ -190,13 +241,24 @@ def running(
 ) -> Iterator[Running]:
     """Start a server by its adapter's launch, and kill it in the end.
 
-    `more` is what pool() takes; `ref` only for the mock.
+    `more` is what pool() takes; `ref` only for the mock; `key` for a llama-server that wants one.
     """
+    key = more.pop("key", "")
+    if key:
+        more["args"] = ("--api-key", key)
     sock = folder / "e.sock"
     if name == "mock":
         extra: dict[str, str] = {}
         command, file = [sys.executable, "-m", "poolmgr.mockengine"], None
         made = pool(name, tokens_per_s=more.pop("tokens_per_s", 0.0), **more)
+    elif name in TRITONS:
+        require(TRITON)
+        command, extra = triton_command()
+        extra |= {"TINY_LIVE": str(folder / "live"), "TINY_CTX": str(more.get("ctx", 2048))}
+        extra |= {"TINY_DELAY_MS": str(more.pop("delay_ms", 0))}
+        file = repository()
+        api = Api.GRPC if name == "triton-grpc" else Api.HTTP
+        made = pool(name, served_name=Text(MODEL), api=api, **more)
     elif name == "vllm":
         require(VLLM)
         command, extra = vllm_command()
@@ -219,9 +281,10 @@ def running(
         try:
             if name in OPENAI:
                 chosen = adapter(of_others(name, made, sock))
-            server = Running(name, chosen, sock, child.pid, made.ctx)
+            server = Running(name, chosen, sock, child.pid, made.ctx, key)
             if wait:
                 wait_serving(server, child, folder / "engine.log")
+                server.props()  # an adapter learns from it
             yield server
         finally:
             with suppress(ProcessLookupError):

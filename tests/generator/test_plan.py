@@ -47,6 +47,29 @@ def values(units: Units, key: str, replica: str = "llama:0") -> list[str]:
     return [value for name, _, value in found if name == key]
 
 
+FAR = """
+[[pools]]
+id = "far"
+engine = { id = "openai", api_key = "credential:far_key" }
+model = { ref = "m" }
+replicas = [[0]]
+ctx = 8192
+provisioning = { mode = "external", url = "https://api.example.org", gpu_attested = true }
+"""
+
+
+@pytest.mark.req("SYSD-15", "ORCH-3613", "OC-ADAPT-OAI-6031")
+def test_only_a_pool_whose_engine_is_elsewhere_may_leave_this_machine(made):
+    units = made(pool("near") + FAR)
+    assert values(units, "IPAddressAllow", "far:0") == ["any"]
+    assert values(units, "ImportCredential", "far:0") == ["orchd.far_key:far_key"]
+    for key in ("IPAddressAllow", "ImportCredential"):
+        assert values(units, key, "near:0") == []
+    alone = made(FAR, user=True)
+    assert values(alone, "ImportCredential", "far:0") == ["orchd.far_key:far_key"]
+    assert values(alone, "IPAddressAllow", "far:0") == []
+
+
 @pytest.mark.req("SYSD-15")
 def test_each_replica_is_an_instance_that_the_target_wants(made):
     units = made(pool("a") + pool("b-2", replicas="[[1], [0, 2]]"))

@@ -1,8 +1,8 @@
 /* A stub of NVIDIA's management library for tests on machines without a GPU.
  *
  * Here: the calls that the project makes through pynvml, answered from a text file that is read
- * anew at every call, so that a test changes a GPU while a daemon runs. Not here: event sets and
- * anything else; pynvml reports a missing symbol as NVMLError_FunctionNotFound.
+ * anew at every call, so that a test changes a GPU while a daemon runs. Not here: anything else;
+ * pynvml reports a missing symbol as NVMLError_FunctionNotFound.
  *
  * The file is $FAKE_NVML, else /opt/fakenvml/gpus.txt. One GPU a line:
  *     UUID TOTAL_MIB USED_MIB UTIL_PERCENT TEMP_C POWER_MW ERROR NAME WITH BLANKS
@@ -10,28 +10,37 @@
  *     P GPU PID USED_MIB     adds a compute process to a GPU (counted from 0).
  *     L GPU PID USED_MIB     the same while the process lives; its memory is added to the GPU's.
  *     M GPU                  the GPU is split into MIG instances.
+ *     X GPU XID              an Xid event; each line is told once, by its place among those of X.
+ *     E GPU COUNT            the GPU has ECC, and so many uncorrected errors; each is an event too.
+ *     N GPU                  the GPU supports no events.
  * No file: the driver is not loaded (9). */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define API __attribute__((visibility("default")))
 #define MAX_GPUS 16
 #define MAX_PROCESSES 256
+#define MAX_EVENTS 1024
+#define XID_EVENT 8ull
+#define ECC_EVENT 2ull
+#define POLL_MS 20
 #define DEFAULT_FILE "/opt/fakenvml/gpus.txt"
 
 enum {
     SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
-    DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15, ARGUMENT_VERSION_MISMATCH = 25
+    NOT_SUPPORTED = 3, DRIVER_NOT_LOADED = 9, TIMEOUT = 10, GPU_IS_LOST = 15, ARGUMENT_VERSION_MISMATCH = 25
 };
 
 typedef unsigned long long u64;
 typedef struct handle { unsigned index; } *device;
 
-struct gpu { char uuid[96], name[96]; u64 total, used; unsigned util, temp, power, mig; int error; };
+struct gpu { char uuid[96], name[96]; u64 total, used, ecc_errors; unsigned util, temp, power, mig, has_ecc, mute; int error; };
 struct process { unsigned gpu, pid; u64 used; };
-struct state { struct gpu gpus[MAX_GPUS]; unsigned n; struct process processes[MAX_PROCESSES]; unsigned np; };
+struct xid { unsigned gpu, number; };
+struct state { struct gpu gpus[MAX_GPUS]; unsigned n; struct process processes[MAX_PROCESSES]; unsigned np; struct xid xids[MAX_EVENTS]; unsigned nx; };
 
 static struct handle handles[MAX_GPUS];
 static int initialised;
@@ -56,7 +65,7 @@ static int load(struct state *s) {
     FILE *file = fopen(path ? path : DEFAULT_FILE, "re");
     char line[512];
 
-    s->n = s->np = 0;
+    s->n = s->np = s->nx = 0;
     if (!file)
         return DRIVER_NOT_LOADED;
     while (fgets(line, sizeof line, file)) {
@@ -65,10 +74,21 @@ static int load(struct state *s) {
         line[strcspn(line, "\n")] = 0;
         if (line[0] == '#' || !line[0])
             continue;
-        unsigned split;
-        if (sscanf(line, "M %u", &split) == 1) {
-            if (split < s->n)
-                s->gpus[split].mig = 1;
+        unsigned which, number;
+        if (sscanf(line, "M %u", &which) == 1) {
+            if (which < s->n)
+                s->gpus[which].mig = 1;
+        } else if (sscanf(line, "N %u", &which) == 1) {
+            if (which < s->n)
+                s->gpus[which].mute = 1;
+        } else if (sscanf(line, "X %u %u", &which, &number) == 2) {
+            if (which < s->n && s->nx < MAX_EVENTS)
+                s->xids[s->nx++] = (struct xid){ which, number };
+        } else if (sscanf(line, "E %u %u", &which, &number) == 2) {
+            if (which < s->n) {
+                s->gpus[which].has_ecc = 1;
+                s->gpus[which].ecc_errors = number;
+            }
         } else if (s->np < MAX_PROCESSES && sscanf(line, "L %u %u %llu", &p->gpu, &p->pid, &p->used) == 3) {
             if (p->gpu < s->n && lives(p->pid)) {
                 s->gpus[p->gpu].used += p->used << 20;
@@ -83,7 +103,7 @@ static int load(struct state *s) {
                              &g->util, &g->temp, &g->power, &g->error, g->name) == 8) {
             g->total <<= 20;
             g->used <<= 20;
-            g->mig = 0;
+            g->ecc_errors = g->mig = g->has_ecc = g->mute = 0;
             handles[s->n].index = s->n;
             s->n++;
         }
@@ -134,6 +154,8 @@ API const char *nvmlErrorString(int error) {
     case INVALID_ARGUMENT: return "Invalid Argument";
     case NOT_FOUND: return "Not Found";
     case INSUFFICIENT_SIZE: return "Insufficient Size";
+    case NOT_SUPPORTED: return "Not Supported";
+    case TIMEOUT: return "Timeout";
     case DRIVER_NOT_LOADED: return "Driver Not Loaded";
     case GPU_IS_LOST: return "GPU is lost";
     default: return "Fake error";
@@ -223,5 +245,74 @@ API int nvmlDeviceGetGraphicsRunningProcesses_v3(device d, unsigned *count, stru
     (void)out;
     DEVICE(d);
     *count = 0;
+    return SUCCESS;
+}
+
+/* Events. Like the driver's, a set tells what comes after a GPU was registered, not what was before. */
+struct event_set { u64 wanted[MAX_GPUS], ecc_told[MAX_GPUS]; unsigned xids_told[MAX_GPUS]; };
+struct event { device d; u64 type, data; unsigned gpu_instance, compute_instance; };
+
+static unsigned xids_of(const struct state *s, unsigned gpu) {
+    unsigned n = 0;
+    for (unsigned i = 0; i < s->nx; i++)
+        n += s->xids[i].gpu == gpu;
+    return n;
+}
+
+API int nvmlDeviceGetSupportedEventTypes(device d, u64 *out) {
+    DEVICE(d);
+    *out = g->mute ? 0 : XID_EVENT | (g->has_ecc ? ECC_EVENT : 0);
+    return SUCCESS;
+}
+API int nvmlEventSetCreate(struct event_set **out) {
+    SYSTEM(;)
+    *out = calloc(1, sizeof **out);
+    return SUCCESS;
+}
+API int nvmlEventSetFree(struct event_set *set) { free(set); return SUCCESS; }
+API int nvmlDeviceRegisterEvents(device d, u64 types, struct event_set *set) {
+    DEVICE(d);
+    if (g->mute || types & ~(XID_EVENT | ECC_EVENT))
+        return NOT_SUPPORTED;
+    set->wanted[d->index] = types;
+    set->xids_told[d->index] = xids_of(&s, d->index);
+    set->ecc_told[d->index] = g->ecc_errors;
+    return SUCCESS;
+}
+
+/* The next event that was not told, into `out`; 0: there is none. */
+static int next_event(const struct state *s, struct event_set *set, struct event *out) {
+    for (unsigned gpu = 0; gpu < s->n; gpu++) {
+        unsigned seen = 0;
+        for (unsigned i = 0; set->wanted[gpu] & XID_EVENT && i < s->nx; i++)
+            if (s->xids[i].gpu == gpu && seen++ == set->xids_told[gpu]) {
+                set->xids_told[gpu]++;
+                *out = (struct event){ &handles[gpu], XID_EVENT, s->xids[i].number, ~0u, ~0u };
+                return 1;
+            }
+        if (set->wanted[gpu] & ECC_EVENT && s->gpus[gpu].ecc_errors > set->ecc_told[gpu]) {
+            set->ecc_told[gpu]++;
+            *out = (struct event){ &handles[gpu], ECC_EVENT, 0, ~0u, ~0u };
+            return 1;
+        }
+    }
+    return 0;
+}
+
+API int nvmlEventSetWait_v2(struct event_set *set, struct event *out, unsigned timeout_ms) {
+    for (unsigned waited = 0;; waited += POLL_MS) {
+        SYSTEM(;)
+        if (next_event(&s, set, out))
+            return SUCCESS;
+        if (waited >= timeout_ms)
+            return TIMEOUT;
+        usleep(POLL_MS * 1000);
+    }
+}
+API int nvmlDeviceGetTotalEccErrors(device d, int type, int counter, u64 *out) {
+    DEVICE(d);
+    if (!g->has_ecc || counter)
+        return NOT_SUPPORTED;
+    *out = type == 1 ? g->ecc_errors : 0;
     return SUCCESS;
 }

@@ -109,6 +109,20 @@ LIBGOMP = Need(
     debian=("libgomp1",),
     arch=("gcc-libs",),
 )
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+TRITON_PYTHONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
+"""Pythons that tritonserver's wheel has a backend for."""
+TRITON_PYTHON = Need(
+    f"a Python of {', '.join(TRITON_PYTHONS)} (Triton's Python backend)",
+    lambda: PYTHON in TRITON_PYTHONS,
+    advice="run the tests with one of them",
+)
+LIBPYTHON = Need(
+    "libpython (Triton's Python backend loads it)",
+    lambda: ctypes.util.find_library(f"python{PYTHON}") is not None,
+    debian=(f"libpython{PYTHON}",),
+    arch=("python",),
+)
 PYTHON_H = Need(
     "Python's headers (systemd-python is compiled)",
     lambda: Path(sysconfig.get_paths()["include"], "Python.h").is_file(),
@@ -132,13 +146,20 @@ PACMAN = Need(
 )
 FAKEROOT = Need("fakeroot", has_program("fakeroot"), debian=("fakeroot",), arch=("fakeroot",))
 
+DBUS = Need("dbus-daemon", has_program("dbus-daemon"), debian=("dbus-daemon",), arch=("dbus",))
+
 MACHINE = (ROOT, LINUX, NSPAWN, NSENTER, MMDEBSTRAP, CGROUP2, OVERLAY)
 DEBIAN_LLAMA = (X86_64, APT, PATCHELF)
 WHEEL_LLAMA = (X86_64, LIBGOMP)
+TRITON = (X86_64, TRITON_PYTHON, LIBPYTHON)
 FAKE_NVML = (GCC,)
+BUS = (DBUS,)
 VENV = (GCC, LIBSYSTEMD, PYTHON_H)
 PACKAGING = (MAKEPKG, PACMAN, FAKEROOT)
-EVERYTHING = (*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *FAKE_NVML, *PACKAGING, REGISTRY)
+EVERYTHING = (
+    *(*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *TRITON),
+    *(*FAKE_NVML, *BUS, *PACKAGING, REGISTRY),
+)
 
 
 def missing(needs: Iterable[Need]) -> list[Need]:

@@ -89,6 +89,9 @@ class FakeNvml:
     _gpus: list[Gpu] = field(factory=two_gpus)
     _processes: list[GpuProcess] = field(factory=list)
     _split: set[int] = field(factory=set)
+    _mute: set[int] = field(factory=set)
+    _xids: list[tuple[int, int]] = field(factory=list)
+    _ecc_errors: dict[int, int] = field(factory=dict)
 
     @classmethod
     def create(cls, cache: Cache, folder: Path, gpus: list[Gpu] | None = None) -> FakeNvml:
@@ -164,6 +167,22 @@ class FakeNvml:
         self._split.add(gpu)
         self._write()
 
+    def tell_xid(self, gpu: int, xid: int) -> None:
+        """The driver tells an Xid of a GPU, to whoever waits for events."""
+        self._xids.append((gpu, xid))
+        self._write()
+
+    def set_ecc_errors(self, gpu: int, count: int) -> None:
+        """The GPU has ECC, and so many errors that could not be corrected; more of them are told as
+        events, where the GPU supports any."""
+        self._ecc_errors[gpu] = count
+        self._write()
+
+    def support_no_events(self, gpu: int) -> None:
+        """The GPU supports no events, as some in virtual machines."""
+        self._mute.add(gpu)
+        self._write()
+
     def remove_process(self, pid: int) -> None:
         """The process is gone from every GPU, and its memory with it."""
         for process in [p for p in self._processes if p.pid == pid]:
@@ -184,6 +203,9 @@ class FakeNvml:
             f"{'L' if p.alive else 'P'} {p.gpu} {p.pid} {p.used_mib}" for p in self._processes
         ]
         lines += [f"M {gpu}" for gpu in sorted(self._split)]
+        lines += [f"N {gpu}" for gpu in sorted(self._mute)]
+        lines += [f"E {gpu} {count}" for gpu, count in sorted(self._ecc_errors.items())]
+        lines += [f"X {gpu} {xid}" for gpu, xid in self._xids]
         fresh = self.file.with_suffix(".new")
         fresh.write_text("\n".join(lines) + "\n")
         fresh.chmod(0o644)

@@ -20,10 +20,11 @@ from functools import partial
 from tests.lab import needs as lab_needs
 from tests.lab.cache import Cache
 from tests.lab.llama import LlamaBuild, build_llama, needs_of, tiny_model
-from tests.lab.needs import EVERYTHING, FAKE_NVML, MACHINE, Need, install, missing
+from tests.lab.needs import EVERYTHING, FAKE_NVML, MACHINE, TRITON, Need, install, missing
 from tests.lab.nvml import build_stub
 from tests.lab.rootfs import Suite
 from tests.lab.tiny_gguf import SLOW
+from tests.lab.triton import build_triton
 from tests.lab.venv import dependency_layer
 
 Step = tuple[str, tuple[Need, ...], Callable[[], object]]
@@ -49,6 +50,7 @@ def steps(cache: Cache) -> list[Step]:
     return [
         *systems,
         *engines,
+        ("tritonserver", TRITON, partial(build_triton, cache)),
         ("tiny models", (), lambda: [tiny_model(cache=cache), tiny_model(SLOW, cache)]),
         ("fake NVML", FAKE_NVML, lambda: build_stub(cache)),
     ]

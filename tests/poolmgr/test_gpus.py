@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,7 +112,7 @@ async def test_no_driver_and_no_such_gpu_are_told_apart(tmp_path: Path, fake: Fa
         assert "modprobe nvidia" in await fails(run, Kind.DRIVER_UNAVAILABLE)
 
 
-@pytest.mark.req("ORCH-1102", "OC-POOL-3010")
+@pytest.mark.req("ORCH-1102", "OC-POOL-3010", "OC-POOL-3030", "ORCH-3053")
 async def test_a_gpu_that_falls_off_the_bus_ends_the_pool(tmp_path: Path, fake: FakeNvml) -> None:
     async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
         await while_loading(run, lambda pid: fake.follow_process(0, pid, 2048))
@@ -119,9 +121,114 @@ async def test_a_gpu_that_falls_off_the_bus_ends_the_pool(tmp_path: Path, fake: 
         await trio.sleep(2 * HEARTBEAT_S)
         assert (await run.get("/health"))[0] == 200
         fake.lose_gpu(0)
-        assert await run.exit_code() == TABLE[Kind.DRIVER_UNAVAILABLE].exit_code
+        assert await run.exit_code() == TABLE[Kind.DRIVER_RESET].exit_code
         (failed,) = [entry for entry in run.log if entry["event"] == "failed"]
+        assert failed["kind"] == Kind.DRIVER_RESET
         assert "GPU 0 does not answer: " in failed["human"]
+        assert "nvidia-smi --gpu-reset" in failed["human"]
+
+
+@pytest.mark.req("OC-POOL-3010", "ORCH-3053")
+async def test_a_driver_that_goes_while_a_pool_serves_is_a_reset(
+    tmp_path: Path, fake: FakeNvml
+) -> None:
+    async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
+        await while_loading(run, lambda pid: fake.follow_process(0, pid, 2048))
+        await run.until(200)
+        fake.unload_driver()
+        human = await fails_after_ready(run, Kind.DRIVER_RESET)
+        assert "the NVIDIA driver is gone, and it was here before" in human
+
+
+@pytest.mark.req("OC-POOL-3010", "ORCH-3053")
+async def test_an_engine_that_dies_with_its_gpu_is_not_blamed(
+    tmp_path: Path, fake: FakeNvml
+) -> None:
+    async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
+        await while_loading(run, lambda pid: fake.follow_process(0, pid, 2048))
+        pid = (await run.until(200))["engine_pid"]
+        fake.lose_gpu(0)
+        os.kill(pid, signal.SIGABRT)
+        human = await fails_after_ready(run, Kind.DRIVER_RESET)
+        assert "was killed by SIGABRT" in human
+
+
+async def fails_after_ready(run: Run, kind: Kind) -> str:
+    assert await run.exit_code() == TABLE[kind].exit_code
+    (failed,) = [entry for entry in run.log if entry["event"] == "failed"]
+    assert failed["kind"] == kind
+    return str(failed["human"])
+
+
+async def page_with(run: Run, sample: str) -> None:
+    """Wait until the pool's scrape page has a sample."""
+    with trio.fail_after(10):
+        while sample not in (await run.get("/metrics"))[1]:
+            await trio.sleep(0.02)
+
+
+def counted(reason: str, count: int) -> str:
+    return f'replica_id="gpu:0",device="0",reason="{reason}"}} {count}'
+
+
+@pytest.mark.req("ORCH-3053", "OC-POOL-3010", "OC-POOL-3030", "ORCH-3038")
+@pytest.mark.parametrize(
+    ("xid", "kind", "words"),
+    [
+        (79, Kind.DRIVER_RESET, "Xid 79 (GPU has fallen off the bus)"),
+        (48, Kind.GPU_ECC, "Xid 48 (double bit ECC error)"),
+        (74, Kind.GPU_XID, "Xid 74"),
+    ],
+)
+async def test_what_the_driver_tells_of_a_gpu_ends_the_pool_by_its_name(
+    tmp_path: Path, fake: FakeNvml, xid: int, kind: Kind, words: str
+) -> None:
+    async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
+        await while_loading(run, lambda pid: fake.follow_process(0, pid, 2048))
+        await run.until(200)
+        fake.tell_xid(1, xid)  # beside the mask
+        fake.tell_xid(0, 13)  # a program's fault
+        await page_with(run, counted("application_xid", 1))
+        assert (await run.get("/health"))[0] == 200
+        fake.tell_xid(0, xid)
+        assert f"GPU 0: {words}" in await fails_after_ready(run, kind)
+        told = [(e["device"], e["xid"], e["reason"]) for e in run.log if e["event"] == "gpu_event"]
+        assert told == [(0, 13, "application_xid"), (0, xid, kind)]
+        assert any(f"STATUS=Failed: GPU 0: {words}" in said for said in run.said)
+
+
+@pytest.mark.req("ORCH-3053")
+@pytest.mark.parametrize("events", [True, False])
+async def test_an_ecc_error_is_heard_or_polled(
+    tmp_path: Path, fake: FakeNvml, events: bool
+) -> None:
+    fake.set_ecc_errors(0, 3)  # of long ago
+    if not events:
+        fake.support_no_events(0)
+    async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
+        await while_loading(run, lambda pid: fake.follow_process(0, pid, 2048))
+        await run.until(200)
+        await trio.sleep(2 * HEARTBEAT_S)
+        assert (await run.get("/health"))[0] == 200
+        polled = [e["human"] for e in run.log if e["event"] == "gpu_events_polled"]
+        assert [human[:32] for human in polled] == (
+            [] if events else ["Xid events of GPU 0 are not told"]
+        )
+        fake.set_ecc_errors(0, 4)
+        assert "GPU 0 had an ECC error" in await fails_after_ready(run, Kind.GPU_ECC)
+
+
+@pytest.mark.req("ORCH-3053", "OC-POOL-3010")
+async def test_an_engine_that_an_xid_killed_says_so(tmp_path: Path, fake: FakeNvml) -> None:
+    async with poolmgr(tmp_path, "gpu:0", POOL, head=HEAD, env=fake.env) as run:
+        await while_loading(run, lambda pid: fake.follow_process(0, pid, 2048))
+        pid = (await run.until(200))["engine_pid"]
+        fake.tell_xid(0, 31)
+        await page_with(run, counted("application_xid", 1))
+        os.kill(pid, signal.SIGABRT)
+        human = await fails_after_ready(run, Kind.GPU_XID)
+        assert "was killed by SIGABRT" in human
+        assert "Xid 31 (GPU memory page fault) of GPU 0" in human
 
 
 @pytest.mark.req("OC-POOL-3012", "ORCH-1102")

@@ -126,5 +126,5 @@ async def test_the_real_engine_serves_on_whatever_is_wrong_with_the_new_model(
 async def reports(client: Client) -> list[dict[str, Any]]:
     listed = await get(client, "/v1/artifacts?tag=self-test")
     each = [await get(client, f"/v1/artifacts/{one['id']}") for one in listed["artifacts"]]
-    assert all(one["kind"] == "trace" and "replica=llama:0" in one["tags"] for one in each)
+    assert all(one["kind"] == "trace" and "replica:llama:0" in one["tags"] for one in each)
     return [orjson.loads(one["content"]) for one in each]

@@ -171,15 +171,29 @@ def test_a_pool_that_cannot_load_rests_in_the_end_and_the_way_out(house: House) 
     health = house.health()
     assert (health["ready"], health["live"]) == (False, False)
     assert health["last_error"]["message"], health
+    # and who rests is told apart from who is tried again, with the way out
+    house.wait(
+        lambda: house.health()["last_error"]["kind"] == "breaker_open",
+        "health says that the breaker is open",
+    )
+    error = house.health()["last_error"]
+    assert "systemd does not start demo:0 any more, after 4 tries" in error["message"]
+    assert cause in error["message"]
+    assert error["advice"] == "Mend the cause, then orchctl pools reset demo."
+    assert "breaker_open" in house.machine.run(["orchctl", "pools"]).stdout
     # it stays so: nothing starts it behind the operator's back
     assert len(starts_of(house, UNIT)) == 4
     assert house.property("poolmgr@demo:0.socket", "ActiveState") in ("inactive", "failed")
     # specs/12-systemd.md, Procedures: correct the cause, then
     house.configure(SIMULATED, mock_pool())
-    house.machine.systemctl("reset-failed", "poolmgr@demo:0.*")
-    house.machine.systemctl("start", UNIT)
+    assert (
+        "demo:0: starting again" in house.machine.run(["orchctl", "pools", "reset", "demo"]).stderr
+    )
     house.wait_ready()
     assert house.property(UNIT, "NRestarts") == "0"
+    assert "last_error" not in house.health()
+    unknown = house.machine.run(["orchctl", "pools", "reset", "other"], check=False)
+    assert "systemd has no replica of pool other" in unknown.stderr
     assert names_of(house.complete(task()))[-1] == "end"
 
 

@@ -60,6 +60,17 @@ def test_a_task_goes_the_whole_way(house: House) -> None:
     assert text_of(again) == text_of(events) != ""
 
 
+@pytest.mark.req("OC-POOL-3012")
+def test_a_pool_in_its_sandbox_reaches_logind_and_says_a_refusal_once(house: House) -> None:
+    """The real logind; without polkit, which is not in this machine, it lets root alone."""
+    house.configure(SIMULATED, mock_pool())
+    house.start("demo:0")
+    house.wait_ready()
+    (told,) = house.wait(lambda: house.journal(pool("demo:0"), "EVENT=sleep_unwatched"), "it asked")
+    assert "logind does not let it be delayed" in told["MESSAGE"]
+    assert "AccessDenied" in told["MESSAGE"]
+
+
 @pytest.mark.req("ORCH-3002", "OC-POOL-3001", "OC-POOL-3003", "SYSD-04")
 def test_a_pool_is_ready_once_its_model_is_loaded(house: House) -> None:
     """READY=1, the pool's health and what status shows are one fact, and it comes last."""

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Final
 
 from orchd.wire import codec
-from tools.bench import admission, calibration, cancel, core, relay, staging, standing
+from tools.bench import (
+    admission,
+    calibration,
+    cancel,
+    core,
+    dialects,
+    relay,
+    staging,
+    standing,
+)
 from tools.bench.figures import Figure, markdown
 
 MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
@@ -26,6 +35,7 @@ MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
     "idle": standing.idle_streams,
     "start": standing.start,
     "cancel": cancel.freed,
+    "dialects": dialects.dialects,
     "curve": core.curve,
     "crowd": core.crowd,
     "predictions": calibration.predictions,

@@ -56,6 +56,7 @@ ROWS: Final = (
             Kind.UNSUPPORTED_MEDIA,
             Kind.QUEUE_FULL,
             Kind.QUEUE_FULL_DROP_LRU,
+            Kind.SLO_BREACHED,
             Kind.THROTTLED,
             Kind.POOL_UNREADY,
             Kind.POOL_UNAVAILABLE,

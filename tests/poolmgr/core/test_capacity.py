@@ -84,7 +84,8 @@ def test_the_gpu_that_ran_out_is_the_one_that_the_engine_names() -> None:
         ),
         ({"code": -9, "was_ready": True}, Kind.ENGINE_DIED, "by a person, or by a program"),
         ({"code": 1, "machine_oom_kills": 2}, Kind.ENGINE_START_FAILED, "before it served"),
-        ({"code": 0, "was_ready": True}, Kind.ENGINE_DIED, "ended"),
+        ({"code": 0, "was_ready": True}, Kind.ENGINE_EXITED, "nobody here asked it to"),
+        ({"code": -6, "cuda_line": "CUDA error: unknown error"}, Kind.CUDA_ERROR, "unknown error"),
     ],
 )
 def test_an_end_is_told_by_its_cause(facts: dict[str, object], kind: Kind, words: str) -> None:

@@ -17,6 +17,7 @@ from poolmgr.core.life import Life
 from poolmgr.core.sentences import SENTENCES
 
 BROKEN = OrchError(Kind.VRAM_SHORT, "needs 9.8 GiB, GPU 1 has 7.1 GiB free")
+SICK = OrchError(Kind.GPU_ECC, "GPU 0: Xid 63 (memory page retired or row remapped)")
 GONE = OrchError(Kind.ENGINE_UNHEALTHY, "it does not answer")
 SEEN = Canary(tokens=Count(16), tokens_per_s=NonNegative(40.0))
 TO_READY: list[lw.Event] = [
@@ -29,6 +30,7 @@ TO_READY: list[lw.Event] = [
 ]
 EVERY_EVENT: list[lw.Event] = [
     *TO_READY,
+    lw.Fetching("fetching new.gguf: 3 %"),
     lw.HealthLost(GONE),
     lw.Broke(BROKEN),
     lw.StopAsked(),
@@ -44,6 +46,10 @@ EVERY_EVENT: list[lw.Event] = [
     lw.Compared(SEEN),
     lw.NewPassed("new.gguf", "verified"),
     lw.NewBroke(BROKEN),
+    lw.Sickened(SICK),
+    lw.SleepComes(),
+    lw.Woke(),
+    lw.Awake(),
 ]
 
 
@@ -56,6 +62,21 @@ def brought_to(*events: lw.Event) -> Life:
 
 def ready() -> Life:
     return brought_to(*TO_READY)
+
+
+@pytest.mark.req("ORCH-3490")
+def test_a_fetch_is_told_of_until_it_is_over() -> None:
+    life = brought_to(*TO_READY[:2])
+    assert life.handle(lw.Fetching("fetching m.gguf: 3 % of 4.1 GB"), 2.0) == [lw.Announce()]
+    assert "(fetching m.gguf: 3 % of 4.1 GB)" in life.status(3.0, 0, 1)
+    life.handle(lw.Provisioned("m.gguf"), 4.0)
+    assert "fetching" not in life.status(5.0, 0, 1)
+    life = ready()
+    life.handle(lw.ReloadAsked("hf:o/r/new.gguf"), 50.0)
+    life.handle(lw.Fetching("fetching new.gguf: 9 %"), 51.0)
+    assert "(fetching new.gguf: 9 %)" in life.status(52.0, 0, 1)
+    life.handle(lw.Roomy(), 53.0)
+    assert "fetching" not in life.status(54.0, 0, 1)
 
 
 @pytest.mark.req("ORCH-3002", "OC-POOL-3001", "ORCH-3421", "ORCH-3821")
@@ -92,8 +113,13 @@ def test_no_way_through_the_table_skips_a_gate() -> None:
         assert before in into[after]
     # each way of a reload ends with a self-test too (below)
     assert into[Phase.READY] == {
-        Phase.SELF_TEST, Phase.RELOADING, Phase.REPLACING, Phase.RESTORING,
+        Phase.SELF_TEST, Phase.RELOADING, Phase.REPLACING, Phase.RESTORING, Phase.WAKING,
     }  # fmt: skip
+    # who wakes was ready before the sleep
+    woken = {a for (a, _), to in lf.TABLE.items() if to is Phase.WAKING is not a}
+    assert woken == {Phase.READY, Phase.SLEEPING}
+    slept = {a for (a, _), to in lf.TABLE.items() if to is Phase.SLEEPING is not a}
+    assert slept == {Phase.READY, Phase.WAKING}
     assert into[Phase.SELF_TEST] == {Phase.LOADING}
     assert into[Phase.PROVISIONING] == {Phase.DEVICES}
 
@@ -247,7 +273,7 @@ def test_any_sequence_keeps_the_invariants(events: list[lw.Event]) -> None:
         assert not (life.ready and life.draining)
         # no job is taken but by an engine that passed its self-test
         if life.ready and before not in (Phase.READY, Phase.RELOADING):
-            assert isinstance(event, lw.SelfTestPassed | lw.NewPassed | lw.ReloadAsked)
+            assert isinstance(event, lw.SelfTestPassed | lw.NewPassed | lw.ReloadAsked | lw.Awake)
         if life.reloading:
             reloads = (Phase.RELOADING, Phase.REPLACING, Phase.RESTORING)
             assert life.phase in reloads
@@ -390,3 +416,78 @@ def test_an_engine_that_dies_under_a_reload_ends_the_poolmgr() -> None:
     trace(life, lw.ReloadAsked("new"), lw.Roomy(), lw.Broke(GONE))
     assert life.phase is Phase.FAILED
     assert not life.reloading
+
+
+@pytest.mark.req("OC-POOL-3010", "ORCH-3038", "ORCH-3053")
+def test_a_sick_gpu_lets_jobs_end_and_then_is_the_failure() -> None:
+    life = ready()
+    assert trace(life, lw.Sickened(SICK)) == [(Phase.DRAINING, [lw.Drain(lf.DRAIN_S)])]
+    assert (life.ready, life.draining) == (False, True)
+    assert life.status(50.0, 1, 2) == f"Failing, {SICK.message}: 1 of 2 slots busy, at most 20 s"
+    assert life.last_error is not None
+    assert life.last_error.kind is Kind.GPU_ECC
+    trace(life, lw.Drained())
+    assert life.handle(lw.EngineStopped(), 60.0) == [lw.Exit(SICK)]
+
+
+def test_a_sick_gpu_while_a_stop_drains_does_not_make_it_a_failure() -> None:
+    life = brought_to(*TO_READY, lw.StopAsked())
+    assert trace(life, lw.Sickened(SICK), lw.Drained())[0] == (Phase.DRAINING, [])
+    assert life.handle(lw.EngineStopped(), 60.0) == [lw.Exit(None)]
+
+
+def test_a_sick_gpu_under_a_load_ends_it() -> None:
+    life = brought_to(*TO_READY[:3])
+    assert trace(life, lw.Sickened(SICK)) == [(Phase.FAILED, [lw.FailJobs(SICK), lw.StopEngine()])]
+
+
+@pytest.mark.req("OC-POOL-3012")
+def test_a_sleep_drains_lets_the_machine_go_and_probes_before_jobs_come_back() -> None:
+    life = ready()
+    assert trace(life, lw.SleepComes()) == [(Phase.SLEEPING, [lw.Empty(lf.SLEEP_S)])]
+    assert lf.SLEEP_S < 5.0  # InhibitDelayMaxSec=
+    assert (life.ready, life.draining) == (False, True)
+    assert "goes to sleep: 1 of 2 slots busy" in life.status(50.0, 1, 2)
+    ((_, (fail, let)),) = trace(life, lw.Emptied())
+    assert isinstance(fail, lw.FailJobs)
+    assert fail.error.kind is Kind.DRAINING
+    assert let == lw.LetSleep()
+    ((phase, effects),) = trace(life, lw.Woke())
+    assert (phase, effects) == (Phase.WAKING, [lw.Probe(), lw.LetSleep()])
+    assert not life.ready
+    assert trace(life, lw.Awake()) == [(Phase.READY, [lw.Resume()])]
+    assert life.ready
+
+
+@pytest.mark.req("OC-POOL-3012", "OC-POOL-3010")
+def test_what_the_sleep_broke_is_a_cause_of_its_own() -> None:
+    broken = OrchError(Kind.RESUME_FAILED, "after the machine's sleep gpu_mismatch: ...")
+    life = brought_to(*TO_READY, lw.SleepComes(), lw.Emptied(), lw.Woke())
+    assert trace(life, lw.Broke(broken)) == [(Phase.FAILED, [lw.FailJobs(broken), lw.StopEngine()])]
+    assert life.handle(lw.EngineStopped(), 60.0) == [lw.Exit(broken)]
+
+
+@pytest.mark.parametrize(
+    "event", [lw.Woke(), lw.StopAsked(), lw.Broke(BROKEN), lw.HealthLost(GONE), lw.Sickened(SICK)]
+)
+def test_whatever_comes_before_the_sleep_nobody_waits_for_us_in_vain(event: lw.Event) -> None:
+    life = brought_to(*TO_READY, lw.SleepComes())
+    assert lw.LetSleep() in life.handle(event, 50.0)
+
+
+@pytest.mark.parametrize("steps", range(1, 6))
+def test_a_replica_that_takes_no_jobs_does_not_hold_up_a_sleep(steps: int) -> None:
+    life = brought_to(*TO_READY[:steps])
+    before = life.phase
+    assert trace(life, lw.SleepComes(), lw.Woke()) == [(before, [lw.LetSleep()]), (before, [])]
+
+
+def test_a_drain_outlives_a_sleep() -> None:
+    life = brought_to(*TO_READY, lw.SleepComes(), lw.DrainAsked(5.0), lw.Emptied(), lw.Woke())
+    trace(life, lw.Awake())
+    assert life.phase is Phase.DRAINED
+    assert trace(life, lw.SleepComes(), lw.Woke(), lw.Awake()) == [
+        (Phase.DRAINED, [lw.LetSleep()]),
+        (Phase.DRAINED, [lw.Probe()]),
+        (Phase.DRAINED, []),
+    ]

@@ -42,8 +42,8 @@ def test_a_page_that_stands_still_fails(counts: tuple[int | None, int, int]) -> 
 def test_its_tags_are_words_that_an_artifact_may_have() -> None:
     said = tags(REPORT)
     assert said == (
-        *("self-test", "failed", "pool=demo", "replica=demo:0_1"),
-        "engine_version=b11669___nknown_",
+        *("self-test", "failed", "pool:demo", "replica:demo:0_1"),
+        "engine_version:b11669___nknown_",
     )
     upload = {"kind": "trace", "content": codec.dumps(REPORT).decode(), "tags": list(said)}
     taken = codec.loads(ArtifactUpload, codec.dumps(upload))

@@ -10,7 +10,7 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import TaskId
 from orchd.wire.shapes import FinishReason
 from poolmgr.dialects import openai, vllm
-from poolmgr.dialects.exchange import Broken, Finished, Job, Pieces, Reply
+from poolmgr.dialects.exchange import Broken, Finished, Job, Load, Pieces, Props, Reply, Usage
 from poolmgr.dialects.openai_errors import ErrorReader, http_error
 from poolmgr.dialects.openai_server import OpenAiServer
 
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).resolve().parents[3] / "contracts/dialects"
 TASK = TaskId("00000000-0000-4000-8000-000000000001")
 INDEX = {
     f"{dialect}/{name}": about["status"]
-    for dialect in ("openai",)
+    for dialect in ("openai", "vllm")
     for name, about in json.loads((FOLDER / dialect / "index.json").read_text()).items()
 }
 GOOD = [name for name in INDEX if "/limit." in name or "/eos." in name]
@@ -201,6 +201,45 @@ def test_a_strict_job_of_vllm_finds_no_warm_prefix():
     assert value["cache_salt"] != orjson.loads(server.submit(other).body)["cache_salt"]
     assert TASK not in value["cache_salt"]
     assert "cache_salt" not in orjson.loads(server.submit(job(strict=False)).body)
+
+
+@pytest.mark.req("ORCH-3055", "OC-ADAPT-5020", "OC-ADAPT-5030")
+def test_what_vllm_says_of_itself():
+    server = vllm.VllmServer("p", base="/v1", form="completions", profile="v1")
+    assert [call.path for call in server.props()] == ["/version", "/v1/models"]
+    told = [Reply(200, golden(f"vllm/{name}.vllm")) for name in ("version", "models")]
+    assert server.read_props(told) == Props(engine_version="0.32.0", slots=None, ctx_max=256)
+    assert server.load_state(200, golden("vllm/health.vllm"))[0] is Load.SERVING
+    assert server.load_state(503, b"")[0] is Load.BROKEN, "its core is dead; it does not load"
+    assert server.load_state(404, b"")[0] is Load.BROKEN
+    usage = server.read_usage(golden("vllm/metrics.vllm"))
+    assert usage == Usage(slots_active=0, kv_cache_usage_ratio=0.0)
+    tokens = server.read_tokenize(200, golden("vllm/tokenize.vllm"))
+    assert len(tokens) == 7
+    with pytest.raises(OrchError):
+        server.read_usage(b"")
+    for replies in ([Reply(200, b"{}"), told[1]], [told[0], Reply(200, b"{}")]):
+        with pytest.raises(OrchError) as caught:
+            server.read_props(replies)
+        assert caught.value.kind is Kind.ENGINE_PROTOCOL
+    for status, body in ((200, b'{"tokens":["a"]}'), (200, b""), (400, b"{}")):
+        with pytest.raises(OrchError):
+            server.read_tokenize(status, body)
+    chat = vllm.VllmServer("p", base="/v1", form="chat", profile="v1")
+    assert chat.tokenize("a") is None
+
+
+@pytest.mark.req("ORCH-3276", "ORCH-3016")
+def test_vllm_does_not_count_the_tokens_of_a_text_that_is_far_too_long():
+    words = (
+        b'{"error":{"message":"This model\'s maximum context length is 512 tokens. However, your '
+        b"prompt contains 15000 characters (which is more than the upper bound for 512 input "
+        b'tokens)","type":"BadRequestError","param":"input_text","code":400}}'
+    )
+    error = http_error(400, words)
+    assert (error.kind, error.fields.path) == (Kind.INVALID_PARAMS, "$.prompt")
+    assert "15000 characters" in error.message
+    assert "context of 512 tokens" in error.message
 
 
 def test_the_model_must_be_one_that_it_serves():

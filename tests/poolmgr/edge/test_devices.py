@@ -18,7 +18,7 @@ from poolmgr.edge.devices import Nvml, Simulated, masked
 from tests.lab.cache import Cache
 from tests.lab.nvml import GPU_IS_LOST, FakeNvml, uuid_of
 
-NO_PERMISSION, UNKNOWN = 4, 999  # nvml.h, nvmlReturn_t
+NO_PERMISSION, RESET_REQUIRED, UNKNOWN = 4, 16, 999  # nvml.h, nvmlReturn_t
 
 TWO = Devices(
     backend=Backend.SIMULATED,
@@ -108,12 +108,21 @@ def test_a_gpu_beside_the_mask_may_be_sick(fake: FakeNvml, error: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.req("OC-POOL-3010")
-@pytest.mark.parametrize("error", [GPU_IS_LOST, UNKNOWN])
-def test_a_sick_gpu_of_the_mask_is_the_drivers_trouble(fake: FakeNvml, error: int) -> None:
+@pytest.mark.req("OC-POOL-3010", "ORCH-3053")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (GPU_IS_LOST, Kind.DRIVER_RESET),
+        (RESET_REQUIRED, Kind.DRIVER_RESET),
+        (UNKNOWN, Kind.DRIVER_UNAVAILABLE),
+    ],
+)
+def test_a_sick_gpu_of_the_mask_is_the_drivers_trouble(
+    fake: FakeNvml, error: int, told: Kind
+) -> None:
     fake.set_gpu(1, error=error)
     kind, message = read_with(fake.env)
-    assert kind == Kind.DRIVER_UNAVAILABLE
+    assert kind == told
     assert "GPU 1 does not answer: " in message
     assert "Xid" in message
 

@@ -7,10 +7,11 @@ import orjson
 import pytest
 from attrs import evolve
 
-from orchd.config.pool import Engine, Faults, Model, Pool, SelfTestFault
+from orchd.config.pool import Api, Engine, Faults, Model, Pool, SelfTestFault
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, DeviceMask, EngineId, PoolId, Positive, TaskId, Text
 from orchd.wire.shapes import Workload
+from poolmgr.core.modelfile import Head
 from poolmgr.engines.base import Job, Load, Props, Reply, Tuning, Usage
 from poolmgr.engines.mock import held_bytes
 from poolmgr.engines.registry import adapter, refuse_strict, refuse_workload
@@ -70,6 +71,79 @@ def test_llamacpp_needs_a_model_file():
     with pytest.raises(OrchError) as caught:
         LLAMA.launch(pool(), None, SOCKET, ("GPU-a",))
     assert caught.value.kind is Kind.MODEL_MISSING
+
+
+@pytest.mark.req("ORCH-3055", "OC-ADAPT-5021", "OC-ADAPT-5020")
+def test_vllm_is_started_on_its_socket_with_its_logs_without_prompts():
+    made = pool("vllm", slots=4, args=("--enforce-eager",))
+    launch = adapter(made).launch(made, Path("/models/m"), SOCKET, ("GPU-b", "GPU-a"))
+    argv = launch.argv
+    assert argv[0] == "/models/m"
+    assert value_of(argv, "--uds") == str(SOCKET)
+    assert value_of(argv, "--served-model-name") == "p"
+    assert value_of(argv, "--max-model-len") == "4096"
+    assert value_of(argv, "--max-num-seqs") == "4"
+    assert value_of(argv, "--tensor-parallel-size") == "2"
+    assert value_of(argv, "--shutdown-timeout") == "10"
+    assert value_of(argv, "--runner") == "generate"
+    assert "--no-enable-log-requests" in argv
+    assert argv[-1] == "--enforce-eager"
+    assert not {"--host", "--port", "--api-key"} & set(argv)
+    assert launch.env["CUDA_VISIBLE_DEVICES"] == "GPU-b,GPU-a"
+    assert launch.env["HF_HUB_OFFLINE"] == "1"
+    one = adapter(made).launch(made, Path("/m"), SOCKET, ("GPU-a",)).argv
+    assert "--tensor-parallel-size" not in one
+    need = adapter(made).need(made, 5 << 30, Head(weights_bytes=4 << 30))
+    assert (need.weights_bytes, need.kv_bytes) == (4 << 30, None)
+    assert adapter(made).out_of_vram(["a", "torch.OutOfMemoryError: CUDA out of memory."])
+    assert adapter(made).why_on_cpu(["RuntimeError: No CUDA GPUs are available"])
+
+
+@pytest.mark.req("ORCH-3057", "OC-ADAPT-5002")
+@pytest.mark.parametrize("api", [None, Api.GRPC])
+def test_triton_is_started_on_sockets_only(api):
+    made = pool("triton", api=api, served_name=Text("ensemble"), args=("--log-verbose=1",))
+    launch = adapter(made).launch(made, Path("/repository"), SOCKET, ("GPU-a",))
+    argv = launch.argv
+    assert f"--http-address=unix:{SOCKET}" in argv
+    assert f"--metrics-address=unix:{SOCKET}.metrics" in argv
+    assert ("--allow-grpc=false" in argv) is (api is None)
+    assert (f"--grpc-address=unix:{SOCKET}" in argv) is (api is Api.GRPC)
+    assert argv[-1] == "--log-verbose=1"
+    assert set(launch.sockets) == ({"metrics", "grpc"} if api else {"metrics"})
+    assert adapter(made).out_of_vram(["x", "CUDA out of memory"]) == "CUDA out of memory"
+    assert adapter(made).need(made, 7, Head()).weights_bytes == 7
+
+
+@pytest.mark.parametrize("engine", ["openai", "tgi"])
+def test_an_engine_of_others_is_never_started(engine):
+    made = pool(engine)
+    with pytest.raises(OrchError) as caught:
+        adapter(made).launch(made, MODEL, SOCKET, ("GPU-a",))
+    assert caught.value.kind is Kind.CONFIG_INVALID
+    assert "provisioning.mode must be external" in caught.value.message
+    assert adapter(made).need(made, 5, Head()).weights_bytes is None
+    assert adapter(made).tuning(("-ub", "1")) == Tuning()
+
+
+@pytest.mark.parametrize("engine", ["vllm", "triton"])
+def test_an_engine_that_we_start_needs_its_folder(engine):
+    made = pool(engine)
+    with pytest.raises(OrchError) as caught:
+        adapter(made).launch(made, None, SOCKET, ("GPU-a",))
+    assert caught.value.kind is Kind.MODEL_MISSING
+
+
+@pytest.mark.req("ORCH-3045")
+@pytest.mark.parametrize(
+    ("engine", "most"),
+    [("mock", None), ("llamacpp", 1), ("vllm", 1), ("tgi", 1), ("triton", 1), ("openai", 0)],
+)
+def test_each_engine_says_how_many_slots_strict_jobs_may_have(engine, most):
+    one = adapter(pool(engine))
+    assert one.strict_slots == most
+    assert (refuse_strict(one, job(), slots=1) is None) is (most != 0)
+    assert (refuse_strict(one, job(), slots=2) is None) is (most is None)
 
 
 @pytest.mark.req("ORCH-3058")

@@ -116,7 +116,7 @@ async def test_a_digest_holds_for_what_is_fetched_and_for_what_was(
     first.path.write_bytes(b"wrong")  # of the same size: only reading it tells
     with pytest.raises(OrchError) as caught:
         await stage(configured(tmp_path, ref), pool(ref, digest=good))
-    assert caught.value.kind is Kind.MODEL_MISSING
+    assert caught.value.kind is Kind.DIGEST_MISMATCH
 
 
 @pytest.mark.req("ORCH-3435")

@@ -124,7 +124,8 @@ async def test_a_file_without_a_digest_is_served_with_a_warning(tmp_path: Path) 
     (tmp_path / "m.gguf").write_bytes(b"x")
     with log.capture() as events:
         assert await stage(settings(tmp_path), pool("m.gguf"))
-    assert [(one["event"], one["level"]) for one in events] == [("model_not_verified", "warning")]
+    said = [(one["event"], one["level"]) for one in events]
+    assert said == [("model_not_verified", "warning"), ("model_staged", "info")]
 
 
 @pytest.mark.req("ORCH-3097", "ORCH-3436")

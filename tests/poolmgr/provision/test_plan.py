@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from orchd.config.pool import Mode, Provisioning
+from orchd.config.pool import Api, Mode, Provisioning
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Text
 from poolmgr.engines.registry import adapter
@@ -92,3 +92,30 @@ def test_an_external_engine_is_only_found() -> None:
     made = plan(pool("m", provisioning=how), adapter(pool("m")), Staged("m"), SOCKET, UUIDS)
     assert (made.argv, made.socket, made.need) == (None, None, None)
     assert str(made.target) == "http://127.0.0.1:8080"
+
+
+@pytest.mark.req("ORCH-3057", "OC-ADAPT-5002")
+def test_an_engine_may_listen_on_more_sockets_than_one() -> None:
+    how = Provisioning(command=("sh",))
+    mine = pool("/repository", "triton", provisioning=how)
+    mine = evolve(mine, engine=evolve(mine.engine, api=Api.GRPC, served_name=Text("m")))
+    made = plan(mine, adapter(mine), Staged("r", Path("/repository"), 1), SOCKET, UUIDS)
+    metrics, grpc = Path(f"{SOCKET}.metrics"), Path(f"{SOCKET}:2")
+    assert set(made.sockets) == {metrics, grpc}
+    assert {name: target.path for name, target in made.services.items()} == {
+        "metrics": metrics,
+        "grpc": grpc,
+    }
+
+
+def test_an_external_engine_may_have_more_addresses_than_one() -> None:
+    how = Provisioning(
+        mode=Mode.EXTERNAL, url="http://127.0.0.1:8000", grpc_url="unix:/g", metrics_url="unix:/m"
+    )
+    mine = pool("m", "triton", provisioning=how)
+    made = plan(mine, adapter(mine), Staged("m"), SOCKET, UUIDS)
+    assert made.sockets == ()
+    assert {name: str(target) for name, target in made.services.items()} == {
+        "grpc": "unix:/g",
+        "metrics": "unix:/m",
+    }
