@@ -28,6 +28,7 @@ VERBS: Final = {
     "reload": ("reload", "Give a pool another model; the old one stays if that fails."),
     "models": ("models", "Show and change the catalog of models."),
     "artifacts": ("artifacts", "Show, store and delete what agents left behind."),
+    "policy": ("policy", "Ask a policy plugin, as orchd would."),
     "config": ("config", "Check the configuration, or print its JSON Schema."),
 }
 

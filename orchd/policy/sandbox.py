@@ -106,6 +106,7 @@ class Plugin:
             at = run.call("orchd_alloc", size)
             if at == 0:
                 raise PluginError(f"has no room for a question of {size} bytes")
+            run.check_inside(at, size, "its buffer for the question")
             run.write(at, abi.packed(question, self._args, at))
             answer_at = run.call("orchd_decide", at)
             try:
@@ -194,20 +195,20 @@ class _Run:
         return answer & abi.MAX_U32
 
     def write(self, at: int, data: bytes) -> None:
-        """Raises PluginError where that is outside its memory."""
-        self._inside(at, len(data), "its buffer for the question")
+        """Write what was checked to be inside."""
         self._memory.write(self._store, data, at)
 
     def read(self, at: int, size: int) -> bytes:
         """Raises PluginError where that is outside its memory."""
-        self._inside(at, size, "its answer")
+        self.check_inside(at, size, "its answer")
         return bytes(self._memory.read(self._store, at, at + size))
 
     def fuel(self) -> int:
         """Return what has been taken."""
         return self._bounds.fuel - self._store.get_fuel()
 
-    def _inside(self, at: int, size: int, what: str) -> None:
+    def check_inside(self, at: int, size: int, what: str) -> None:
+        """Raise PluginError where that is outside its memory."""
         there = self._memory.data_len(self._store)
         if at + size > there:
             why = f"{what} at {at} ({size} bytes) is outside its memory of {there}"

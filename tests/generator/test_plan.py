@@ -214,3 +214,25 @@ def test_a_reference_cannot_say_anything_to_systemd(made):
 def test_a_percent_sign_is_no_specifier(made):
     units = made(pool(ref="file:/home/a/50%h/m.gguf"))
     assert values(units, "BindReadOnlyPaths") == ['"-/home/a/50%%h"']
+
+
+FETCH = """
+[policy.fetch]
+enabled = true
+allow = ["docs.example.org"]
+"""
+
+
+@pytest.mark.req("POLICY-4030")
+def test_orchd_gets_the_network_where_it_fetches_for_clients_and_not_otherwise(made):
+    drop_in = "orchd.service.d/50-orchd.conf"
+    assert drop_in not in made(pool()).files
+    assert drop_in not in made(FETCH + "[policy.outbound]\nenabled = false\n" + pool()).files
+    found = made(FETCH + pool()).files[drop_in].splitlines()
+    assert found[-5:] == [
+        "[Service]",
+        "# It fetches pages for clients (policy.fetch).",
+        "PrivateNetwork=no",
+        "RestrictAddressFamilies=AF_INET AF_INET6",
+        "IPAddressAllow=any",
+    ]
