@@ -28,7 +28,7 @@ test-vllm: setup ## the cases of every engine against the real vLLM too (install
 setup: ## make .venv, when it is missing or pyproject.toml has changed
 	@tools/bootstrap.sh
 
-specs: setup ## write again what is generated: requirements/, COMPLIANCE.md, contracts/
+specs: setup ## write again what is generated: requirements/, COMPLIANCE.md, contracts/, man pages
 	@$(PY) -m tools.specs
 	@$(PY) -m tools.contracts
 

@@ -6,6 +6,7 @@ The one module that knows all rooms of the front daemon. Nothing is decided here
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ import trio
 from orchd import __version__
 from orchd.config.load import load
 from orchd.config.schema import Settings
+from orchd.edge import door
 from orchd.edge.app import App
 from orchd.edge.auth import Guard
 from orchd.edge.cors import allowing
@@ -32,13 +34,21 @@ from orchd.wire.words import many
 
 DRAIN_S: Final = 15.0
 """For running tasks after SIGTERM; orchd.service allows TimeoutStopSec=30 for this and the rest."""
+PATIENT_DRAIN_S: Final = 600.0
+"""The same at a restart, for which no shutdown waits; systemd is asked for the time."""
+RESTART: Final = signal.SIGUSR2
+"""RestartKillSignal= of orchd.service."""
+STAY_S: Final = 10.0
 HANG_UP_S: Final = 5.0
+LATE: Final = ("orchd.kit.h2_connection",)
+"""What is loaded after the first answer. Not at its first use: that may be after an upgrade of the
+package, and then the file would be another version's."""
 LIMITS: Final = http.Limits(connections=8192)  # 5,000 waiting readers and what else there is
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run orchd until it is told to stop. Returns the exit code of the error table."""
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     log.setup(options.log, "orchd")
 
     async def configured(stop: trio.Event) -> None:
@@ -70,8 +80,10 @@ async def serve(read: Callable[[], Settings], stop: trio.Event) -> None:
     )
     handler = allowing(settings.cors_origins, routes)
     hang_up = trio.Event()
+    patient = trio.Event()
     async with trio.open_nursery() as services:
         await services.start(app.run)
+        await services.start(_hear_restart, patient, stop)
         services.start_soon(notifier.keep_beating, app.alive)
         async with trio.open_nursery() as serving:
             await serving.start(
@@ -90,13 +102,49 @@ async def serve(read: Callable[[], Settings], stop: trio.Event) -> None:
             run.started()
             await services.start(_reload, app, read, notifier, where)
             notifier.ready(status)
+            services.start_soon(door.watch, listeners, notifier, status)
             log.event("ready", f"{status}.", version=__version__, config=str(settings.source or ""))
+            services.start_soon(trio.to_thread.run_sync, _load_late)
             await stop.wait()
             notifier.stopping("Draining: running tasks end, new ones are refused")
-            await app.drain(DRAIN_S)
+            if patient.is_set():
+                services.start_soon(_stay, app, notifier)
+            await app.drain(PATIENT_DRAIN_S if patient.is_set() else DRAIN_S)
             hang_up.set()
         services.cancel_scope.cancel()
     log.event("stopped", "Stopped.")
+
+
+async def _hear_restart(
+    patient: trio.Event,
+    stop: trio.Event,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """At the signal of a restart, stop patiently; while it stops already it changes nothing."""
+    with trio.open_signal_receiver(RESTART) as signals:
+        task_status.started()
+        async for _ in signals:
+            if not stop.is_set():
+                log.event("stopping", "orchd stops for a restart", signal=RESTART.name)
+                patient.set()
+                stop.set()
+
+
+async def _stay(app: App, notifier: Notifier) -> None:
+    """Tell systemd that the stop goes on, and what it waits for."""
+    while True:
+        count = app.unfinished
+        tasks = "1 task" if count == 1 else f"{count} tasks"
+        notifier.stay(
+            f"Draining before a restart: {tasks} to end, new ones are refused", 3 * STAY_S
+        )
+        await trio.sleep(STAY_S)
+
+
+def _load_late() -> None:
+    for name in LATE:
+        importlib.import_module(name)
 
 
 def _status(settings: Settings, where: str) -> str:
@@ -153,7 +201,8 @@ def _name(listener: socket.socket, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{address[0]}:{address[1]}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the arguments; the man page is written from it too."""
     parser = argparse.ArgumentParser(
         prog="orchd", description="The front daemon: admits, queues, places and streams tasks."
     )

@@ -26,7 +26,7 @@ SOCKET_NAME = "pool"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one replica; return the exit code of the error table."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     log.setup(arguments.log, "poolmgr")
 
     async def serve(stop: trio.Event) -> None:
@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(serve, "poolmgr")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the arguments; the man page is written from it too."""
     parser = argparse.ArgumentParser(
         prog="poolmgr",
         description="Serve one replica of a pool: one model on one device mask.",

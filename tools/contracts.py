@@ -2,8 +2,8 @@
 
 `contracts/metrics.json` from wire/metrics.py, `contracts/errors.json` from wire/errors.py,
 `contracts/config.schema.json` from config/schema.py, `contracts/openapi/` by tools/openapi,
-`specs/errors.md` by tools/errors_page.py. The golden frames beside them are written by hand and
-never by a program.
+`specs/errors.md` by tools/errors_page.py, man pages and completions by tools/manual,
+`.SRCINFO` by tools/srcinfo.py. The golden frames are written by hand and never by a program.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from attrs import asdict
 from orchd.config import jsonschema
 from orchd.wire.errors import TABLE
 from orchd.wire.metrics import BUDGETS, METRICS
-from tools import errors_page
+from tools import errors_page, manual, srcinfo
 from tools.openapi.document import documents
 
 FOLDER = Path(__file__).resolve().parents[1] / "contracts"
@@ -48,12 +48,15 @@ def files() -> dict[Path, str]:
         FOLDER / "config.schema.json": jsonschema.text(),
         errors_page.FILE: errors_page.page(),
         **{FOLDER / "openapi" / f"{name}.yaml": text for name, text in documents().items()},
+        **manual.files(),
+        srcinfo.FILE: srcinfo.text(),
     }
 
 
 def main() -> int:
     """Write the files."""
     for path, text in files().items():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     return 0
 

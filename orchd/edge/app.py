@@ -309,6 +309,11 @@ class App:
         """Return whether the pulse beats: what systemd's watchdog is to know."""
         return self.streams.alive()
 
+    @property
+    def unfinished(self) -> int:
+        """How many tasks wait or run."""
+        return len(self.streams.open)
+
     async def drain(self, deadline_s: float) -> None:
         """Admit nothing more; give running tasks `deadline_s`, then cancel what is left."""
         self.handle(DrainAll())

@@ -55,6 +55,10 @@ class Notifier:
         """STOPPING=1: the orderly stop has begun."""
         self._send(f"STOPPING=1\n{_line(status)}", WAIT_S)
 
+    def stay(self, status: str, extend_s: float) -> None:
+        """While it stops: how it stands, and that it takes up to `extend_s` more from now on."""
+        self._send(f"EXTEND_TIMEOUT_USEC={round(extend_s * 1_000_000)}\n{_line(status)}", WAIT_S)
+
     def last_words(self, text: str) -> None:
         """Replace the line once more, for the time after the end."""
         self._send(_line(text), WAIT_S)

@@ -13,6 +13,7 @@ from typing import Final
 import trio
 from attrs import frozen
 
+from orchd.kit import tunnel
 from orchd.kit.pipe import Pipe
 
 _RETRY_S: Final = 0.005
@@ -99,8 +100,6 @@ class Target:
         raise failure or OSError(errno.EADDRNOTAVAIL, "the name has no address")
 
     async def _through(self, proxy: Target) -> Pipe:
-        from orchd.kit import tunnel  # only who has a proxy needs it
-
         pipe = await proxy.connect()
         name = self.at[0] if self.at else self.host
         host = f"[{name}]" if ":" in name else name

@@ -94,6 +94,7 @@ class Kind(enum.StrEnum):
     CPU_FALLBACK = "cpu_fallback"
     GPU_MISMATCH = "gpu_mismatch"
     NOT_ATTESTED = "not_attested"
+    SOCKET_REMOVED = "socket_removed"
     # the operator's tool
     DAEMON_UNREACHABLE = "daemon_unreachable"
     CANCELED = "canceled"
@@ -346,6 +347,9 @@ TABLE: dict[Kind, Row] = {
     ),
     Kind.NOT_ATTESTED: _pool(
         "Use mode external with gpu_attested = true, if the engine does run on a GPU."
+    ),
+    Kind.SOCKET_REMOVED: _pool(
+        "systemd restarts the pool and makes it again; see what removes files in /run."
     ),
     Kind.DAEMON_UNREACHABLE: Row(
         "POOL_UNAVAILABLE", 503, _UNAVAILABLE, True, "operator",

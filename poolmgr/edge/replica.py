@@ -25,6 +25,7 @@ from orchd.wire.snapshot import Phase
 from poolmgr.core import life
 from poolmgr.core import lifewords as lw
 from poolmgr.core.slots import Slots
+from poolmgr.edge import door
 from poolmgr.edge.board import Board
 from poolmgr.edge.gpu_watch import GpuWatch
 from poolmgr.edge.jobs import Jobs
@@ -105,6 +106,7 @@ class Replica:
                 services.start_soon(gpus.listen)
                 services.start_soon(self._sleep.watch)
                 services.start_soon(self._register)
+                services.start_soon(self._watch_door, listeners)
                 services.start_soon(self._reports.keep_sending)
                 await services.start(self._hold_work)
                 services.start_soon(self._watch_stop, stop)
@@ -322,6 +324,9 @@ class Replica:
     async def _watch_stop(self, stop: trio.Event) -> None:
         await stop.wait()
         self._happened(lw.StopAsked())
+
+    async def _watch_door(self, listeners: Sequence[socket.socket]) -> None:
+        self._say(lw.Broke(await door.shut(listeners, lambda: bool(self._board.links))))
 
     async def _register(self) -> None:
         await keep_registered(

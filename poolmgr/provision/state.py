@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +20,19 @@ def folder(settings: Settings, environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Put `data` in the file's place: after a crash it is the old or the new. Raises OSError."""
+    """Put `data` in the file's place: after a crash it is the old or the new.
+
+    Raises OSError; on a full disk too it leaves nothing but the old file.
+    """
     fresh = path.with_name(f"{path.name}.new")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            fresh.unlink(missing_ok=True)
+        raise

@@ -48,6 +48,8 @@ def test_states(manager: socket.socket) -> None:
         "READY=1\nSTATUS=Ready: 2 slots",
         "STOPPING=1\nSTATUS=" + "x" * MAX_STATUS,
     ]
+    notifier.stay("Draining: 2 tasks", 30.0)
+    assert _heard(manager) == ["EXTEND_TIMEOUT_USEC=30000000\nSTATUS=Draining: 2 tasks"]
     notifier.close()
     notifier.status("not heard")
     assert _heard(manager) == []

@@ -154,6 +154,9 @@ PACMAN = Need(
 )
 FAKEROOT = Need("fakeroot", has_program("fakeroot"), debian=("fakeroot",), arch=("fakeroot",))
 
+GROFF = Need("groff", has_program("groff"), debian=("groff-base",), arch=("groff",))
+ZSH = Need("zsh", has_program("zsh"), debian=("zsh",), arch=("zsh",))
+FISH = Need("fish", has_program("fish"), debian=("fish",), arch=("fish",))
 DBUS = Need("dbus-daemon", has_program("dbus-daemon"), debian=("dbus-daemon",), arch=("dbus",))
 
 MACHINE = (ROOT, LINUX, NSPAWN, NSENTER, MMDEBSTRAP, CGROUP2, OVERLAY)
@@ -164,9 +167,10 @@ FAKE_NVML = (GCC,)
 BUS = (DBUS,)
 VENV = (GCC, LIBSYSTEMD, PYTHON_H)
 PACKAGING = (MAKEPKG, PACMAN, FAKEROOT)
+MANUAL = (GROFF, ZSH, FISH)
 EVERYTHING = (
     *(*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *TRITON),
-    *(*FAKE_NVML, *BUS, *PACKAGING, CLANG, REGISTRY),
+    *(*FAKE_NVML, *BUS, *PACKAGING, CLANG, REGISTRY, *MANUAL),
 )
 
 

@@ -7,21 +7,19 @@ Not here: any use of pynvml; the product's own device code is what the tests exe
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from attrs import define, evolve, field, frozen
 
-from tests.lab.cache import Cache, file_digest
+from tests.lab.cache import Cache
+from tests.lab.cc import shared_library
 
 SOURCE = Path(__file__).with_name("fakenvml.c")
 SONAME = "libnvidia-ml.so.1"
 GPU_IS_LOST = 15
 INSIDE = Path("/opt/fakenvml")  # fakenvml.c looks here when FAKE_NVML is not set
 LIBRARY_INSIDE = Path("/usr/lib") / SONAME
-FLAGS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared")
-FLAGS_OF_LINKER = ("-fvisibility=hidden", f"-Wl,-soname,{SONAME}")
 
 
 @frozen
@@ -68,17 +66,8 @@ def two_gpus() -> list[Gpu]:
 
 
 def build_stub(cache: Cache) -> Path:
-    """The folder that holds the compiled stub under the name that pynvml loads."""
-
-    def recipe(folder: Path) -> None:
-        target = folder / SONAME
-        argv = ["gcc", *FLAGS, *FLAGS_OF_LINKER, "-o", str(target), str(SOURCE)]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"the NVML stub does not compile:\n{done.stderr}")
-
-    inputs = {"source": file_digest(SOURCE), "flags": [*FLAGS, *FLAGS_OF_LINKER]}
-    return cache.build("fakenvml", inputs, recipe)
+    """The compiled stub under the name that pynvml loads."""
+    return shared_library(cache, SOURCE, SONAME)
 
 
 @define
@@ -98,7 +87,7 @@ class FakeNvml:
         """A fake of its own in `folder` (made if missing), showing `gpus` or two unequal ones."""
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)  # service users inside a machine read it
-        shutil.copy2(build_stub(cache) / SONAME, folder / SONAME)
+        shutil.copy2(build_stub(cache), folder / SONAME)
         fake = cls(folder) if gpus is None else cls(folder, gpus)
         fake._write()
         return fake

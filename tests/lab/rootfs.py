@@ -50,8 +50,8 @@ class Suite(StrEnum):
 SYSTEMD_AT_LEAST = {Suite.TRIXIE: 257, Suite.SID: 258}
 
 
-def make_rootfs(suite: Suite, folder: Path) -> None:
-    """Unpack a suite into `folder` (20 s; needs root and the mirror)."""
+def make_rootfs(suite: Suite, folder: Path, more: Sequence[str] = ()) -> None:
+    """Unpack a suite, with `more` packages, into `folder` (20 s; needs root and the mirror)."""
     folder.chmod(0o755)
     line = apt.source_line(suite)
     argv = [
@@ -62,7 +62,7 @@ def make_rootfs(suite: Suite, folder: Path) -> None:
         "--variant=minbase",
         '--aptopt=Acquire::Check-Valid-Until "false"',  # a mirror may be a snapshot
         '--aptopt=APT::Sandbox::User "root"',  # _apt cannot enter a cache under root's home
-        f"--include={','.join(PACKAGES)}",
+        f"--include={','.join((*PACKAGES, *more))}",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT),
         suite,
         str(folder),
@@ -82,15 +82,21 @@ def make_rootfs(suite: Suite, folder: Path) -> None:
     (folder / "etc/machine-id").write_text("")
 
 
-def rootfs(suite: Suite | str, cache: Cache | None = None) -> Path:
-    """The cached root file system of a suite. Never write to it: put an overlay on it."""
+def rootfs(
+    suite: Suite | str, cache: Cache | None = None, more: tuple[str, ...] = (), name: str = "rootfs"
+) -> Path:
+    """The cached root file system of a suite. Never write to it: put an overlay on it.
+
+    With `more` packages it is another entry, which has another `name`.
+    """
     chosen = Suite(suite)
-    inputs = {"packages": PACKAGES, "left_out": LEFT_OUT, "removed": REMOVED, "recipe": 2}
+    packages = (*PACKAGES, *more)
+    inputs = {"packages": packages, "left_out": LEFT_OUT, "removed": REMOVED, "recipe": 2}
 
     def recipe(folder: Path) -> None:
-        make_rootfs(chosen, folder)
+        make_rootfs(chosen, folder, more)
 
-    return (cache or Cache.default()).build(f"rootfs-{chosen}", inputs, recipe)
+    return (cache or Cache.default()).build(f"{name}-{chosen}", inputs, recipe)
 
 
 def overlay_options(layers: Sequence[Path], upper: Path, work: Path) -> str:

@@ -109,10 +109,15 @@ def compile_in(layers: Sequence[Path], layer: Path, folder: Path) -> None:
     run_in_layer(layers, layer, [f"{PREFIX}/bin/python", "-m", "compileall", "-q", inside])
 
 
-def dependency_layer(suite: Suite | str, cache: Cache | None = None) -> Path:
-    """The cached layer with /opt/orchd: a venv that sees the distribution's packages too."""
+def dependency_layer(
+    suite: Suite | str, cache: Cache | None = None, root: Path | None = None
+) -> Path:
+    """The cached layer with /opt/orchd: a venv that sees the distribution's packages too.
+
+    `root` is another root file system of the suite than the plain one.
+    """
     chosen, store = Suite(suite), cache or Cache.default()
-    root = rootfs(chosen, store)
+    root = root or rootfs(chosen, store)
     requirements = read_project().requirements
     inputs = {"rootfs": root.name, "requirements": requirements, "recipe": 1}
 

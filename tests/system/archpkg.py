@@ -1,16 +1,17 @@
-"""The Arch package of the working tree, built and installed on any host that has pacman's tools.
+"""The Arch package of the working tree: built by makepkg 6 or 7, and installed by pacman.
 
-Here: makepkg as an unprivileged user, pacman into a layer over a machine's root file system. Not
-here: what the package must hold and do (test_package.py).
+Here: makepkg as an unprivileged user, on the host or in a machine's layers; pacman into a layer
+over a machine's root file system. Not here: what the package must hold and do (test_package.py).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.lab.rootfs import overlay_options, run_in_layer
@@ -25,6 +26,8 @@ PARTS = (
     "pyproject.toml",
     "PKGBUILD",
     "README.md",
+    "CHANGELOG.md",
+    "LICENSE",
 )
 NOBODY = 65534
 
@@ -49,52 +52,113 @@ PACMAN_OF_BUILD = """#!/bin/sh
 mkdir -p "$HOME/db/local" "$HOME/db/sync"
 exec /usr/bin/pacman --dbpath "$HOME/db" "$@"
 """
+# Added to every module of a later version: code that a running daemon of the version before loads
+# after the upgrade fails, and does not merely happen to fit.
+GUARD = """
+import orchd as _orchd
+assert _orchd.__version__ == "{version}", "the code of two versions is mixed in one process"
+"""
 
 
-def build(scratch: Path, repository: Path = REPOSITORY) -> Path:
-    """Run makepkg on a copy of the tree, as nobody; returns the package (about 5 s)."""
+def lay_out(scratch: Path, python: str, version: str = "") -> None:
+    """Fill `scratch` with what a build needs: the tree, the tools, nobody's. With `version`, the
+    tree is that later version's."""
     tree, tools, out = scratch / "tree", scratch / "tools", scratch / "out"
     for folder in (tree, tools, out):
         folder.mkdir(parents=True)
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for name in (*PARTS, "LICENSE"):
-        source = repository / name
+    for name in PARTS:
+        source = REPOSITORY / name
         if source.is_dir():
             shutil.copytree(source, tree / name, ignore=ignore)
         else:
             shutil.copy2(source, tree / name)
+    if version:
+        make_later(tree, version)
     (scratch / "makepkg.conf").write_text(CONF)
-    program(tools / "python", PYTHON.format(python=sys.executable))
+    program(tools / "python", PYTHON.format(python=python))
     program(tools / "pacman", PACMAN_OF_BUILD)
     for path in (scratch, *scratch.rglob("*")):
-        os.chown(path, NOBODY, NOBODY)
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+
+
+def make_later(tree: Path, version: str) -> None:
+    """Make a tree that of a later version: its number, a changed default configuration, GUARD."""
+    replace(tree / "PKGBUILD", r"(?m)^pkgver=\S+", f"pkgver={version}")
+    replace(tree / "orchd/__init__.py", r'__version__ = ".+"', f'__version__ = "{version}"')
+    replace(tree / "packaging/orchd.toml", r"\Z", f"# New in {version}.\n")
+    for path in [*tree.glob("orchd/**/*.py"), *tree.glob("poolmgr/**/*.py")]:
+        replace(path, r"\Z", GUARD.format(version=version))
+
+
+def replace(path: Path, pattern: str, text: str) -> None:
+    """Replace what must be there once."""
+    changed, count = re.subn(pattern, text, path.read_text(), count=1)
+    assert count == 1, (path, pattern)
+    path.write_text(changed)
+
+
+def makepkg(scratch: str, *arguments: str) -> tuple[list[str], Mapping[str, str]]:
+    """The command in the tree under `scratch`, as that user sees it, and its environment."""
     # makepkg refuses to run as root; the capability stands for a checkout that nobody can read.
     ids = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     env = {
-        "HOME": str(scratch),
-        "PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": scratch,
+        "PATH": f"{scratch}/tools:/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
-        "PKGDEST": str(out),
-        "BUILDDIR": str(scratch / "build"),
-        "PACMAN": str(tools / "pacman"),
+        "PKGDEST": f"{scratch}/out",
+        "BUILDDIR": f"{scratch}/build",
+        "PACMAN": f"{scratch}/tools/pacman",
         "PACKAGER": "Tests <tests@invalid>",
         "SOURCE_DATE_EPOCH": "1700000000",
     }
-    config = ["--config", str(scratch / "makepkg.conf")]
-    make = ["makepkg", *config, "--nodeps", "--noconfirm", "--force"]
-    done = subprocess.run(
-        ["setpriv", *ids, *read, *make],
-        cwd=tree,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    packages = list(out.glob("*.pkg.tar.zst"))
-    if done.returncode != 0 or len(packages) != 1:
+    make = ["makepkg", "--config", f"{scratch}/makepkg.conf", *arguments]
+    return ["setpriv", *ids, *read, *make], env
+
+
+BUILD = ("--nodeps", "--noconfirm", "--force")
+
+
+def build(scratch: Path, version: str = "") -> Path:
+    """Run the host's makepkg on a copy of the tree, as nobody; returns the package (about 5 s)."""
+    lay_out(scratch, sys.executable, version)
+    run_makepkg(scratch, *BUILD)
+    return package_of(scratch / "out")
+
+
+def run_makepkg(scratch: Path, *arguments: str) -> str:
+    """Run the host's makepkg in what lay_out() made; returns what it printed."""
+    argv, env = makepkg(str(scratch), *arguments)
+    tree = scratch / "tree"
+    done = subprocess.run(argv, cwd=tree, env=env, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
         raise RuntimeError(f"makepkg failed:\n{done.stdout}{done.stderr}")
-    return packages[0]
+    return done.stdout
+
+
+def build_inside(layers: Sequence[Path], scratch: Path, version: str = "") -> Path:
+    """The same with the makepkg of a machine's layers, where the folder is always /work."""
+    work = scratch / "upper/work"
+    scratch.mkdir(parents=True)
+    lay_out(work, f"{PREFIX}/bin/python", version)
+    run_makepkg_inside(layers, scratch, *BUILD)
+    return package_of(work / "out")
+
+
+def run_makepkg_inside(layers: Sequence[Path], scratch: Path, *arguments: str) -> str:
+    """Run the layers' makepkg in what build_inside() laid out; returns what it printed."""
+    argv, env = makepkg("/work", *arguments)
+    settings = [f"{name}={value}" for name, value in env.items()]
+    inside = ["env", "--chdir=/work/tree", *settings, *argv]
+    (scratch / "upper").chmod(0o755)
+    return run_in_layer(layers, scratch / "upper", inside)
+
+
+def package_of(folder: Path) -> Path:
+    """The one package of a folder."""
+    (package,) = folder.glob("*.pkg.tar.zst")
+    return package
 
 
 def program(path: Path, text: str) -> None:

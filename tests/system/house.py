@@ -29,6 +29,7 @@ CONFIG = "/etc/orchd/orchd.toml"
 TOKEN_FILE = "/etc/credstore/orchd.auth_token"
 GENERATOR = Path("/usr/lib/systemd/system-generators/orchd-generator")
 PORT = 8484
+STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"  # sd-messages.h: SD_MESSAGE_UNIT_STARTING
 ANSWER_S = 20.0  # eight suites on two cores
 READY_S = 30.0
 
@@ -169,6 +170,10 @@ class House:
         self.machine.systemctl("stop", *units, check=False)
         left = "/etc/orchd/* /etc/credstore /etc/systemd/system/*.d"
         self.machine.run(f"systemctl reset-failed; rm -rf {left}; systemctl daemon-reload")
+        self.forget()
+
+    def forget(self) -> None:
+        """From now on the journal is what is said from now on."""
         self._since = time.time()
 
     def add_address(self) -> None:
@@ -201,13 +206,18 @@ class House:
         self.machine.run(f"kill -{signal} {pid}")  # sh's own: the machine has no other
 
     def journal(self, unit: str | None = None, *matches: str) -> list[dict[str, Any]]:
-        """The journal since the last clear()."""
+        """The journal since the last clear() or forget()."""
         entries = self.machine.journal(unit, *matches)
         return [e for e in entries if int(e["__REALTIME_TIMESTAMP"]) >= self._since * 1e6]
 
     def said(self, unit: str) -> str:
-        """All that a unit, and systemd about it, said since the last clear()."""
+        """All that a unit, and systemd about it, said since the last clear() or forget()."""
         return "\n".join(str(entry.get("MESSAGE", "")) for entry in self.journal(unit))
+
+    def starts_of(self, unit: str) -> list[float]:
+        """When systemd began each start of a unit, in seconds."""
+        entries = self.journal(None, f"UNIT={unit}", f"MESSAGE_ID={STARTING}")
+        return [int(entry["__MONOTONIC_TIMESTAMP"]) / 1e6 for entry in entries]
 
     def wait(self, predicate: Callable[[], T], what: str, deadline_s: float = READY_S) -> T:
         """Ask until the answer is true."""

@@ -32,15 +32,9 @@ def ends_of(house: House, unit: str) -> list[float]:
     return [int(entry["__MONOTONIC_TIMESTAMP"]) / 1e6 for entry in entries]
 
 
-def starts_of(house: House, unit: str) -> list[float]:
-    """When systemd began each start of a unit, in seconds."""
-    entries = house.journal(None, f"UNIT={unit}", "MESSAGE_ID=7d4958e842da4a758f6c1cdc7b36dcc5")
-    return [int(entry["__MONOTONIC_TIMESTAMP"]) / 1e6 for entry in entries]
-
-
 def gaps(house: House, unit: str) -> list[float]:
     """From each end to the start that followed: the backoff as it was."""
-    began = starts_of(house, unit)
+    began = house.starts_of(unit)
     after = [[start for start in began if start > end] for end in ends_of(house, unit)]
     return [
         starts[0] - end for end, starts in zip(ends_of(house, unit), after, strict=True) if starts
@@ -182,7 +176,7 @@ def test_a_pool_that_cannot_load_rests_in_the_end_and_the_way_out(house: House) 
     assert error["advice"] == "Mend the cause, then orchctl pools reset demo."
     assert "breaker_open" in house.machine.run(["orchctl", "pools"]).stdout
     # it stays so: nothing starts it behind the operator's back
-    assert len(starts_of(house, UNIT)) == 4
+    assert len(house.starts_of(UNIT)) == 4
     assert house.property("poolmgr@demo:0.socket", "ActiveState") in ("inactive", "failed")
     # specs/12-systemd.md, Procedures: correct the cause, then
     house.configure(SIMULATED, mock_pool())

@@ -5,8 +5,8 @@ Here: makepkg, pacman, one boot of the packaged suite. Not here: what the units 
 
 from __future__ import annotations
 
-import re
-import subprocess
+import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,32 +19,10 @@ from tests.lab.machine import Machine
 from tests.lab.needs import MACHINE, PACKAGING, require
 from tests.lab.rootfs import Suite
 from tests.lab.venv import REPOSITORY, base_layers, read_project
-from tests.system import archpkg
+from tests.system import archpkg, pkgcheck, unpack
 from tests.system.house import SIMULATED, House, mock_pool, names_of, task
 
 pytest_plugins = ("tests.lab.fixtures",)
-
-# Where Arch calls a distribution otherwise than `python-` and its name.
-ARCH_NAMES = {"prometheus-client": "prometheus_client", "systemd-python": "systemd"}
-
-
-def listed(name: str) -> set[str]:
-    """Items of an array of the PKGBUILD, as bash reads them, less any version."""
-    script = f'source ./PKGBUILD; printf "%s\\n" "${{{name}[@]}}"'
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-    return {re.split("[<>=]", line)[0] for line in done.stdout.split("\n") if line}
-
-
-@pytest.mark.req("SYSD-14")
-def test_version_and_dependencies_are_the_project_s() -> None:
-    assert listed("pkgver") == {orchd.__version__}
-    requirements = {*read_project().requirements, "systemd-python"}
-    names = {re.split(r"[<>=~\[]", requirement)[0] for requirement in requirements}
-    wanted = {f"python-{ARCH_NAMES.get(name, name)}" for name in names}
-    # setpriv, which ties an engine to its poolmgr
-    assert listed("depends") == wanted | {"python", "systemd", "util-linux"}
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +39,7 @@ def package() -> Iterator[Path]:
 @pytest.mark.system
 @pytest.mark.slow
 def test_the_package_holds_what_belongs_into_it(package: Path) -> None:
-    argv = ["bsdtar", "-tf", str(package)]
-    names = set(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split())
+    whole = pkgcheck.read(package)
     units = {f"usr/lib/systemd/system/{path.name}" for path in (REPOSITORY / "units").glob("*.*")}
     users = {path.name for path in (REPOSITORY / "units/user").iterdir()}
     units |= {f"usr/lib/systemd/user/{name}" for name in users}
@@ -73,21 +50,95 @@ def test_the_package_holds_what_belongs_into_it(package: Path) -> None:
         "usr/lib/systemd/system-generators/orchd-generator",
         "usr/lib/systemd/user-generators/orchd-generator",
         "usr/lib/tmpfiles.d/orchd.conf",
+        "usr/share/bash-completion/completions/orchctl",
+        "usr/share/doc/orchd/README.md",
+        "usr/share/fish/vendor_completions.d/orchctl.fish",
+        "usr/share/licenses/orchd/LICENSE",
+        "usr/share/man/man1/orchctl.1.gz",
+        "usr/share/man/man5/orchd.toml.5.gz",
+        "usr/share/man/man8/orchd.8.gz",
+        "usr/share/man/man8/poolmgr.8.gz",
         "usr/share/orchd/config.schema.json",
         "usr/share/orchd/openapi/control.yaml",
         "usr/share/orchd/openapi/data.yaml",
-        "usr/share/doc/orchd/README.md",
-        "usr/share/licenses/orchd/LICENSE",
+        "usr/share/orchd/sdk/examples/build.sh",
+        "usr/share/orchd/sdk/examples/hosts.c",
+        "usr/share/orchd/sdk/examples/hosts.wasm",
+        "usr/share/orchd/sdk/examples/models.c",
+        "usr/share/orchd/sdk/examples/models.wasm",
+        "usr/share/orchd/sdk/orchd_policy.h",
+        "usr/share/zsh/site-functions/_orchctl",
     }
-    assert names >= units | programs | others
-    top = {name.split("/")[0] for name in names}
-    assert top == {".BUILDINFO", ".INSTALL", ".MTREE", ".PKGINFO", "etc", "usr"}
-    strangers = [name for name in names if "/tests/" in name or "dist-packages" in name]
-    assert strangers == []
-    info = subprocess.run(
-        ["bsdtar", "-xOf", str(package), ".PKGINFO"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    assert {"pkgname = orchd", "arch = any", "backup = etc/orchd/orchd.toml"} <= set(info)
+    assert set(whole.entries) >= units | programs | others
+    top = {name.split("/")[0] for name in whole.entries}
+    assert top == {".BUILDINFO", ".CHANGELOG", ".INSTALL", ".MTREE", ".PKGINFO", "etc", "usr"}
+    assert whole.info["arch"] == ["any"]
+    assert whole.info["backup"] == ["etc/orchd/orchd.toml"]
+
+
+@pytest.mark.req("SYSD-24")
+def test_the_checker_sees_faults() -> None:
+    contents = {
+        "etc/orchd/more.toml": b"",
+        "usr/bin/tool": b"#!/opt/orchd/bin/python\n",
+        "usr/lib/python3.14/site-packages/orchd/a.py": b"",
+        "usr/lib/systemd/system/a.service": b"ExecStart=-/usr/bin/none %i\n",
+        "usr/share/man/man1/tool.1": b"",
+    }
+    entries = {name: tarfile.TarInfo(name) for name in (*contents, "usr/share/empty", "home")}
+    entries["usr/share/empty"].type = tarfile.DIRTYPE
+    entries["usr/share/empty"].mode = 0o777
+    entries["usr/bin/tool"].uid = 1000
+    info = {"pkgname": ["orchd"], "backup": ["etc/orchd/orchd.toml"]}
+    assert sorted(pkgcheck.faults(pkgcheck.Package(entries, contents, info))) == [
+        "backup etc/orchd/orchd.toml: not in the package",
+        "etc/orchd/more.toml: configuration that is not in backup",
+        "home: no place for a package",
+        "no licence",
+        "usr/bin/tool: interpreter /opt/orchd/bin/python",
+        "usr/bin/tool: mode 644, not 755",
+        "usr/bin/tool: owned by 1000:0, not by root",
+        "usr/bin/tool: speaks of the place where it was built (/opt/orchd)",
+        "usr/lib/python3.14/site-packages/orchd/a.py: no bytecode: each start of a service would "
+        "compile it",
+        "usr/lib/systemd/system/a.service: /usr/bin/none is neither in the package nor in a "
+        "dependency",
+        "usr/share/empty: an empty folder",
+        "usr/share/empty: mode 777, not 755",
+        "usr/share/man/man1/tool.1: not compressed",
+    ]
+
+
+@pytest.mark.req("SYSD-24")
+@pytest.mark.system
+@pytest.mark.slow
+def test_a_checker_like_namcap_finds_no_fault(package: Path) -> None:
+    assert pkgcheck.faults(pkgcheck.read(package)) == []
+
+
+@pytest.mark.req("SYSD-24")
+@pytest.mark.system
+@pytest.mark.slow
+def test_another_folder_and_another_time_change_no_file(package: Path) -> None:
+    """Only what tells of the build itself differs: .BUILDINFO, and its hash in .MTREE."""
+    with TemporaryDirectory(prefix="elsewhere-") as name:
+        Path(name).chmod(0o755)
+        (_, first), (_, second) = (
+            unpack.members(path) for path in (package, archpkg.build(Path(name, "other/place")))
+        )
+    differ = {name for name in first | second if first.get(name) != second.get(name)}
+    assert differ == {".BUILDINFO", ".MTREE"}
+
+
+@pytest.mark.req("SYSD-24")
+@pytest.mark.system
+def test_srcinfo_is_what_makepkg_6_prints() -> None:
+    require(PACKAGING)
+    with TemporaryDirectory(prefix="srcinfo-") as name:
+        Path(name).chmod(0o755)
+        archpkg.lay_out(Path(name, "build"), sys.executable)
+        printed = archpkg.run_makepkg(Path(name, "build"), "--printsrcinfo")
+    assert printed == (REPOSITORY / ".SRCINFO").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +16,7 @@ from tools.bench import (
     cancel,
     core,
     dialects,
+    page,
     relay,
     staging,
     standing,
@@ -41,8 +39,6 @@ MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
     "predictions": calibration.predictions,
     "staging": staging.staging,
 }
-BEGIN: Final = "<!-- python -m tools.bench --write: begin -->"
-END: Final = "<!-- end -->"
 
 
 def main() -> int:
@@ -52,7 +48,7 @@ def main() -> int:
     the page.
     """
     options = _options()
-    print(_machine(), file=sys.stderr)
+    print(page.machine(), file=sys.stderr)
     figures: list[Figure] = []
     failed: list[str] = []
     for name in options.measures or MEASURES:
@@ -67,9 +63,9 @@ def main() -> int:
         print(f"({name}: {time.monotonic() - began:.0f} s)", file=sys.stderr)
         figures += fresh
     if options.json is not None:
-        options.json.write_bytes(codec.dumps({"machine": _machine(), "figures": figures}))
+        options.json.write_bytes(codec.dumps({"machine": page.machine(), "figures": figures}))
     if options.write is not None and not failed:
-        _write(options.write, f"{_machine()}\n\n{markdown(figures)}")
+        page.write(options.write, "tools.bench", f"{page.machine()}\n\n{markdown(figures)}")
     return 1 if failed else 0
 
 
@@ -90,32 +86,6 @@ def _options() -> argparse.Namespace:
     if unknown:
         parser.error(f"no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}")
     return options
-
-
-def _machine() -> str:
-    """Return what the figures depend on beside the code."""
-    today = dt.datetime.now(dt.UTC).date()
-    load_1, _, load_15 = os.getloadavg()
-    return (
-        f"{today}, {os.cpu_count()} cores ({_cpu()}), Linux {platform.release()}, "
-        f"Python {platform.python_version()}; load average {load_1:.1f} (15 min: {load_15:.1f})."
-    )
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def _write(path: Path, tables: str) -> None:
-    text = path.read_text()
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{path} lacks the lines {BEGIN} and {END}")
-    path.write_text(f"{head}{BEGIN}\n{tables}\n{END}{tail}")
 
 
 if __name__ == "__main__":

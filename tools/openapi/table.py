@@ -135,6 +135,7 @@ NEVER_ANSWERED: Final = frozenset(
         Kind.CPU_FALLBACK,
         Kind.GPU_MISMATCH,
         Kind.NOT_ATTESTED,
+        Kind.SOCKET_REMOVED,
         # orchctl's own
         Kind.DAEMON_UNREACHABLE,
         Kind.CANCELED,
