@@ -14,7 +14,7 @@ from orchd.cli import reach, say
 from orchd.config.policies import MAX_DEADLINE_MS, MAX_FUEL, MAX_MEMORY_MB
 from orchd.config.policy import Plugin as Keys
 from orchd.policy.gate import MISSING
-from orchd.policy.question import Decision, Question
+from orchd.policy.question import Decision, PluginError, Question
 from orchd.wire import codec
 from orchd.wire.errors import TABLE, Kind, OrchError
 from orchd.wire.ids import Text
@@ -100,13 +100,11 @@ def _loaded(path: Path, args: tuple[str, ...], fuel: int, memory_mb: int, ms: in
     bounds = sandbox.Bounds(fuel=fuel, memory_bytes=memory_mb << 20, deadline_s=ms / 1000)
     try:
         return sandbox.Plugin(sandbox.read(path), bounds, args)
-    except sandbox.PluginError as exc:
+    except PluginError as exc:
         raise OrchError(Kind.INVALID_PARAMS, f"{path}: it {exc}") from None
 
 
 def _decided(path: Path, plugin: Plugin, question: Question) -> Decision:
-    from orchd.policy.sandbox import PluginError  # it is loaded
-
     try:
         return plugin.decide(question)
     except PluginError as exc:

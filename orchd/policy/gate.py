@@ -17,7 +17,7 @@ from attrs import frozen
 
 from orchd.config.policy import Plugin as Configured
 from orchd.kit import log
-from orchd.policy.question import Question
+from orchd.policy.question import PluginError, Question
 from orchd.wire.codec import Fault
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count
@@ -104,7 +104,7 @@ def _load(plugins: Sequence[Configured]) -> tuple[list[_Loaded], list[Fault]]:
                 deadline_s=each.deadline_ms / 1000,
             )
             loaded.append(_Loaded(each, sandbox.Plugin(module, bounds, each.args)))
-        except sandbox.PluginError as exc:
+        except PluginError as exc:
             wrong.append(Fault(f"$.policy.plugins[{index}].{key}", f"{each.name}: {exc}"))
     return loaded, wrong
 
@@ -148,8 +148,6 @@ class Gate:
         return list(self._each(question))
 
     def _each(self, question: Question) -> Iterator[Outcome]:
-        from orchd.policy.sandbox import PluginError  # it is loaded: we have a plugin
-
         for each in self._plugins:
             name, bounds = each.configured.name, each.configured
             if question.what not in bounds.decides:

@@ -56,3 +56,10 @@ class Decision:
     """In its own words, for the journal and for whoever is refused; may be empty."""
     fuel: int = 0
     """What it took."""
+
+
+class PluginError(Exception):
+    """A module cannot be used, or gave no decision; the message says why, without a subject."""
+
+    fuel: int = 0
+    """What it took before."""

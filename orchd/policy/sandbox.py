@@ -16,7 +16,7 @@ import wasmtime
 from attrs import frozen
 
 from orchd.policy import abi
-from orchd.policy.question import Decision, Question
+from orchd.policy.question import Decision, PluginError, Question
 
 MAX_FILE: Final = 4 << 20
 MAX_STACK: Final = 256 << 10  # of wasm frames; wasmtime's own default is 512 KiB
@@ -31,13 +31,6 @@ EXPORTS: Final = {
     "orchd_alloc": ([_I32], [_I32]),
     "orchd_decide": ([_I32], [_I32]),
 }
-
-
-class PluginError(Exception):
-    """A module cannot be used, or gave no decision; the message says why, without a subject."""
-
-    fuel: int = 0
-    """What it took before."""
 
 
 @frozen(kw_only=True)

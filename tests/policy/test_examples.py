@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -106,6 +107,13 @@ def test_source_and_module_are_in_step(tmp_path: Path) -> None:
             assert ours == made, f"{name} is not of its source: packaging/examples/plugins/build.sh"
     for told, args, decision, allowed, _ in asked(tmp_path):
         assert decision.allowed is allowed, (told, args)
+
+
+@pytest.mark.req("POLICY-4021", "POLICY-SDK-4112")
+def test_the_packaged_configuration_names_the_module_that_the_package_has() -> None:
+    text = (FOLDER.parents[1] / "orchd.toml").read_text()
+    digest = hashlib.sha256((FOLDER / "models.wasm").read_bytes()).hexdigest()
+    assert f'#path = "/usr/share/orchd/sdk/examples/models.wasm"\n#sha256 = "{digest}"\n' in text
 
 
 def producer(code: bytes) -> bytes:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchd.policy import abi
-from orchd.policy.question import Decision, Question
-from orchd.policy.sandbox import MAX_FILE, Plugin, PluginError, check_same, read
+from orchd.policy.question import Decision, PluginError, Question
+from orchd.policy.sandbox import MAX_FILE, Plugin, check_same, read
 from orchd.wire.ids import Count
 from orchd.wire.policy import What
 from tests.policy.modules import ROOM_AT, answer, bounds, module, plugin, question
