@@ -19,7 +19,7 @@ ROOTS = ("etc", "usr", "opt", "srv", "var")
 FORBIDDEN = ("usr/local/", "usr/lib64/", "usr/sbin/", "var/run/", "var/lib/", "var/cache/")
 FOR_THE_ADMINISTRATOR = ("etc/systemd/system/", "etc/tmpfiles.d/", "etc/sysusers.d/")
 INTERPRETERS = ("/usr/bin/python", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
-OF_THE_BUILD = (b"/tree/", b"/makepkg", b".pyenv", b"/opt/orchd")
+OF_THE_BUILD = (b"/src/tree/", b"/makepkg", b".pyenv", b"/opt/orchd")
 EXEC = re.compile(r"^Exec\w+=[-+!@:|]*(/usr/bin/\S+)", re.MULTILINE)
 # Programs of packages that a dependency brings, as Arch has them.
 BROUGHT = {"/usr/bin/systemctl": "systemd", "/usr/bin/setpriv": "util-linux"}
