@@ -101,7 +101,7 @@ def _show(settings: Settings) -> None:
                     pool.ctx,
                     pool.slots,
                     f"{pool.queue.interactive}+{pool.queue.batch}",
-                    pool.provisioning.mode.value,
+                    pool.mode.value,
                 ),
             )
         )

@@ -26,6 +26,8 @@ VERBS: Final = {
     "sessions": ("sessions", "Show what a session has used and has left, or end it."),
     "drain": ("drain", "Place nothing more on a pool, and let its tasks end."),
     "reload": ("reload", "Give a pool another model; the old one stays if that fails."),
+    "plan": ("provision:plan", "Show how a pool's engine would come here."),
+    "provision": ("provision:provision", "Bring a pool's engine here."),
     "models": ("models", "Show and change the catalog of models."),
     "artifacts": ("artifacts", "Show, store and delete what agents left behind."),
     "policy": ("policy", "Ask a policy plugin, as orchd would."),

@@ -13,6 +13,7 @@ from typing import Final
 
 from orchd.config.devices import Backend
 from orchd.config.engines import MAX_SOCKET_PATH, check_engine
+from orchd.config.modes import check_mode
 from orchd.config.policies import check_policy
 from orchd.config.pool import ENGINES, MOCK, Engine, Pool, is_file_ref
 from orchd.config.schema import File, parse_bind
@@ -58,6 +59,7 @@ def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
         yield from _limits(pool, path)
         yield from _embedding(pool, path)
         yield from check_engine(pool, path)
+        yield from check_mode(pool, f"{path}.provisioning")
         yield from _model(pool, f"{path}.model")
         yield from _sockets(pool, path, run_dir)
         yield from _read_paths(pool, path)

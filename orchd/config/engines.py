@@ -98,10 +98,10 @@ def _workloads(pool: Pool, path: str) -> Iterator[Fault]:
 
 def _provisioning(pool: Pool, path: str) -> Iterator[Fault]:
     how, engine, at = pool.provisioning, pool.engine, f"{path}.provisioning"
-    if how.mode is Mode.EXTERNAL:
+    if pool.mode is Mode.EXTERNAL:
         yield from _external(pool, at)
         if how.command is not None:
-            yield Fault(f"{at}.command", "is only for modes binary and package")
+            yield Fault(f"{at}.command", "is not for mode external: it runs already")
         if engine.args:
             must = "must be empty for mode external: poolmgr does not start that engine"
             yield Fault(f"{path}.engine.args", must)

@@ -48,7 +48,11 @@ LEAVES: Final[Mapping[Any, Schema]] = {
     },
 }
 """What the codec's leaves take."""
-_CONFIG: Final = {**LEAVES, ids.EngineId: {"type": "string", "enum": list(ENGINES)}}
+_CONFIG: Final = {
+    **LEAVES,
+    ids.EngineId: {"type": "string", "enum": list(ENGINES)},
+    ids.Digest: {"type": "string", "pattern": f"^{ids.DIGEST.pattern}$"},
+}
 
 
 def generate() -> Schema:

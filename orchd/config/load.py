@@ -35,13 +35,6 @@ ENVIRONMENT: Final = {
     "state_dir": "ORCHD_STATE_DIR",
     "run_dir": "ORCHD_RUN_DIR",
 }
-_LATER: Final = {
-    "mode": ("source", "container"),
-}
-LATER_KEYS: Final = frozenset(
-    {"allow_binary_downloads", "allow_package_installs", "container", "source"}
-)
-"""Keys of the contract that this version does not know."""
 
 
 def load(
@@ -262,12 +255,7 @@ def _section(path: str) -> str:
 def _explained(fault: Fault) -> str:
     """Return the fault's message with a hint where we know what was meant."""
     message, key = fault.message, fault.path.rpartition(".")[2]
-    for later in _LATER.get(key, ()):
-        if message.endswith(f"not '{later}'"):
-            return f"{message} ({later} comes with a later version)"
     if message.startswith(_UNKNOWN_KEY):
-        if key in LATER_KEYS:
-            return f"comes with a later version; {message}"
         known = message.partition("(known: ")[2].rstrip(")").split(", ")
         if close := difflib.get_close_matches(key, known, n=1):
             return f"{message}; did you mean {close[0]}?"

@@ -11,6 +11,7 @@ from typing import Final
 from attrs import evolve, frozen
 
 from orchd.config.canary import Canary
+from orchd.config.provisioning import Binary, Container, Package, Source
 from orchd.wire import ids
 from orchd.wire.ids import (
     Count,
@@ -44,8 +45,19 @@ class Mode(enum.StrEnum):
     """How an engine comes to run."""
 
     EXTERNAL = "external"
-    BINARY = "binary"
+    SOURCE = "source"
+    CONTAINER = "container"
     PACKAGE = "package"
+    BINARY = "binary"
+
+
+_MODES: Final = {
+    LLAMACPP: Mode.SOURCE,
+    VLLM: Mode.CONTAINER,
+    TGI: Mode.CONTAINER,
+    TRITON: Mode.CONTAINER,
+    OPENAI: Mode.EXTERNAL,
+}
 
 
 class SelfTestFault(enum.StrEnum):
@@ -199,8 +211,10 @@ class Watchdog:
 class Provisioning:
     """How the engine comes to run."""
 
-    mode: Mode = Mode.BINARY
-    """external: it runs already. binary, package: poolmgr starts `command` as its child."""
+    mode: Mode | None = None
+    """external: it runs already. source, container, package, binary: `orchctl provision` brings it,
+    and poolmgr starts it. Without it: binary where there is a command; llamacpp source; vllm, tgi
+    and triton container; openai external."""
     url: str | None = None
     """external: unix:/path/to.sock or http://127.0.0.1:PORT of the running engine. openai also
     https://HOST[:PORT][/v1] of another machine, which then has to be attested."""
@@ -216,8 +230,18 @@ class Provisioning:
     gpu_attested: bool = False
     """external: the operator's word that it runs on the GPU where NVML cannot show it."""
     command: tuple[str, ...] | None = None
-    """binary, package: the program and its first arguments. Without it: llamacpp ["llama-server"],
-    vllm ["vllm", "serve"], triton ["tritonserver"]."""
+    """The program and its first arguments. package, binary: here, or in what was brought; without
+    it: llamacpp ["llama-server"], vllm ["vllm", "serve"], triton ["tritonserver"]. container: in
+    the image, in the place of what it would run by itself."""
+    source: Source = Source()
+    container: Container = Container()
+    package: Package = Package()
+    binary: Binary = Binary()
+    allow_package_installs: bool = False
+    """Let `orchctl provision` install packages (pacman, an AUR helper). Else it says the command to
+    run."""
+    allow_binary_downloads: bool = False
+    """Let `orchctl provision` download binary.url."""
 
 
 @frozen(kw_only=True)
@@ -289,13 +313,21 @@ class Pool:
         return tuple(ids.replica_id(self.id, mask) for mask in self.replicas)
 
     @property
+    def mode(self) -> Mode:
+        """Return how its engine comes to run: as said, or the engine's own way [ORCH-3800]."""
+        how = self.provisioning
+        if how.mode is not None:
+            return how.mode
+        return Mode.BINARY if how.command is not None else _MODES.get(self.engine.id, Mode.BINARY)
+
+    @property
     def command(self) -> tuple[str, ...]:
         """Return the engine's program; empty for mock (our own) and for external (it runs)."""
-        if self.provisioning.mode is Mode.EXTERNAL:
+        if self.mode is Mode.EXTERNAL:
             return ()
         return self.provisioning.command or _PROGRAMS.get(self.engine.id, ())
 
 
 def is_file_ref(pool: Pool) -> bool:
     """Whether `model.ref` has to be a file here: an engine that we start reads it."""
-    return pool.engine.id != MOCK and pool.provisioning.mode is not Mode.EXTERNAL
+    return pool.engine.id != MOCK and pool.mode is not Mode.EXTERNAL

@@ -200,7 +200,7 @@ class App:
     def reload_pool(self, pool_id: PoolId, model_ref: str) -> None:
         """Begin to reload a pool. Raises OrchError."""
         for pool in self.settings.pools:
-            if pool.id == pool_id and pool.provisioning.mode is Mode.EXTERNAL:
+            if pool.id == pool_id and pool.mode is Mode.EXTERNAL:
                 raise OrchError(
                     Kind.INVALID_PARAMS,
                     f"the engine of pool {pool_id} is external: whoever started it gives it "

@@ -37,11 +37,14 @@ def _named(settings: Settings, pool: Pool) -> Iterator[str]:
         yield _around(PurePosixPath(model))
     elif pool.model.cache_dir is not None and is_file_ref(pool) and is_remote(pool.model.ref):
         yield pool.model.cache_dir
-    if pool.provisioning.mode is not Mode.EXTERNAL:
+    if pool.mode is not Mode.EXTERNAL:
         for word in (*pool.command, *pool.engine.args):
             path = PurePosixPath(word.partition("=")[2] if word.startswith("-") else word)
             if path.is_absolute():
                 yield _around(path)
+    built = pool.provisioning.source.cache_dir
+    if built is not None:
+        yield built
     yield from pool.read_paths
 
 

@@ -65,7 +65,12 @@ class Outbound:
         return 0.0
 
     async def wait_permit(
-        self, address: Address, *, size_bytes: int | None = None, identity: str = ""
+        self,
+        address: Address | None,
+        *,
+        via: str = "http",
+        size_bytes: int | None = None,
+        identity: str = "",
     ) -> None:
         """Return when the request may leave. The deadline is the caller's. Raises as permit.
 
@@ -73,7 +78,11 @@ class Outbound:
         """
         while True:
             request = Request(
-                address=address, size_bytes=size_bytes, recent=self._recent(), identity=identity
+                address=address,
+                via=via,
+                size_bytes=size_bytes,
+                recent=self._recent(),
+                identity=identity,
             )
             ruled = self._ruled(request)
             if isinstance(ruled, str):

@@ -124,7 +124,7 @@ class Plugin:
 
 def _config() -> wasmtime.Config:
     config = wasmtime.Config()
-    # The interpreter: nothing becomes executable, which orchd.service forbids (adr/0005).
+    # The interpreter: nothing becomes executable, which orchd.service forbids (adr/0006).
     config.target = "pulley64"
     config.consume_fuel = True
     config.epoch_interruption = True

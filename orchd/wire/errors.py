@@ -77,6 +77,7 @@ class Kind(enum.StrEnum):
     VRAM_SHORT = "vram_short"
     RAM_SHORT = "ram_short"
     ENGINE_MISSING = "engine_missing"
+    PROVISION_FAILED = "provision_failed"
     ENGINE_START_FAILED = "engine_start_failed"
     ENGINE_UNHEALTHY = "engine_unhealthy"
     ENGINE_DIED = "engine_died"
@@ -297,7 +298,12 @@ TABLE: dict[Kind, Row] = {
         "Free VRAM, lower ctx or slots, or choose a smaller model or quantisation."
     ),
     Kind.RAM_SHORT: _pool("Free host memory, or choose a smaller model."),
-    Kind.ENGINE_MISSING: _pool("Install the engine, or correct provisioning.command."),
+    Kind.ENGINE_MISSING: _pool(
+        "Run orchctl provision with the pool's id, or correct its provisioning."
+    ),
+    Kind.PROVISION_FAILED: _pool(
+        "Mend what it names, or read its log; then run orchctl provision again."
+    ),
     Kind.ENGINE_START_FAILED: _pool("Read the engine's last lines in the pool's journal."),
     Kind.ENGINE_UNHEALTHY: _pool(
         "Read the engine's last lines in the pool's journal.", fault="pool"

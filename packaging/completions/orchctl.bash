@@ -20,7 +20,7 @@ _orchctl() {
     case $verb in
     '')
         options='--version --help'
-        words='up run embed rerank explain status cancel pools sessions drain reload models artifacts policy config'
+        words='up run embed rerank explain status cancel pools sessions drain reload plan provision models artifacts policy config'
         ;;
     'up')
         options='--config --log --help'
@@ -138,6 +138,18 @@ _orchctl() {
         --ca-file) options='' words='' files=1 ;;
         --url) return ;;
         --token-file) options='' words='' files=1 ;;
+        esac
+        ;;
+    'plan')
+        options='--config --json --help'
+        case $prev in
+        --config) options='' words='' files=1 ;;
+        esac
+        ;;
+    'provision')
+        options='--config --json --help'
+        case $prev in
+        --config) options='' words='' files=1 ;;
         esac
         ;;
     'models')

@@ -120,7 +120,7 @@ class Board:
     @property
     def tuning(self) -> Tuning:
         """What else changes the output; nothing is known of an engine that others started."""
-        if self.pool.provisioning.mode is Mode.EXTERNAL:
+        if self.pool.mode is Mode.EXTERNAL:
             return Tuning()
         serving = self._adapter.serving(self.pool)
         return self._adapter.tuning((*serving, *self.pool.engine.args))

@@ -34,7 +34,7 @@ TERM_GRACE_S: Final = 5.0
 """From SIGTERM to the kill. All its connections are closed by then, so an engine has nothing to
 finish; llama-server leaves within milliseconds."""
 KILL_WAIT_S: Final = 5.0  # a process that holds a GPU may be long in the driver on its way out
-_GUARD: Final = ("/bin/sh", "-c", "read -r line; kill -KILL 0")
+_GUARD: Final = ("/bin/sh", "-c", 'read -r line; [ $# = 0 ] || "$@"; kill -KILL 0', "guard")
 """Leads the engine's process group and reads a pipe that we hold: when we are gone, however that
 came, the pipe ends, and the guard kills the group. While it is not reaped, the group's number is
 nobody else's, so killing by it never hits a stranger."""
@@ -56,6 +56,7 @@ class Child:
         output: int,
         cgroup: Cgroup | None,
         telling: Callable[[str], bool],
+        sweep: Sequence[str],
     ) -> None:
         self.pid = popen.pid
         self.telling_lines: deque[str] = deque(maxlen=TELLING_KEPT)
@@ -66,6 +67,8 @@ class Child:
         self._output = output
         self._cgroup = cgroup
         self._telling = telling
+        self._sweep = sweep
+        self._sweeper: subprocess.Popen[bytes] | None = None
         self._oom_kills = self._count_oom_kills()
 
     def _count_oom_kills(self) -> OomKills:
@@ -136,6 +139,8 @@ class Child:
             await _ended(self._guard)
             assert self._guard.stdin is not None
             self._guard.stdin.close()
+            if self._sweeper is not None:
+                await _ended(self._sweeper)
             if self._cgroup is not None:
                 self._cgroup.remove()
             return ending_
@@ -149,6 +154,9 @@ class Child:
         if self._guard.returncode is None:  # else all is over, and the number may be another's
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._guard.pid, signal.SIGKILL)
+        if self._sweep and self._sweeper is None:
+            with contextlib.suppress(OSError):
+                self._sweeper = _swept(self._sweep)
 
 
 def start(
@@ -156,10 +164,13 @@ def start(
     env: Mapping[str, str],
     cgroup_name: str = ENGINE,
     telling: Callable[[str], bool] = lambda _line: False,
+    sweep: Sequence[str] = (),
 ) -> Child:
     """Start `argv` with `env` added to ours. Raises OrchError(ENGINE_MISSING, ENGINE_START_FAILED).
 
-    Of the lines that it prints, those that are `telling` are kept longer.
+    Of the lines that it prints, those that are `telling` are kept longer. `sweep` is a command that
+    ends what is no process of ours, a container: it is run when the rest has been killed, by the
+    guard where we cannot any more.
 
     On the loop's own thread and not in a worker: the parent-death signal is sent when the *thread*
     that forked ends (prctl(2)), and trio's worker threads end after ten idle seconds. It costs the
@@ -173,7 +184,14 @@ def start(
     guard: subprocess.Popen[bytes] | None = None
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
-        guard = subprocess.Popen(_GUARD, stdin=subprocess.PIPE, env={}, process_group=0)
+        guard = subprocess.Popen(
+            [*_GUARD, *sweep],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment({}) if sweep else {},
+            process_group=0,
+        )
         popen = subprocess.Popen(
             [*prefix, *argv],
             env=environment(env),
@@ -193,7 +211,19 @@ def start(
         raise OrchError(Kind.ENGINE_START_FAILED, f"cannot start {argv[0]}: {exc}") from exc
     finally:
         os.close(write_end)
-    return Child(popen, guard, read_end, cgroup, telling)
+    return Child(popen, guard, read_end, cgroup, telling, sweep)
+
+
+def _swept(sweep: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Begin to end a container; it ends also when we do not live to see it."""
+    return subprocess.Popen(
+        sweep,
+        env=environment({}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 async def _ended(popen: subprocess.Popen[bytes]) -> int:

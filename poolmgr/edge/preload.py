@@ -232,7 +232,9 @@ class Preload:
         self._board.gpus = masked(gpus, self._mask)
         if self.devices.simulated:
             return GpuProof.SIMULATED
-        if self.process.child is None:
+        plan = self.staging.plan
+        if self.process.child is None or (plan is not None and plan.sweep):
+            # a container is a child of its own supervisor (conmon, dockerd), not of ours
             self.facts.pid = await self.process.find_external(engine.target)
         need = self.staging.need
         floors: tuple[int, ...] = ()

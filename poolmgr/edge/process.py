@@ -39,6 +39,7 @@ class Process:
         """Whether it passed the self-test in this life."""
         self.child: Child | None = None
         self.external_pid: int | None = None
+        """Of an engine that is no child of ours: another's, or one in a container."""
         self._replica_id = replica_id
         self._adapter = adapter
         self._room = room
@@ -47,9 +48,9 @@ class Process:
     def pids(self) -> frozenset[int]:
         """Return the engine's processes; empty when there is none or it cannot be found."""
         child = self.child  # once: ram_bytes runs in a thread
-        if child is not None:
-            return child.pids()
-        return procs.tree(self.external_pid) if self.external_pid else frozenset()
+        own = child.pids() if child is not None else frozenset()
+        pid = self.external_pid
+        return own | procs.tree(pid) if pid is not None else own
 
     def ram_bytes(self) -> int:
         """Return the resident memory of the engine's processes."""
@@ -72,7 +73,8 @@ class Process:
             raise OrchError(Kind.ENGINE_START_FAILED, words) from exc
         name = f"{ENGINE}{self._seat or ''}"
         env = {**plan.env, MARK: str(own_mark(plan.socket))}
-        self.child = children.start(plan.argv, env, name, self._adapter.telling)
+        telling = self._adapter.telling
+        self.child = children.start(plan.argv, env, name, telling, plan.sweep)
         self.was_ready = False
         log.event(
             "engine_started",
@@ -140,7 +142,7 @@ class Process:
             return frozenset()
         was_running, pids = child.running, child.pids()
         ending = await child.stop()
-        self.child = None
+        self.child = self.external_pid = None
         if was_running:  # else `ended` has told it
             log.event(
                 "engine_stopped",

@@ -161,7 +161,7 @@ class Replica:
         fault = model_ref_fault(model_ref)
         if fault is not None:
             raise OrchError(Kind.INVALID_PARAMS, fault, path="$.new_model_ref")
-        if self._configured.provisioning.mode is Mode.EXTERNAL:
+        if self._configured.mode is Mode.EXTERNAL:
             raise OrchError(
                 Kind.INVALID_PARAMS,
                 f"the engine of pool {self._configured.id} is external: whoever started it gives "

@@ -21,6 +21,7 @@ from poolmgr.edge import procs
 from poolmgr.edge.room import Room
 from poolmgr.engines.base import Adapter
 from poolmgr.provision import lessons
+from poolmgr.provision.brought import brought
 from poolmgr.provision.models import stage
 from poolmgr.provision.outward import permit_engine
 from poolmgr.provision.plan import Plan, plan
@@ -70,10 +71,13 @@ class Staging:
         model = await stage(self._settings, pool, say)
         self.name = model.name
         uuids = tuple(gpu.uuid for gpu in gpus)
-        self.plan = plan(pool, self._adapter, model, self._socket, uuids)
+        engine = await brought(self._settings, pool)
+        self.plan = plan(pool, self._adapter, model, self._socket, uuids, engine)
         permit_engine(self._settings, pool, self.plan.target)
         need, argv = self.plan.need, self.plan.argv
         if need is not None and argv is not None:
+            # an image is the engine, not the program that runs it
+            argv = argv if engine is None else (engine.entry,)
             key = lessons.key_of(pool, self._mask, model, argv)
             self.plan = evolve(self.plan, need=self._room.taught(need, key))
         return self.plan

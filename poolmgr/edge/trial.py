@@ -116,7 +116,7 @@ class Trial:
         return ", ".join(self._pool.workloads)
 
     async def _cancel(self) -> str:
-        alone = self._pool.provisioning.mode is not Mode.EXTERNAL
+        alone = self._pool.mode is not Mode.EXTERNAL
         free_s = await self._engine.try_cancel(max(2, self._pool.ctx // 2), alone=alone)
         if free_s is None:
             return "left; the engine does not tell when its slot was free"

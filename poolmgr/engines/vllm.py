@@ -47,7 +47,7 @@ class Vllm(VllmServer):
 
     def __init__(self, pool: Pool) -> None:
         engine = pool.engine
-        named = pool.model.ref if pool.provisioning.mode is Mode.EXTERNAL else pool.id
+        named = pool.model.ref if pool.mode is Mode.EXTERNAL else pool.id
         super().__init__(
             engine.served_name or named,
             base="/v1",

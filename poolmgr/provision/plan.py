@@ -5,6 +5,7 @@ Gate 2 of ORCH-3421. Nothing is started here: poolmgr/edge does that with the pl
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -16,9 +17,11 @@ from attrs import evolve, field, frozen
 
 from orchd.config.pool import MOCK, Mode, Pool, Provisioning
 from orchd.kit.client import Target
+from orchd.wire.engines import PreparedEngine
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.core.fit import Need
 from poolmgr.engines.base import Adapter, Service, check_profile
+from poolmgr.provision import container
 from poolmgr.provision.keys import read_key
 from poolmgr.provision.models import Staged
 
@@ -46,6 +49,8 @@ class Plan:
     """The engine's socket file, to be unlinked before it starts; None for an external one."""
     need: Need | None
     """None: the engine runs already, what it needs it has."""
+    sweep: tuple[str, ...] = ()
+    """Of a container: the command after which it is gone."""
     services: Mapping[Service, Target] = field(factory=dict)
     """Where else it answers."""
     sockets: tuple[Path, ...] = ()
@@ -55,16 +60,21 @@ class Plan:
 
 
 def plan(
-    pool: Pool, adapter: Adapter, model: Staged, socket: Path, device_uuids: tuple[str, ...]
+    pool: Pool,
+    adapter: Adapter,
+    model: Staged,
+    socket: Path,
+    device_uuids: tuple[str, ...],
+    engine: PreparedEngine | None = None,
 ) -> Plan:
-    """Return the plan.
+    """Return the plan. `engine`: what was brought for the pool (brought.py).
 
     Raises OrchError: ENGINE_MISSING that says what to install; CONFIG_INVALID for a sampler profile
     that the engine does not have, or arguments that keep the model off the GPUs.
     """
     how = pool.provisioning
     check_profile(pool, adapter)
-    if how.mode is Mode.EXTERNAL:
+    if pool.mode is Mode.EXTERNAL:
         return Plan(
             target=external(how),
             argv=None,
@@ -74,8 +84,12 @@ def plan(
             services=_services(how),
             key=read_key(pool),
         )
+    if engine is not None and engine.runtime is not None:
+        return _contained(pool, adapter, model, socket, device_uuids, engine)
     if pool.engine.id == MOCK and how.command is None:
         command: tuple[str, ...] = MOCK_COMMAND
+    elif engine is not None:
+        command = (engine.entry, *engine.args)
     else:
         command = (program(pool.command), *pool.command[1:])
     launch = adapter.launch(pool, model.path, socket, device_uuids)
@@ -87,6 +101,35 @@ def plan(
         services={name: Target.unix(path) for name, path in launch.sockets.items()},
         sockets=tuple(launch.sockets.values()),
         need=adapter.need(pool, model.size_bytes, model.head),
+    )
+
+
+def _contained(
+    pool: Pool,
+    adapter: Adapter,
+    model: Staged,
+    socket: Path,
+    device_uuids: tuple[str, ...],
+    engine: PreparedEngine,
+) -> Plan:
+    """Return how an image runs as this pool's engine."""
+    socket = container.socket_in_folder(socket)
+    launch = adapter.launch(pool, model.path, socket, device_uuids)
+    who = container.Who(uid=os.geteuid(), gid=os.getegid())
+    reads = [] if model.path is None else [container.around(model.path)]
+    reads += [Path(path) for path in pool.read_paths]
+    run = container.run(
+        pool, engine, who, socket, tuple(reads), device_uuids, launch.argv, launch.env
+    )
+    return Plan(
+        target=Target.unix(socket),
+        argv=run.argv,
+        env={},
+        socket=socket,
+        services={name: Target.unix(path) for name, path in launch.sockets.items()},
+        sockets=tuple(launch.sockets.values()),
+        need=adapter.need(pool, model.size_bytes, model.head),
+        sweep=run.sweep,
     )
 
 

@@ -13,14 +13,18 @@ FILE = REPOSITORY / "packaging/orchd.toml"
 # For tests, demos, other tools and engines on other machines; or of one value only in this version.
 # orchd.toml(5) has them.
 LEFT_OUT = {
+    "Build": {"cmake_flags", "generator"},
     "Canary": {"expect_sha256", "max_tokens", "vram_margin_mb"},
+    "Container": {"tag"},
     "Engine": {
         "api", "api_key", "args", "embedding_dim", "faults", "kv_bytes_per_token",
         "sampler_profile_version", "served_name", "tokens_per_s", "version",
     },
+    "Git": {"submodules"},
     "Model": {"cache_dir"},
     "Provisioning": {"ca", "grpc_url", "metrics_url"},
     "Sessions": {"max_idle"},
+    "Source": {"build", "cache_dir"},
     "Slo": {"breach_ms", "shed_ms"},
     "Sse": {"channel_cap"},
     "": {"run_dir", "state_dir"},

@@ -23,6 +23,7 @@ def external(engine: str, how: str = "", more: str = "") -> str:
 
 
 FAR = ', url = "https://api.example.org/v1"'
+HERE = '{ command = ["/opt/engine"] }'
 GOOD = [
     external("openai"),
     external("openai", ', url = "http://localhost:8000/v1"', ', api = "chat"'),
@@ -33,8 +34,8 @@ GOOD = [
     external("triton", more=', served_name = "ensemble"'),
     external("triton", ', metrics_url = "http://127.0.0.1:8002"'),
     external("triton", ', grpc_url = "unix:/run/g.sock"', ', api = "grpc"'),
-    pool(engine='{ id = "vllm" }', model='{ ref = "/m" }'),
-    pool(engine='{ id = "triton", served_name = "m" }', model='{ ref = "/m" }'),
+    pool(engine='{ id = "vllm" }', model='{ ref = "/m" }', provisioning=HERE),
+    pool(engine='{ id = "triton", served_name = "m" }', model='{ ref = "/m" }', provisioning=HERE),
 ]
 
 
@@ -46,7 +47,8 @@ def test_every_engine_can_be_configured(tmp_path, text):
 
 
 BAD = [
-    (pool(engine='{ id = "openai" }'), f"{P}.mode", "must be external for openai"),
+    (pool(engine='{ id = "openai" }', provisioning=HERE), f"{P}.mode", "must be external for op"),
+    (pool(engine='{ id = "openai" }'), f"{P}.url", "is required for mode external"),
     (pool(engine='{ id = "tgi" }', model='{ ref = "/m" }'), f"{P}.mode", "must be external"),
     (external("openai", FAR), f"{P}.gpu_attested", "must be true for an engine on another machine"),
     (external("vllm", FAR), f"{P}.url", "http://127.0.0.1:PORT, not"),
@@ -66,13 +68,13 @@ BAD = [
     (external("triton", more=', api = "chat"'), f"{E}.api", "must be http or grpc for triton"),
     (external("tgi", more=', api = "chat"'), f"{E}.api", "is not for tgi"),
     (external("tgi", more=', served_name = "x"'), f"{E}.served_name", "only for vllm, triton"),
-    (pool(engine='{ id = "vllm", api_key = "env:K" }', model='{ ref = "/m" }'), f"{E}.api_key",
-     "only for mode external"),
+    (pool(engine='{ id = "vllm", api_key = "env:K" }', model='{ ref = "/m" }', provisioning=HERE),
+     f"{E}.api_key", "only for mode external"),
     (pool(engine='{ id = "vllm" }', model='{ ref = "/m" }',
-          workloads='["completion", "embedding"]'), "$.pools[0].workloads",
+          workloads='["completion", "embedding"]', provisioning=HERE), "$.pools[0].workloads",
      "one workload for vllm"),
     (external("tgi") + 'workloads = ["embedding"]\n', "$.pools[0].workloads", "be completion for"),
-    (external("vllm", ', command = ["x"]'), f"{P}.command", "only for modes binary"),
+    (external("vllm", ', command = ["x"]'), f"{P}.command", "not for mode external"),
 ]  # fmt: skip
 
 

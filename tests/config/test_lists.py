@@ -12,7 +12,7 @@ import pytest
 
 from orchd.config import engines, jsonschema
 from orchd.config.faults import ConfigError
-from orchd.config.load import ENVIRONMENT, LATER_KEYS, STAND_INS, load
+from orchd.config.load import ENVIRONMENT, STAND_INS, load
 from orchd.config.pool import Engine
 from orchd.config.schema import File
 from orchd.wire.ids import DeviceMask
@@ -56,11 +56,6 @@ def test_an_object_that_lacks_keys_is_told_so(tmp_path: Path, text: str, path: s
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "c.toml", environ={"ORCHD_RUN_DIR": "/run"})
     assert path in {fault.path for fault in caught.value.faults}
-
-
-def test_keys_that_come_later_are_not_here_yet() -> None:
-    known = {each.name for cls in classes() for each in attrs.fields(cls)}
-    assert known & LATER_KEYS == set()
 
 
 def test_variables_of_the_environment_are_those_that_the_keys_name() -> None:

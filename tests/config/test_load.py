@@ -94,7 +94,7 @@ def test_devices_is_short_for_one_replica(write):
     assert pool.replicas == (DeviceMask((0, 1)),)
     assert pool.devices is None
     assert pool.command == ("llama-server",)
-    assert pool.provisioning.mode is Mode.BINARY
+    assert pool.mode is Mode.SOURCE
 
 
 def test_every_key_of_the_file_is_in_force(write):

@@ -236,3 +236,8 @@ def test_orchd_gets_the_network_where_it_fetches_for_clients_and_not_otherwise(m
         "RestrictAddressFamilies=AF_INET AF_INET6",
         "IPAddressAllow=any",
     ]
+
+
+def test_a_cache_of_engines_in_a_home_is_shown(made):
+    how = 'provisioning = { source = { cache_dir = "/home/me/engines" } }'
+    assert values(made(pool(more=how)), "BindReadOnlyPaths") == ['"-/home/me/engines"']

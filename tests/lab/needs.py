@@ -159,6 +159,18 @@ ZSH = Need("zsh", has_program("zsh"), debian=("zsh",), arch=("zsh",))
 FISH = Need("fish", has_program("fish"), debian=("fish",), arch=("fish",))
 DBUS = Need("dbus-daemon", has_program("dbus-daemon"), debian=("dbus-daemon",), arch=("dbus",))
 
+GIT = Need("git", has_program("git"), debian=("git",), arch=("git",))
+CMAKE = Need("cmake", has_program("cmake"), debian=("cmake",), arch=("cmake",))
+NINJA = Need("ninja", has_program("ninja"), debian=("ninja-build",), arch=("ninja",))
+PODMAN = Need(
+    "podman",
+    has_program("podman"),
+    debian=("podman", "runc", "crun", "uidmap"),
+    arch=("podman", "runc", "crun"),
+)
+UIDMAP = Need("newuidmap", has_program("newuidmap"), debian=("uidmap",), arch=("shadow",))
+RUNC = Need("runc", has_program("runc"), debian=("runc",), arch=("runc",))
+
 MACHINE = (ROOT, LINUX, NSPAWN, NSENTER, MMDEBSTRAP, CGROUP2, OVERLAY)
 DEBIAN_LLAMA = (X86_64, APT, PATCHELF)
 WHEEL_LLAMA = (X86_64, LIBGOMP)
@@ -168,9 +180,11 @@ BUS = (DBUS,)
 VENV = (GCC, LIBSYSTEMD, PYTHON_H)
 PACKAGING = (MAKEPKG, PACMAN, FAKEROOT)
 MANUAL = (GROFF, ZSH, FISH)
+BUILDING = (GIT, CMAKE, NINJA, GCC)
+CONTAINERS = (ROOT, PODMAN, RUNC, UIDMAP)
 EVERYTHING = (
     *(*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *TRITON),
-    *(*FAKE_NVML, *BUS, *PACKAGING, CLANG, REGISTRY, *MANUAL),
+    *(*FAKE_NVML, *BUS, *PACKAGING, CLANG, REGISTRY, *MANUAL, *BUILDING, *CONTAINERS),
 )
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 import orchd.policy
 from orchd.config.policy import Plugin as Configured
@@ -94,6 +95,24 @@ async def test_an_error_is_what_on_error_says_and_is_told(
         else:
             assert denied is None
         assert it.fuel["bad",] >= (50_000 if "fuel" in said else 1)
+
+
+@pytest.mark.req("POLICY-4014")
+async def test_the_loop_turns_while_plugins_decide(tmp_path: Path) -> None:
+    """Four at once are in threads that hold no lock of Python's; the others wait for theirs."""
+    keys = {"fuel": Positive(100_000_000), "deadline_ms": Positive(300)}
+    it = opened(configured(tmp_path, "slow", module(LOOP), **keys))
+    turns = 0
+    async with trio.open_nursery() as nursery:
+        for _ in range(gate.AT_ONCE + 2):
+            nursery.start_soon(it.judge, question())
+        began = trio.current_time()
+        while trio.current_time() - began < 0.25:
+            await trio.sleep(0.005)
+            turns += 1
+    assert turns >= 5
+    assert it.decisions == {("slow", "error"): gate.AT_ONCE + 2}
+    assert trio.current_time() - began >= 0.5  # two rounds
 
 
 @pytest.mark.req("POLICY-4022", "POLICY-4023")

@@ -19,6 +19,9 @@ from orchd.wire.ids import Count
 from orchd.wire.policy import What
 from tests.policy.modules import ROOM_AT, answer, bounds, module, plugin, question
 
+RELAXED = (  # what differs between processors
+    "(drop (i8x16.relaxed_swizzle (v128.const i64x2 0 0) (v128.const i64x2 0 0)))" + answer(1)
+)
 LOOP = "(loop br 0) (unreachable)"
 COUNTER = (
     "(global.set $n (i32.add (global.get $n) (i32.const 1)))"
@@ -150,6 +153,8 @@ def test_traps_lies_and_garbage_are_errors_in_words(code: bytes, said: str) -> N
         (module(version="(i32.const 2)"), "speaks version 2 of the ABI, and orchd 1"),
         (module(memory='(memory (export "m") 1)'), "exports no memory"),
         (module(memory='(memory (export "memory") i64 1)'), "cannot be compiled"),
+        (module(memory='(memory (export "memory") 1 1 shared)'), "cannot be compiled"),
+        (module(RELAXED), "cannot be compiled"),
         (bytes(wasmtime.wat2wasm('(module (memory (export "memory") 1))')),
          "exports no function orchd_abi_version"),
         (bytes(wasmtime.wat2wasm(

@@ -118,6 +118,7 @@ NEVER_ANSWERED: Final = frozenset(
         Kind.VRAM_SHORT,
         Kind.RAM_SHORT,
         Kind.ENGINE_MISSING,
+        Kind.PROVISION_FAILED,
         Kind.ENGINE_START_FAILED,
         Kind.ENGINE_UNHEALTHY,
         Kind.ENGINE_DIED,

@@ -20,6 +20,8 @@ from poolmgr.provision.outward import permit_engine
 from tests.fakes.certs import make_certificate
 from tests.fakes.fileserver import Files
 from tests.fetch.making import content, sha256
+from tests.policy.modules import answer, module
+from tests.policy.modules import configured as plugin
 from tests.poolmgr.provision.test_models import pool, settings
 
 pytestmark = pytest.mark.slow
@@ -158,3 +160,18 @@ async def test_an_engine_elsewhere_is_asked_about(tmp_path: Path) -> None:
         with pytest.raises(OrchError) as caught:
             permit_engine(configured(tmp_path, "m", **rules), pool("m"), far)
         assert caught.value.kind is Kind.OUTBOUND_DENIED
+
+
+@pytest.mark.req("POLICY-4001", "ORCH-3206")
+async def test_a_plugin_is_asked_about_an_engine_elsewhere(tmp_path: Path) -> None:
+    far = Target.parse("https://engine.example")
+    no = plugin(tmp_path, "no", module(answer(2), reason="no"))
+    asking = evolve(configured(tmp_path, "m"), policy=Policy(plugins=(no,)))
+    with pytest.raises(OrchError) as caught:
+        permit_engine(asking, pool("m"), far)
+    assert caught.value.kind is Kind.OUTBOUND_DENIED
+    assert "https://engine.example is denied by the policy plugin no: no" in caught.value.message
+    spoilt = evolve(no, sha256=Text("0" * 64))
+    with pytest.raises(OrchError) as caught:
+        permit_engine(evolve(asking, policy=Policy(plugins=(spoilt,))), pool("m"), far)
+    assert caught.value.kind is Kind.CONFIG_INVALID

@@ -1,0 +1,67 @@
+"""Was a program built with CUDA? A build for the CPU is refused before any pool starts it.
+
+Two looks: what it links, and which devices it lists. Both must say CUDA.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from pathlib import Path
+from typing import Final
+
+from orchd.wire.errors import Kind, OrchError
+from poolmgr.provision import tool
+from poolmgr.provision.tool import Log
+
+LIST_S: Final = 120.0
+"""The first use of a GPU after a boot takes tens of seconds without persistence mode."""
+LINKED: Final = (b"libcuda.so.1", b"libcudart.so", b"libcublas.so")
+"""What a program or library with CUDA names: to be linked, or to be opened by cudart itself."""
+PLUGIN: Final = "libggml-cuda*.so*"
+"""Builds with loadable backends have CUDA in a file of its own, beside the program."""
+_DEVICE: Final = re.compile(r"^\s*CUDA\d+\s*:", re.MULTILINE)
+
+
+async def check(program: Path, log: Log) -> None:
+    """Refuse a program without CUDA. Raises OrchError(CPU_FALLBACK, ENGINE_MISSING)."""
+    if not linked(program):
+        raise OrchError(
+            Kind.CPU_FALLBACK,
+            f"{program} was built without CUDA: it links none of its libraries, and there is no "
+            f"{PLUGIN} beside it",
+        )
+    said = await tool.ask([str(program), "--list-devices"], LIST_S)
+    log.write(f"$ {program} --list-devices\n{said.text if said else 'no answer'}")
+    if said is None:
+        raise OrchError(Kind.ENGINE_MISSING, f"{program} --list-devices does not answer")
+    if said.code:
+        lines = said.text.strip().splitlines() or ["nothing"]
+        why = f"{program} --list-devices fails ({said.code}): {lines[-1][:300]}"
+        raise OrchError(Kind.ENGINE_MISSING, why)
+    if not lists_cuda(said.text):
+        raise OrchError(
+            Kind.CPU_FALLBACK, f"{program} lists no CUDA device: it would run on the CPU"
+        )
+
+
+def linked(program: Path) -> bool:
+    """Whether the program, or a backend beside it, names CUDA's libraries. Blocks, a little."""
+    program = program.resolve()
+    files = [program]
+    for folder in (program.parent, program.parent.parent / "lib"):
+        files += sorted(folder.glob(PLUGIN))
+    return any(_names_cuda(file) for file in files)
+
+
+def lists_cuda(text: str) -> bool:
+    """Whether the answer to --list-devices has a CUDA device: `  CUDA0: NVIDIA ... (24 MiB)`."""
+    return _DEVICE.search(text) is not None
+
+
+def _names_cuda(path: Path) -> bool:
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return any(data.find(name) >= 0 for name in LINKED)

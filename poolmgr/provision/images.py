@@ -1,0 +1,67 @@
+"""Having an image here, by podman or docker, and knowing which one it is [ORCH-3802]."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from attrs import evolve
+
+from orchd.config.pool import Pool
+from orchd.kit import log
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import Digest
+from poolmgr.provision import planning, tool
+from poolmgr.provision.facts import Runtime
+from poolmgr.provision.work import Brought, Work
+
+PULL_S: Final = 3 * 3600.0
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+async def pull(work: Work, pool: Pool) -> Brought:
+    """Return the image, pulled unless it is here. Raises OrchError(PROVISION_FAILED,
+    OUTBOUND_DENIED)."""
+    runtime, one = planning.runtime(work.facts), planning.image(pool)
+    assert runtime is not None, "preflight has seen one"
+    reference = planning.reference(one)
+    if one.digest is None:
+        log.event("image_not_pinned", planning.tag_warning(pool), level="warning", pool_id=pool.id)
+    if await digest_of(runtime, reference) is None:
+        work.tell("engine_pull", f"Pulling {reference} with {runtime.name}.")
+        await work.door.permit(f"https://{one.image}", runtime.name)
+        await work.run([runtime.path, "pull", reference], PULL_S)
+    found = await digest_of(runtime, reference)
+    if found is None:
+        raise OrchError(Kind.PROVISION_FAILED, f"{reference} was pulled, and is not here")
+    if one.digest is not None and found != one.digest:
+        why = f"{runtime.name} has {found} for {reference}"
+        raise OrchError(Kind.PROVISION_FAILED, why)
+    one = evolve(one, digest=Digest(found))
+    return Brought(
+        artifacts=(planning.reference(one),),
+        version=one.tag or found.removeprefix("sha256:")[:12],
+        build_ref=reference,
+        digest=found,
+        image=one,
+        runtime=runtime.path,
+        # in the cgroup of its pool, so that the unit's filter of devices and addresses, its limits
+        # and its end are the container's too. Of the OCI runtimes crun alone can.
+        run_args=("--cgroups=disabled",) if runtime.oci == "crun" else (),
+    )
+
+
+async def digest_of(runtime: Runtime, reference: str) -> str | None:
+    """Return the digest of an image that is here; None: it is not. Asks nobody else."""
+    if runtime.name == "docker":
+        form = '{{join .RepoDigests " "}}'
+    else:
+        form = '{{.Digest}} {{join .RepoDigests " "}}'
+    said = await tool.ask([runtime.path, "image", "inspect", "--format", form, reference], 60.0)
+    if said is None or said.code:
+        return None
+    wanted = _DIGEST.search(reference)
+    digests = _DIGEST.findall(said.text)
+    if wanted is not None and wanted[0] in digests:
+        return wanted[0]
+    return digests[0] if digests else None

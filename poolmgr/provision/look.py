@@ -1,0 +1,194 @@
+"""Reading the facts of this machine: programs, versions, runtimes, CDI, the cache. Changes nothing.
+
+The GPUs are read by poolmgr/edge and handed in. What the facts mean is preflight.py's.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from orchd.config.pool import Mode, Pool
+from poolmgr.provision import planning, tool
+from poolmgr.provision.facts import Facts, GpuFact, PackageFact, Runtime
+
+PROGRAMS: Final = (
+    "git", "cmake", "ninja", "make", "c++", "nvcc", "ccache", "nvidia-ctk", "nvidia-smi", "pacman",
+    "paru", "yay", "sudo",
+)  # fmt: skip
+CUDA_PLACES: Final = ("/opt/cuda/bin", "/usr/local/cuda/bin")
+"""Where distributions put nvcc, beside PATH."""
+CDI_PLACES: Final = ("/etc/cdi", "/var/run/cdi")
+CDI_MAX: Final = 4 << 20
+_CDI_NAME: Final = re.compile(r"""["']?name["']?\s*:\s*["']?([A-Za-z0-9][\w.:-]{0,99})""")
+_CDI_KIND: Final = re.compile(r"""["']?kind["']?\s*:\s*["']?nvidia\.com/gpu\b""")
+JOB_BYTES: Final = 2 << 30
+"""Of memory for each compiler: nvcc takes 1 to 2 GB for a file of llama.cpp's kernels."""
+
+
+async def look(
+    pool: Pool,
+    cache: Path,
+    gpus: tuple[GpuFact, ...],
+    no_driver: str | None,
+    cdi_places: Sequence[str] = CDI_PLACES,
+) -> Facts:
+    """Return the facts that matter for this pool."""
+    programs = _programs(pool)
+    versions: dict[str, str] = {}
+    podman = docker = None
+    package = PackageFact()
+    if pool.mode is Mode.SOURCE:
+        for name, option in (("cmake", "--version"), ("nvcc", "--version"), ("git", "--version")):
+            said = await tool.ask([programs[name], option]) if name in programs else None
+            if said is not None and said.code == 0:
+                versions[name] = _version(said.text)
+    elif pool.mode is Mode.CONTAINER:
+        podman, docker = await _podman(), await _docker()
+    elif pool.mode is Mode.PACKAGE and "pacman" in programs:
+        package = await _package(planning.package_name(pool))
+    user = _user()
+    return Facts(
+        programs=programs,
+        versions=versions,
+        gpus=gpus,
+        no_driver=no_driver,
+        podman=podman,
+        docker=docker,
+        cdi=cdi(cdi_places),
+        subordinate_ids=os.geteuid() == 0 or _subordinate(user),
+        root=os.geteuid() == 0,
+        user=user,
+        package=package,
+        cache=str(cache),
+        cache_problem=_writable(cache),
+        free_bytes=_free(cache),
+        jobs=_jobs(),
+    )
+
+
+def _programs(pool: Pool) -> dict[str, str]:
+    wanted = [*PROGRAMS, *pool.command[:1]]
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *CUDA_PLACES])
+    found = {name: shutil.which(name, path=path) for name in wanted}
+    return {name: os.path.abspath(at) for name, at in found.items() if at is not None}  # noqa: PTH100
+
+
+def _version(text: str) -> str:
+    """Return the last line that has a version: nvcc begins with copyright lines."""
+    found = [line.strip() for line in text.splitlines() if re.search(r"\d+\.\d+", line)]
+    return found[-1 if "nvcc" in text.lower() else 0][:200] if found else ""
+
+
+async def _podman() -> Runtime | None:
+    path = shutil.which("podman")
+    if path is None:
+        return None
+    form = '{"version":"{{.Version.Version}}","oci":"{{.Host.OCIRuntime.Name}}"}'
+    said = await tool.ask([path, "info", "--format", form])
+    if said is None or said.code:
+        return Runtime(path=path, name="podman", version="", why_not=_last(said))
+    lines = [line for line in said.text.splitlines() if line.startswith("{")]
+    told = json.loads(lines[-1]) if lines else {}
+    return Runtime(
+        path=path, name="podman", version=told.get("version", ""), oci=told.get("oci", "")
+    )
+
+
+async def _docker() -> Runtime | None:
+    path = shutil.which("docker")
+    if path is None:
+        return None
+    said = await tool.ask([path, "version", "--format", "{{.Server.Version}}"])
+    if said is None or said.code:
+        return Runtime(path=path, name="docker", version="", why_not=_last(said))
+    return Runtime(path=path, name="docker", version=said.text.strip()[:100])
+
+
+def _last(said: tool.Answer | None) -> str:
+    if said is None:
+        return "it does not answer"
+    lines = [line.strip() for line in said.text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else f"it ends with {said.code}"
+
+
+async def _package(name: str) -> PackageFact:
+    """Ask pacman's own files, and nobody else: nothing leaves the machine."""
+    installed = await tool.ask(["pacman", "-Q", name])
+    known = await tool.ask(["pacman", "-Si", name])
+    version = None
+    if installed is not None and installed.code == 0:
+        version = (installed.text.split() or ["", ""])[-1]
+    return PackageFact(installed=version, in_repositories=known is not None and known.code == 0)
+
+
+def cdi(places: Sequence[str] = CDI_PLACES) -> frozenset[str]:
+    """Return the names of NVIDIA's GPUs in CDI specifications, JSON or YAML.
+
+    Their lines are looked at, not parsed: a name that stands there is enough to go on, and the
+    runtime has the last word.
+    """
+    names: set[str] = set()
+    for place in places:
+        for path in sorted(Path(place).glob("*.[jy]*")):
+            try:
+                with path.open("rb") as file:
+                    text = file.read(CDI_MAX).decode("utf-8", "replace")
+            except OSError:
+                continue
+            if _CDI_KIND.search(text):
+                names |= set(_CDI_NAME.findall(text))
+    return frozenset(names)
+
+
+def _subordinate(user: str) -> bool:
+    ids = {user, str(os.geteuid())}
+    try:
+        lines = Path("/etc/subuid").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return False
+    return any(line.partition(":")[0] in ids for line in lines)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.geteuid())
+
+
+def _there(cache: Path) -> Path:
+    """Return the nearest folder above that is there already."""
+    return next(folder for folder in (cache, *cache.parents) if folder.exists())
+
+
+def _writable(cache: Path) -> str | None:
+    there = _there(cache)
+    if not there.is_dir():
+        return f"{there} is no folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"user {_user()} may not write into {there}"
+    return None
+
+
+def _free(cache: Path) -> int | None:
+    try:
+        there = os.statvfs(_there(cache))
+    except OSError:
+        return None
+    return there.f_bavail * there.f_frsize
+
+
+def _jobs() -> int:
+    cores = len(os.sched_getaffinity(0))
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return cores
+    return max(1, min(cores, memory // JOB_BYTES))

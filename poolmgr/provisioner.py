@@ -1,0 +1,183 @@
+"""`python -m poolmgr.provisioner plan|provision POOL`: what `orchctl plan` and `provision` run.
+
+The composition root of provisioning: configuration, GPUs, facts, plan; then the doing. It is a
+program of the operator's and no daemon: specs/adr/0004-who-provisions.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from orchd.config.devices import Backend
+from orchd.config.load import load
+from orchd.config.pool import Mode, Pool
+from orchd.config.schema import Settings
+from orchd.kit import log
+from orchd.kit.run import run
+from orchd.wire import codec
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import PoolId
+from poolmgr.edge.devices import Nvml
+from poolmgr.provision import words
+from poolmgr.provision.bring import bring
+from poolmgr.provision.brought import prepared_engine
+from poolmgr.provision.cache import cache_of
+from poolmgr.provision.door import PolicyDoor
+from poolmgr.provision.facts import Facts, GpuFact
+from poolmgr.provision.look import look
+from poolmgr.provision.owner import become_owner
+from poolmgr.provision.planning import plan
+from poolmgr.provision.preflight import check
+from poolmgr.provision.tool import Log
+from poolmgr.provision.upload import upload
+from poolmgr.provision.work import Work
+
+UPLOAD_S: Final = 3.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code of the error table."""
+    arguments = _parser().parse_args(argv)
+    log.setup(arguments.log, "orchd-provision")
+
+    async def serve(stop: trio.Event) -> None:
+        done = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_leave_with, stop, nursery.cancel_scope)
+            settings = load(arguments.config)
+            pool = _pool(settings, arguments.pool)
+            if arguments.verb == "plan":
+                await show(settings, pool, as_json=arguments.json)
+            else:
+                await provision(settings, pool, as_json=arguments.json)
+            done.set()
+            nursery.cancel_scope.cancel()
+        if not done.is_set():
+            raise OrchError(
+                Kind.CANCELED, "stopped; what is in the catalog of engines is as it was"
+            )
+
+    return run(serve, "orchd-provision")
+
+
+async def show(settings: Settings, pool: Pool, *, as_json: bool) -> None:
+    """Print the plan of a pool and what is in the way. Changes nothing."""
+    facts = await facts_of(settings, pool)
+    planned, problems = plan(pool, facts), check(pool, facts)
+    if as_json:
+        sys.stdout.write(codec.dumps(words.value(planned, problems)).decode() + "\n")
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in words.lines(planned, problems)))
+
+
+async def provision(settings: Settings, pool: Pool, *, as_json: bool) -> None:
+    """Bring the engine of a pool, unless something is in the way; print what it is.
+
+    Raises OrchError: ENGINE_MISSING with the first command that mends it, and what bring raises.
+    """
+    cache = cache_of(settings, pool)
+    if pool.mode is not Mode.PACKAGE:  # pacman wants root, or asks for it
+        become_owner(cache)
+    facts = await facts_of(settings, pool)
+    planned, problems = plan(pool, facts), check(pool, facts)
+    for problem in problems:
+        log.event(
+            "provision_problem",
+            f"{problem.what}. Run: {problem.command}",
+            level="error",
+            pool_id=pool.id,
+            command=problem.command,
+        )
+    if problems:
+        first = problems[0]
+        raise OrchError(Kind.ENGINE_MISSING, f"{first.what}. Run: {first.command}")
+    if planned.entry_id is None:
+        log.event("nothing_to_bring", f"Pool {pool.id} needs nothing brought.", pool_id=pool.id)
+        return
+    now_ms = time.time_ns() // 1_000_000
+    said = Log(cache / "logs" / f"{planned.entry_id}-{now_ms}.log")
+    try:
+        work = Work(
+            pool_id=pool.id,
+            facts=facts,
+            part=cache / f"{planned.entry_id}.part",
+            log=said,
+            door=PolicyDoor(settings, pool, cache),
+            clock=trio.current_time,
+        )
+        entry = await bring(work, pool, planned, now_ms)
+    finally:
+        said.close()
+        # of a failure too, and of a stop, which waits a moment for it
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + UPLOAD_S):
+            await upload(settings, pool.id, planned.entry_id, said.path)
+    ready = prepared_engine(pool, entry)
+    if as_json:
+        sys.stdout.write(codec.dumps(ready).decode() + "\n")
+    else:
+        sys.stdout.write(
+            f"{ready.engine_catalog_id}: {ready.name} {ready.version}\n{ready.entry}\n"
+        )
+
+
+async def facts_of(settings: Settings, pool: Pool) -> Facts:
+    """Return what is known of this machine, its GPUs first."""
+    gpus, no_driver = await _gpus(settings, pool)
+    return await look(pool, cache_of(settings, pool), gpus, no_driver)
+
+
+async def _gpus(settings: Settings, pool: Pool) -> tuple[tuple[GpuFact, ...], str | None]:
+    if pool.mode is Mode.EXTERNAL or settings.devices.backend is Backend.SIMULATED:
+        return (), None
+    try:
+        found = await Nvml(pool.replicas[0], settings.devices).read()
+    except OrchError as exc:
+        return (), exc.message
+    return (
+        tuple(
+            GpuFact(
+                index=gpu.index,
+                uuid=gpu.uuid,
+                name=gpu.name,
+                compute_capability=gpu.compute_capability,
+            )
+            for gpu in found
+        ),
+        None,
+    )
+
+
+def _pool(settings: Settings, name: str) -> Pool:
+    try:
+        return settings.pool(PoolId(name))
+    except KeyError:
+        known = ", ".join(pool.id for pool in settings.pools) or "none"
+        raise OrchError(
+            Kind.CONFIG_INVALID, f"no pool {name} is configured (configured: {known})"
+        ) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="orchd-provision", description=__doc__)
+    parser.add_argument("verb", choices=["plan", "provision"])
+    parser.add_argument("pool", metavar="POOL", help="the id of a pool")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration file")
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    log.add_option(parser)
+    return parser
+
+
+async def _leave_with(stop: trio.Event, scope: trio.CancelScope) -> None:
+    await stop.wait()
+    scope.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Packages, by a real pacman in a root of its own, with a repository of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from orchd.wire.errors import TABLE, Kind
+from tests.lab.fake_llama import MAIN
+from tests.lab.needs import GCC, PACMAN, ROOT, require
+from tests.poolmgr.provision.bringing import Place
+
+pytestmark = pytest.mark.slow
+CONF = """
+[options]
+RootDir = {0}/root
+DBPath = {0}/root/var/lib/pacman
+CacheDir = {0}/cache
+LogFile = {0}/log
+GPGDir = {0}/gpg
+HookDir = {0}/hooks
+Architecture = auto
+SigLevel = Never
+[lab]
+Server = file://{0}/repository
+"""
+INFO = """pkgname = llama.cpp-cuda
+pkgver = b1234-1
+pkgdesc = stands for it
+url = https://example.invalid
+builddate = 1700000000
+packager = Tests <tests@invalid>
+size = 1000
+arch = any
+"""
+WRAPPER = '#!/bin/sh\nexec {pacman} --config {folder}/pacman.conf "$@"\n'
+
+
+@pytest.fixture
+def arch(place: Place) -> Place:
+    """A place whose pacman knows one repository with one package, and has its own root."""
+    require((ROOT, PACMAN, GCC))
+    folder = place.folder / "arch"
+    for name in ("root/var/lib/pacman", "cache", "repository", "package/usr/bin", "bin"):
+        (folder / name).mkdir(parents=True)
+    (folder / "pacman.conf").write_text(CONF.format(folder))
+    (folder / "main.c").write_text(MAIN)
+    program = str(folder / "package/usr/bin/llama-server")
+    subprocess.run(["gcc", "-DGGML_CUDA", "-o", program, str(folder / "main.c")], check=True)
+    (folder / "package/.PKGINFO").write_text(INFO)
+    file = folder / "repository/llama.cpp-cuda-b1234-1-any.pkg.tar.gz"
+    tar = ["bsdtar", "-czf", str(file), ".PKGINFO", "usr"]
+    subprocess.run(tar, cwd=folder / "package", check=True)
+    database = folder / "repository/lab.db.tar.gz"
+    subprocess.run(["repo-add", "-q", str(database), str(file)], check=True, capture_output=True)
+    real = subprocess.run(["which", "pacman"], capture_output=True, text=True, check=True)
+    wrapper = folder / "bin/pacman"
+    wrapper.write_text(WRAPPER.format(pacman=real.stdout.strip(), folder=folder))
+    wrapper.chmod(0o755)
+    path = f"{folder}/bin:{folder}/root/usr/bin:{os.environ['PATH']}"
+    place.env["PATH"] = path
+    subprocess.run([str(wrapper), "-Sy"], check=True, capture_output=True)
+    return place
+
+
+def installed(place: Place) -> bool:
+    return (place.folder / "arch/root/usr/bin/llama-server").exists()
+
+
+@pytest.mark.req("ORCH-3434", "ORCH-3092", "ORCH-3204", "ORCH-3202")
+def test_what_is_not_installed_is_told_with_its_command(arch: Place) -> None:
+    arch.write('mode = "package"')
+    said = arch.run("plan").out
+    assert "1. install      pacman -S --needed --noconfirm llama.cpp-cuda" in said
+    assert "In the way: package llama.cpp-cuda is not installed" in said
+    assert "    pacman -S --needed llama.cpp-cuda" in said
+    done = arch.run("provision")
+    assert done.code == TABLE[Kind.ENGINE_MISSING].exit_code
+    assert "Run: pacman -S --needed llama.cpp-cuda" in done.last()
+    assert not installed(arch)
+
+
+@pytest.mark.req("ORCH-3434", "ORCH-3201", "ORCH-3440")
+def test_where_it_is_allowed_pacman_installs_it(arch: Place) -> None:
+    arch.write('mode = "package"\nallow_package_installs = true')
+    done = arch.run("provision")
+    assert done.code == 0, done.events
+    assert installed(arch)
+    (entry,) = arch.entries().values()
+    assert (entry.version, entry.build_ref) == ("b1234-1", "llama.cpp-cuda b1234-1")
+    assert Path(entry.artifacts[0]) == arch.folder / "arch/root/usr/bin/llama-server"
+    assert "engine_here" in arch.run("provision").names()
+    plan = arch.run("plan").out
+    assert "install" not in plan.partition("find_program")[0]
+
+
+def test_a_package_of_the_aur_is_for_a_helper_and_not_for_root(arch: Place) -> None:
+    arch.write('mode = "package"\npackage.name = "llama.cpp-git"\nallow_package_installs = true')
+    done = arch.run("provision")
+    assert done.code == TABLE[Kind.ENGINE_MISSING].exit_code
+    assert "there is no AUR helper" in done.last()
+    assert "paru -S --needed llama.cpp-git" in done.last()
