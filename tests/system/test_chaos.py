@@ -8,108 +8,34 @@ here: GPUs and drivers (test_chaos_gpus.py), backoff and watchdog by themselves 
 from __future__ import annotations
 
 import http.client
-import json
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from attrs import define, field
 
-from orchd.wire.sse import Event
 from tests.lab.cache import Cache
 from tests.lab.clock import DROP_IN, FakeClock
 from tests.lab.machine import CommandFailedError, Machine
 from tests.lab.needs import FAKE_NVML, require
-from tests.system.footprint import Footprint, nothing_leaked
-from tests.system.house import FRONT, READY_S, SIMULATED, House, mock_pool, names_of, pool, task
+from tests.system.footprint import Footprint
+from tests.system.house import FRONT, House, task
+from tests.system.scene import REPLICA, UNIT, Scene, last_of, long_task
 
 pytest_plugins = ("tests.lab.fixtures",)
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
-REPLICA = "demo:0"
-UNIT = pool(REPLICA)
 SOCKET = f"/run/poolmgr/{REPLICA}.sock"
-LONG = 6000
-"""Tokens of a task that is broken off: a minute."""
-ENGINE = "tokens_per_s = 100"
-WATCHDOG = "watchdog = { idle_ms = 2000 }"
 KILLS = 100
 RESTS = -1
 AT_ONCE = "[Service]\nRestartSec=1ms\nRestartSteps=0\nRestartMaxDelaySec=infinity\n"
-PAUSE = "[Service]\nRestartSec=1500ms\nRestartSteps=0\n"
-"""The first wait before a restart, long enough to be seen. Backoff: test_failures.py."""
 DAY_S = 86_400
 NOTE = {"kind": "other", "content": "x" * 20_000}
 HUNG_S = 40.0
 """A hung engine is known in 12 s (specs/08), and the pool comes back."""
-
-
-@define
-class Scene:
-    """A suite that has served once, and what it held then; cases that leave it whole share it."""
-
-    house: House
-    before: Footprint = field(factory=lambda: Footprint(Counter()))
-    restarts: int = 0
-    whole: bool = False
-    drop_in: str = ""
-
-    def ready(self, drop_in: str = "") -> None:
-        """Start it, unless the case before has left it whole, and with this `drop_in`."""
-        house = self.house
-        if not self.whole or drop_in != self.drop_in:
-            house.clear()
-            house.drop_in(UNIT, PAUSE + drop_in)
-            if drop_in:
-                house.drop_in("orchd.service", drop_in)
-            self.drop_in = drop_in
-            house.configure(SIMULATED, mock_pool(engine=ENGINE, more=WATCHDOG))
-            house.start(REPLICA)
-            house.wait_ready()
-            self.served()
-            self.before = Footprint.of(house, REPLICA)
-        self.whole = False
-        house.forget()
-        self.restarts = int(house.property(UNIT, "NRestarts"))
-
-    @contextmanager
-    def streaming(self, wish: Mapping[str, object] | None = None) -> Iterator[Iterator[Event]]:
-        """A task whose tokens come while the body breaks something."""
-        wish = wish or long_task()
-        assert self.house.ask("POST", "/v1/tasks", wish).status == 202
-        with self.house.stream(wish["task_id"]) as events:
-            next(event for event in events if event.name == "token")
-            yield events
-
-    def last_error(self, deadline_s: float = READY_S) -> Any:
-        """Why the pool is not ready, as health says it. It is not ready long enough (PAUSE)."""
-
-        def error() -> Any:
-            health = self.house.health()
-            return not health["ready"] and health.get("last_error")
-
-        return self.house.wait(error, "health says why", deadline_s)
-
-    def served(self) -> None:
-        """A new task is served, whole."""
-        assert names_of(self.house.complete(task()))[-1] == "end"
-
-    def over(self, restarts: int = 0) -> None:
-        """It serves again by itself, after so many restarts of the pool, and nothing is left."""
-        house = self.house
-        house.wait(lambda: house.property(UNIT, "ActiveState") == "active", "the pool is back")
-        house.wait_ready()
-        self.served()
-        assert house.property(UNIT, "StatusText").startswith("Ready:")
-        assert int(house.property(UNIT, "NRestarts")) - self.restarts == restarts
-        nothing_leaked(house, self.before, REPLICA)
-        self.whole = True
 
 
 @pytest.fixture(scope="module")
@@ -134,17 +60,6 @@ def stage(booted: House) -> Scene:
 def scene(stage: Scene) -> Scene:
     stage.ready()
     return stage
-
-
-def long_task(tokens: int = LONG) -> dict[str, object]:
-    """A task that is broken off before its end."""
-    return task(max_tokens=tokens, ctx=8192, deadline_ms=600_000)
-
-
-def last_of(events: Iterator[Event]) -> tuple[str, Any]:
-    """The last frame of a stream: its kind and what it says."""
-    last = list(events)[-1]
-    return last.name, json.loads(last.data)
 
 
 def test_what_is_left_behind_is_seen(scene: Scene) -> None:
