@@ -182,7 +182,7 @@ TABLE: dict[Kind, Row] = {
         "DEADLINE_UNMET", 400, _TEMPFAIL, True, "client", "Allow a later deadline_ms or ask later."
     ),
     Kind.POLICY_DENIED: Row(
-        "ADMISSION_REJECT", 403, _NOPERM, False, "operator",
+        "INVALID_PARAMS", 403, _NOPERM, False, "operator",
         "Ask for what the policy allows, or change the plugin that the message names.",
     ),
     Kind.FETCH_DENIED: Row(

@@ -44,7 +44,7 @@ async def test_a_plugin_forbids_a_task_before_the_core_is_asked(
         assert answer.status == 403
         said = read_json(answer)
         assert (said["code"], said["retriable"], said["engine"]) == (
-            *("ADMISSION_REJECT", False, "mock"),
+            *("INVALID_PARAMS", False, "mock"),
         )
         assert said["message"] == "policy plugin models: the model is not this identity's"
         (told,) = [event for event in events if event["event"] == "policy_denied"]
@@ -53,7 +53,7 @@ async def test_a_plugin_forbids_a_task_before_the_core_is_asked(
         assert (await it.get(f"/v1/tasks/{body['task_id']}")).status == 404
         explained = read_json(await it.post("/v1/placement/explain", body))
         assert (explained["outcome"], explained["refusal"]["code"]) == (
-            *("refused", "ADMISSION_REJECT"),
+            *("refused", "INVALID_PARAMS"),
         )
         page = (await it.get("/metrics")).body.decode()
         assert 'policy_decisions_total{plugin="models",result="deny"} 2.0' in page

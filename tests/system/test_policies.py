@@ -71,7 +71,7 @@ def test_a_plugin_decides_where_nothing_may_become_executable(house: House) -> N
     assert house.ask("POST", "/v1/tasks", task()).status == 202
     refused = house.ask("POST", "/v1/tasks", task(model_ref="mock:other"))
     assert refused.status == 403
-    assert json.loads(refused.body)["code"] == "ADMISSION_REJECT"
+    assert json.loads(refused.body)["code"] == "INVALID_PARAMS"
     (told,) = house.journal("orchd.service", "EVENT=policy_denied")
     assert (told["PLUGIN"], told["REASON"]) == ("models", "the model is not this identity's")
     # and nothing of it waits: no thread is left that would keep the daemon from stopping
