@@ -36,7 +36,12 @@ def command() -> None:
 @click.argument("question", type=click.File("rb"))
 @click.option("--arg", "args", multiple=True, metavar="WORD", help="One of its args; repeatable.")
 @click.option(
-    "--fuel", type=click.IntRange(1, MAX_FUEL), default=_USUAL.fuel, show_default=True, metavar="N"
+    "--fuel",
+    type=click.IntRange(1, MAX_FUEL),
+    default=_USUAL.fuel,
+    show_default=True,
+    metavar="N",
+    help="What a decision may take: about wasm instructions.",
 )
 @click.option(
     "--memory-mb",
@@ -44,6 +49,7 @@ def command() -> None:
     default=_USUAL.memory_mb,
     show_default=True,
     metavar="N",
+    help="MiB of its memory.",
 )
 @click.option(
     "--deadline-ms",
@@ -51,6 +57,7 @@ def command() -> None:
     default=_USUAL.deadline_ms,
     show_default=True,
     metavar="N",
+    help="How long a decision may take.",
 )
 @reach.JSON
 def test(

@@ -218,9 +218,9 @@ complete --command orchctl --condition '__orchctl_at artifacts show' --short-opt
 complete --command orchctl --condition '__orchctl_at policy' --arguments test --description 'Load PLUGIN and ask it QUESTION (a file, or - for standard input), within its bounds.'
 complete --command orchctl --condition '__orchctl_at policy' --short-option h --long-option help --description 'Show this message and exit.'
 complete --command orchctl --condition '__orchctl_at policy test' --long-option arg --exclusive --description 'One of its args; repeatable.'
-complete --command orchctl --condition '__orchctl_at policy test' --long-option fuel --exclusive --description 'One of . [at least 1, at most 1e+08, default: 1000000]'
-complete --command orchctl --condition '__orchctl_at policy test' --long-option memory-mb --exclusive --description 'One of . [at least 1, at most 64, default: 4]'
-complete --command orchctl --condition '__orchctl_at policy test' --long-option deadline-ms --exclusive --description 'One of . [at least 1, at most 1000, default: 100]'
+complete --command orchctl --condition '__orchctl_at policy test' --long-option fuel --exclusive --description 'What a decision may take: about wasm instructions. [at least 1, at most 1e+08, default: 1000000]'
+complete --command orchctl --condition '__orchctl_at policy test' --long-option memory-mb --exclusive --description 'MiB of its memory. [at least 1, at most 64, default: 4]'
+complete --command orchctl --condition '__orchctl_at policy test' --long-option deadline-ms --exclusive --description 'How long a decision may take. [at least 1, at most 1000, default: 100]'
 complete --command orchctl --condition '__orchctl_at policy test' --long-option json --description 'One JSON object, for programs.'
 complete --command orchctl --condition '__orchctl_at policy test' --short-option h --long-option help --description 'Show this message and exit.'
 complete --command orchctl --condition '__orchctl_at policy test' --force-files
