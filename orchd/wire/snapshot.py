@@ -173,6 +173,8 @@ class Snapshot:
     engine_version: str
     sampler_profile_version: str
     model_ref: str
+    engine_digest: str | None = None
+    """`sha256:<hex>` of the program or image that was brought for it; None: nobody hashed one."""
     model_digest: str | None = None
     ubatch: Positive | None = None
     """Micro-batch size; it changes the output, as flash attention does. None: not known."""

@@ -42,6 +42,10 @@ class Facts:
     """What is known of one engine."""
 
     props: Props | None = None
+    model_digest: str | None = None
+    """What the engine says its model's digest is, else that of the files."""
+    engine_digest: str | None = None
+    """Of what was brought for it (provisioning)."""
     proof: GpuProof = GpuProof.PENDING
     pid: int | None = None
     kv_ratio: float | None = None
@@ -113,9 +117,8 @@ class Board:
 
     @property
     def model_digest(self) -> str | None:
-        """What the engine says its model's digest is, or the configured one, which was checked."""
-        props = self.engine.props
-        return (props.model_digest if props else None) or self.pool.model.digest
+        """Of the model that is served; the configured one until it is known."""
+        return self.engine.model_digest or self.pool.model.digest
 
     @property
     def tuning(self) -> Tuning:
@@ -147,6 +150,7 @@ class Board:
             engine_version=self.engine_version,
             sampler_profile_version=pool.engine.sampler_profile_version,
             model_ref=pool.model.ref,
+            engine_digest=engine.engine_digest,
             model_digest=self.model_digest,
             ubatch=tuning.ubatch,  # type: ignore[arg-type]
             flash_attention=tuning.flash_attention,

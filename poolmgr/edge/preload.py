@@ -112,6 +112,7 @@ class Preload:
             self._board.not_yet()
 
         need = (await self.staging.stage(self._board.gpus, fetching)).need
+        self.facts.engine_digest = self.staging.engine_digest
         if need is not None:
             self.facts.kv_bytes_per_token = need.kv_bytes_per_token
 
@@ -189,7 +190,14 @@ class Preload:
         # during a reload the slots are those of the engine that serves
         slots = board.slots if self._beside is None else None
         trial = Trial(
-            self._replica_id, self.pool, self.facts, engine, self._proof, board.page, slots
+            self._replica_id,
+            self.pool,
+            self.facts,
+            engine,
+            self._model_digest,
+            self._proof,
+            board.page,
+            slots,
         )
         broke: OrchError | None = None
         try:
@@ -225,6 +233,9 @@ class Preload:
             vram_margin_bytes=asked.vram_margin_mb << 20,
         )
         canary.judge(wanted, answer, seen)
+
+    async def _model_digest(self) -> str | None:
+        return await self.staging.digest(self._board.not_yet)
 
     async def _proof(self, engine: Engine) -> GpuProof:
         """Where the engine runs. Raises CPU_FALLBACK, GPU_MISMATCH, NOT_ATTESTED."""

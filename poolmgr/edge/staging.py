@@ -22,7 +22,7 @@ from poolmgr.edge.room import Room
 from poolmgr.engines.base import Adapter
 from poolmgr.provision import lessons
 from poolmgr.provision.brought import brought
-from poolmgr.provision.models import stage
+from poolmgr.provision.models import Staged, digest_of, stage
 from poolmgr.provision.outward import permit_engine
 from poolmgr.provision.plan import Plan, plan
 
@@ -43,6 +43,9 @@ class Staging:
         self.name = ""
         """The model's short name, once it is staged."""
         self.plan: Plan | None = None
+        self.engine_digest: str | None = None
+        """Of what was brought as the engine; None where nothing was, or it has none."""
+        self._model: Staged | None = None
         self._settings = settings
         self._pool = pool
         self._replica_id = replica_id
@@ -68,10 +71,11 @@ class Staging:
         DIGEST_MISMATCH, DISK_SHORT of a model that is not here.
         """
         pool = self._pool
-        model = await stage(self._settings, pool, say)
+        model = self._model = await stage(self._settings, pool, say)
         self.name = model.name
         uuids = tuple(gpu.uuid for gpu in gpus)
         engine = await brought(self._settings, pool)
+        self.engine_digest = engine.digest if engine is not None else None
         self.plan = plan(pool, self._adapter, model, self._socket, uuids, engine)
         permit_engine(self._settings, pool, self.plan.target)
         need, argv = self.plan.need, self.plan.argv
@@ -81,6 +85,11 @@ class Staging:
             key = lessons.key_of(pool, self._mask, model, argv)
             self.plan = evolve(self.plan, need=self._room.taught(need, key))
         return self.plan
+
+    async def digest(self, still: Callable[[], None]) -> str | None:
+        """Return the digest of the staged model's files; see digest_of. Raises MODEL_MISSING."""
+        assert self._model is not None, "it is staged before its engine is tested"
+        return await digest_of(self._settings, self._model, still)
 
     def check(self, gpus: tuple[Gpu, ...]) -> None:
         """Compare needs with what is free. Raises VRAM_SHORT, RAM_SHORT."""

@@ -35,6 +35,7 @@ class Trial:
         pool: Pool,
         facts: Facts,
         engine: Engine,
+        digest: Callable[[], Awaitable[str | None]],
         prove: Callable[[Engine], Awaitable[GpuProof]],
         page: Callable[[], bytes],
         slots: Slots | None,
@@ -44,6 +45,7 @@ class Trial:
         self._pool = pool
         self._facts = facts
         self._engine = engine
+        self._digest = digest
         self._prove = prove
         self._page = page
         self._slots = slots
@@ -64,7 +66,7 @@ class Trial:
 
     def report(self, mask: DeviceMask, engine_version: str, error: OrchError | None) -> Report:
         """Return what it found; `error` is why it failed."""
-        pool, props, cause = self._pool, self._facts.props, None
+        pool, cause = self._pool, None
         if error is not None:
             said = redact_short(error.message)
             cause = Cause(kind=error.kind, message=said, advice=error.row.advice)
@@ -76,7 +78,7 @@ class Trial:
             engine=pool.engine.id,
             engine_version=engine_version,
             model_ref=pool.model.ref,
-            model_digest=(props.model_digest if props else None) or pool.model.digest,
+            model_digest=self._facts.model_digest or pool.model.digest,
             gpu_proof=self._facts.proof,
             passed=error is None,
             steps=tuple(self._steps),
@@ -103,6 +105,7 @@ class Trial:
         props = await self._engine.props()
         check_identity(self._pool, props)
         self._facts.props = props
+        self._facts.model_digest = props.model_digest or await self._digest()
         return props.engine_version
 
     async def _gpu(self) -> str:

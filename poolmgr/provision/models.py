@@ -31,6 +31,7 @@ from poolmgr.provision.state import folder
 
 FOLDERS: Final = frozenset({VLLM, TRITON})
 """Engines whose model is a folder."""
+STILL_S: Final = 5.0
 _WEIGHTS: Final = frozenset({".gguf", ".safetensors"})
 _SHARD: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
@@ -49,6 +50,9 @@ class Staged:
     """What its files say of themselves."""
     asks: ModelRequirements = ModelRequirements()
     """The same in the words of people."""
+    files: tuple[Path, ...] = ()
+    digest: str | None = None
+    """`sha256:<hex>` of its files, where it was seen while they were staged."""
 
 
 async def stage(
@@ -71,9 +75,10 @@ async def stage(
                 pool_id=pool.id,
             )
         return Staged(ref.rpartition("/")[2] or ref)
-    compared = False
+    compared, digest = False, pool.model.digest
     if is_remote(ref):
         done, compared = await bring(settings, pool, say)
+        digest = done.digest
         path, files = Path(done.path), [Path(file) for file in done.files]
         name = shown(ref).rpartition("/")[2]
     else:
@@ -84,9 +89,7 @@ async def stage(
     size = sum(_readable(file) for file in files)
     if pool.model.digest is not None and not compared:
         wanted = pool.model.digest.removeprefix("sha256:").lower()
-        memory = folder(settings) / digests.NAME
-        hashed = functools.partial(_sha256, path, files, memory)
-        found = await trio.to_thread.run_sync(hashed, abandon_on_cancel=True)
+        found = await _hashed(settings, path, files)
         if found != wanted:
             raise OrchError(
                 Kind.DIGEST_MISMATCH,
@@ -105,7 +108,36 @@ async def stage(
     config = {} if path in files else await trio.to_thread.run_sync(read_config, path)
     asks = requirements.of(head, config)
     _tell(pool, name, asks)
-    return Staged(name, path, size, head, asks)
+    return Staged(name, path, size, head, asks, tuple(files), digest)
+
+
+async def digest_of(settings: Settings, model: Staged, still: Callable[[], None]) -> str | None:
+    """Return the model's digest as `sha256:<hex>`; None where poolmgr sees no file of it.
+
+    Nothing in the configuration asks for it, so it is not in the way of the engine's load: the
+    same bytes are read right after, out of the page cache where they fit. `still` is called every
+    few seconds meanwhile. Raises OrchError(MODEL_MISSING).
+    """
+    if model.digest is not None or model.path is None or not model.files:
+        return model.digest
+    path, files = model.path, model.files
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_repeat, still)
+        found = await _hashed(settings, path, files)
+        nursery.cancel_scope.cancel()
+    return f"sha256:{found}"
+
+
+async def _repeat(still: Callable[[], None]) -> None:
+    while True:
+        still()
+        await trio.sleep(STILL_S)
+
+
+async def _hashed(settings: Settings, path: Path, files: Sequence[Path]) -> str:
+    memory = folder(settings) / digests.NAME
+    hashed = functools.partial(_sha256, path, files, memory)
+    return await trio.to_thread.run_sync(hashed, abandon_on_cancel=True)
 
 
 def _tell(pool: Pool, name: str, asks: ModelRequirements) -> None:

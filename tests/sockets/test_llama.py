@@ -13,6 +13,7 @@ import trio
 
 from orchd.kit.client import Client, Target
 from tests.fakes.tasks import task_body
+from tests.lab.cache import file_digest
 from tests.lab.llama import Command
 from tests.lab.nvml import FakeNvml
 from tests.sockets.suite import Suite
@@ -59,7 +60,9 @@ async def test_a_prompt_travels_through_the_real_engine_and_back(
     await ready_llama(suite, fake_nvml)
     client = suite.client()
     health = await get(client, "/v1/pools/llama/health")
-    assert health["replicas"][0]["snapshot"]["gpu_proof"] == "verified"
+    snapshot = health["replicas"][0]["snapshot"]
+    assert snapshot["gpu_proof"] == "verified"
+    assert snapshot["model_digest"] == f"sha256:{file_digest(tiny_gguf)}"
     texts = []
     for _ in range(2):
         task = await submit(client, **ask(tiny_gguf, seed=11, prompt="The quick brown fox"))

@@ -105,7 +105,7 @@ def health(socket: Path) -> dict[str, object]:
     return json.loads(done.stdout) if done.stdout else {}
 
 
-@pytest.mark.req("ORCH-3801", "ORCH-3802", "ORCH-3440", "ORCH-3805", "ORCH-3803")
+@pytest.mark.req("ORCH-3801", "ORCH-3802", "ORCH-3440", "ORCH-3805", "ORCH-3803", "ORCH-3420")
 def test_an_image_is_pinned_and_runs_as_the_engine_of_its_pool(contained: Contained) -> None:
     place, podman = contained.place, contained.podman
     # a tag alone: a warning, and the digest that it has
@@ -130,6 +130,7 @@ def test_an_image_is_pinned_and_runs_as_the_engine_of_its_pool(contained: Contai
         socket = place.folder / "run/poolmgr/llama:0.sock"
         ready = wait_for("ready pool", lambda: (h := health(socket)).get("ready") and h)
         assert ready["gpu_proof"] == "verified"
+        assert ready["engine_digest"] == contained.digest
         seen = Path(f"/proc/{pid}/environ").read_text().split("\0")
         assert f"CUDA_VISIBLE_DEVICES={uuid_of(0)}" in seen
         # its device by CDI, and no other

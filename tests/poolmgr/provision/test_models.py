@@ -17,7 +17,7 @@ from orchd.wire import codec
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, Text
 from poolmgr.provision.digests import Digests
-from poolmgr.provision.models import stage
+from poolmgr.provision.models import digest_of, stage
 
 
 def pool(ref: str, engine: str = "llamacpp", digest: str | None = None, **more: Any) -> Pool:
@@ -126,6 +126,27 @@ async def test_a_file_without_a_digest_is_served_with_a_warning(tmp_path: Path) 
         assert await stage(settings(tmp_path), pool("m.gguf"))
     said = [(one["event"], one["level"]) for one in events]
     assert said == [("model_not_verified", "warning"), ("model_staged", "info")]
+
+
+@pytest.mark.req("ORCH-3046", "ORCH-3054")
+async def test_what_nobody_configured_is_hashed_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"x")
+    staged = await stage(settings(tmp_path), pool("m.gguf"))
+    assert staged.digest is None
+    waits: list[str] = []
+    found = await digest_of(settings(tmp_path), staged, lambda: waits.append("still"))
+    assert found == "sha256:" + hashlib.sha256(b"x").hexdigest()
+    assert waits, "systemd is asked to wait"
+
+
+async def test_what_is_known_or_has_no_file_is_not_hashed(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"x")
+    digest = "sha256:" + hashlib.sha256(b"x").hexdigest()
+    known = await stage(settings(tmp_path), pool("m.gguf", digest=digest))
+    mock = await stage(settings(tmp_path), pool("mock:lorem", "mock"))
+    (tmp_path / "m.gguf").unlink()
+    assert await digest_of(settings(tmp_path), known, lambda: None) == digest
+    assert await digest_of(settings(tmp_path), mock, lambda: None) is None
 
 
 @pytest.mark.req("ORCH-3097", "ORCH-3436")

@@ -65,8 +65,11 @@ async def test_another_micro_batch_is_another_text_and_no_replica_of_the_set(
             "sampler_profile_version": said["sampler_profile_version"],
             "slots_total": 1,
             "model_ref": f"file:{tiny_gguf}",
-            "ubatch": 8,
+            "model_digest": said["model_digest"],
+            "flash_attention": said.get("flash_attention"),
+            "ubatch": said["ubatch"],
         }
+        assert identity["ubatch"] == 8
         refused = await post(client, "/v1/workers/register", identity)
         assert refused.status == 409, refused.body
         assert "ubatch" in json.loads(refused.body)["message"]
