@@ -39,6 +39,11 @@ PURPOSE: Final = "fetch for a client"
 MAX_TYPE: Final = 256
 """Characters of a header that is passed on."""
 _ACCEPT: Final = re.compile(r"[\x20-\x7e]{1,256}")
+_CLIENTS: Final = {
+    Kind.OUTBOUND_DENIED: Kind.FETCH_DENIED,
+    Kind.FETCH_FAILED: Kind.PAGE_FAILED,
+}
+"""The door and the web speak of pools' models; here a client is answered."""
 _RESULTS: Final = {
     Kind.FETCH_DENIED: "denied",
     Kind.INVALID_PARAMS: "denied",
@@ -147,12 +152,9 @@ class Mediator:
         except PeerError as exc:
             raise OrchError(Kind.PAGE_FAILED, str(exc)) from exc
         except OrchError as exc:
-            # the door and the web speak of pools' models; here a client is answered
-            kinds = {
-                Kind.OUTBOUND_DENIED: Kind.FETCH_DENIED,
-                Kind.FETCH_FAILED: Kind.PAGE_FAILED,
-            }
-            raise OrchError(kinds.get(exc.kind, exc.kind), exc.message) from exc
+            if exc.kind not in _CLIENTS:
+                raise
+            raise OrchError(_CLIENTS[exc.kind], exc.message) from exc
 
     async def _page(self, wanted: FetchRequest, identity: str, timeout_s: float) -> Page:
         sent = {
@@ -207,6 +209,9 @@ class Mediator:
         except OSError as exc:
             why = f"{address.host} has no address: {exc.strerror or exc}"
             raise OrchError(Kind.PAGE_FAILED, why) from None
+        except UnicodeError:  # of the codec that names pass on their way to the resolver
+            why = f"$.url: {address.host[:80]!r} is no name that a machine can have"
+            raise OrchError(Kind.INVALID_PARAMS, why, path="$.url") from None
         for each in found:
             if not may_be_asked(each, self._private):
                 why = f"{address.origin} is at {each}, which is not of the internet"

@@ -330,3 +330,10 @@ async def test_an_accept_header_is_no_way_to_another_header(files: Files, accept
     error = await refused(Mediator(policy(files), None), f"{files.url}/a", accept=accept)
     assert (error.kind, error.fields.path) == (Kind.INVALID_PARAMS, "$.accept")
     assert not files.asked
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example", ".example"])
+async def test_a_host_that_no_resolver_takes_is_the_client_s_fault(host: str) -> None:
+    error = await refused(Mediator(policy(allow=("*",)), None), f"https://{host}/")
+    assert (error.kind, error.fields.path) == (Kind.INVALID_PARAMS, "$.url")
+    assert "is no name that a machine can have" in error.message
