@@ -72,6 +72,7 @@ def test_the_product_is_whole():
     found = [
         f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()}"
         for path in tracked(*PRODUCT, "units", "packaging")
+        if path.suffix != ".wasm"
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if words.search(line)
     ]

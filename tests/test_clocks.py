@@ -23,6 +23,7 @@ ALLOWED = {
     "orchd/edge/jobs.py": "created_ms of a record",
     "orchd/edge/catalog.py": "created_ms, at_ms, and the retirement of a model, kept over restarts",
     "orchd/kit/heads.py": "the Date header",
+    "orchd/policy/gate.py": "the time of day in a question to a policy plugin",
     "orchd/kit/log.py": "the timestamp of a line",
     "poolmgr/edge/trial.py": "the timestamp of a report",
     "poolmgr/provision/digests.py": "a file's age, against its mtime",

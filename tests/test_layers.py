@@ -22,7 +22,7 @@ THIRD_PARTIES = {
     "orchd/config": {"attrs", "cattrs", "orjson", "xdg"},
     "orchd/kit": {"attrs", "trio", "h11", "h2", "hpack", "orjson", "sdnotify", "systemd"},
     "orchd/generator": set(),
-    "orchd/policy": {"attrs", "trio"},
+    "orchd/policy": {"attrs", "trio", "wasmtime"},
     "orchd/fetch": {"attrs", "trio", "orjson", "botocore"},
     "orchd/edge": {"attrs", "trio", "h11", "jeepney", "prometheus_client"},
     "poolmgr/core": {"attrs"},
@@ -57,6 +57,10 @@ PURE_ROOMS = {
     # Adapters name files and make launch arguments; they open nothing.
     "poolmgr/engines": PURE | {"pathlib", "shlex"},
     # Pure modules of rooms that are not.
+    "orchd/policy/abi.py": PURE,
+    "orchd/policy/places.py": PURE | {"ipaddress"},
+    "orchd/policy/question.py": PURE,
+    "orchd/policy/rates.py": PURE,
     "orchd/policy/rules.py": PURE,
     "orchd/fetch/choose.py": PURE | {"pathlib"},
     "orchd/fetch/parts.py": PURE,

@@ -9,9 +9,10 @@ import click
 
 from orchd.cli import reach, say
 from orchd.config import jsonschema
-from orchd.config.faults import ConfigError
+from orchd.config.faults import ConfigError, ConfigFault
 from orchd.config.load import load
 from orchd.config.schema import Settings
+from orchd.policy import gate
 
 
 @click.group(name="config")
@@ -29,6 +30,7 @@ def check(file: Path | None, as_json: bool) -> int:
     """
     try:
         settings = load(file)
+        _check_plugins(settings)
     except ConfigError as exc:
         if not as_json:
             raise
@@ -58,6 +60,14 @@ def schema() -> None:
     sys.stdout.write(jsonschema.text())
 
 
+def _check_plugins(settings: Settings) -> None:
+    """Load the policy plugins, as the daemons will. Raises ConfigError."""
+    found = gate.faults(settings.policy.plugins)
+    if found:
+        where = str(settings.source)
+        raise ConfigError([ConfigFault(where, each.path, each.message) for each in found])
+
+
 def _show(settings: Settings) -> None:
     source = settings.source or "no file (defaults)"
     say.show(f"[green]Valid:[/] {say.cell(source)}")
@@ -70,6 +80,11 @@ def _show(settings: Settings) -> None:
         ("devices", settings.devices.backend.value),
     ):
         say.show(f"  {name:<11} {say.cell(value)}")
+    for plugin in settings.policy.plugins:
+        what = ", ".join(plugin.decides)
+        say.show(
+            f"  plugin      {say.cell(plugin.name)} decides {what}, on error {plugin.on_error}"
+        )
     if not settings.pools:
         say.show("  pools       none: add one, see /etc/orchd/orchd.toml")
         return

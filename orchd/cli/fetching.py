@@ -99,6 +99,7 @@ def _named(
         named_by=Text("orchctl models fetch"),
         purpose=Text("orchctl models fetch"),
         outbound=settings.policy.outbound,
+        plugins=settings.policy.plugins,
     )
 
 

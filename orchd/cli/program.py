@@ -30,6 +30,7 @@ VERBS: Final = {
     "provision": ("provision:provision", "Bring a pool's engine here."),
     "models": ("models", "Show and change the catalog of models."),
     "artifacts": ("artifacts", "Show, store and delete what agents left behind."),
+    "policy": ("policy", "Ask a policy plugin, as orchd would."),
     "config": ("config", "Check the configuration, or print its JSON Schema."),
 }
 

@@ -14,11 +14,11 @@ from typing import Final
 from orchd.config.devices import Backend
 from orchd.config.engines import MAX_SOCKET_PATH, check_engine
 from orchd.config.modes import check_mode
-from orchd.config.policy import Outbound
+from orchd.config.policies import check_policy
 from orchd.config.pool import ENGINES, MOCK, Engine, Pool, is_file_ref
 from orchd.config.schema import File, parse_bind
 from orchd.config.serving import Sse
-from orchd.wire import address, ids, modelref
+from orchd.wire import ids, modelref
 from orchd.wire.codec import Fault
 from orchd.wire.errors import TABLE, Kind
 from orchd.wire.results import MAX_NUMBERS
@@ -31,10 +31,8 @@ MIN_NARRATION_MS: Final = 250  # how often streams are looked at (edge/streams.p
 MAX_NARRATION_MS: Final = 3_600_000
 _ORIGIN: Final = re.compile(r"https?://(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::[1-9]\d{0,4})?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_PROXY = re.compile(r"http://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[1-9]\d{0,4}/?")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _UNIT_PATH: Final = re.compile(r"""/[^\x00-\x1f\x7f"'\\:]*""")
-MAX_REQUESTS_PER_MIN: Final = 100_000
 MIN_IDLE_MS: Final = 1000
 
 
@@ -48,7 +46,7 @@ def check(file: File, *, has_token: bool, run_dir: Path) -> Iterator[Fault]:
     yield from _sse(file.sse)
     yield from _origins(file.cors_origins)
     yield from _budgets(file)
-    yield from _outbound(file.policy.outbound)
+    yield from check_policy(file.policy)
     yield from _devices(file)
     first: dict[str, int] = {}
     for index, pool in enumerate(file.pools):
@@ -126,20 +124,6 @@ def _budgets(file: File) -> Iterator[Fault]:
     ):
         must = "needs a pool with a price, such as price = { tokens_out = 0.5 }: nothing costs"
         yield Fault("$.sessions.budget.cost", must)
-
-
-def _outbound(outbound: Outbound) -> Iterator[Fault]:
-    for name in ("allow", "deny"):
-        for index, pattern in enumerate(getattr(outbound, name)):
-            wrong = address.pattern_fault(pattern)
-            if wrong is not None:
-                yield Fault(f"$.policy.outbound.{name}[{index}]", wrong)
-    if outbound.proxy is not None and not _PROXY.fullmatch(outbound.proxy):
-        yield Fault("$.policy.outbound.proxy", "must be http://host:port, without user and path")
-    most = outbound.requests_per_min
-    if most is not None and most > MAX_REQUESTS_PER_MIN:
-        must = f"must be at most {MAX_REQUESTS_PER_MIN}, not {most}: their times are kept"
-        yield Fault("$.policy.outbound.requests_per_min", must)
 
 
 def _devices(file: File) -> Iterator[Fault]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 import trio
+from attrs import evolve
 
 from orchd.config.pool import Mode, Pool
 from orchd.config.schema import Settings
@@ -45,6 +46,7 @@ from orchd.edge.disk import Disk
 from orchd.edge.gather import Gather
 from orchd.edge.jobs import JobRecords
 from orchd.edge.links import Link
+from orchd.edge.policies import Policies
 from orchd.edge.relay import Stream
 from orchd.edge.reread import Change, compare
 from orchd.edge.scrape import Tally
@@ -57,6 +59,7 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId, ReplicaId, SessionId, TaskId
 from orchd.wire.shapes import (
     PlacementExplained,
+    PlacementOutcome,
     SessionStatus,
     TaskRequest,
     TaskState,
@@ -77,7 +80,8 @@ class App:
             [limits.spec(pool, str(settings.base)) for pool in settings.pools],
             limits.limits(settings),
         )
-        self.tally = Tally(self.front)
+        self.policies = Policies(settings.policy)
+        self.tally = Tally(self.front, self.policies.counts)
         self.tokenizers = Tokenizers(self.front, settings)
         self.disk = Disk(settings.state_dir)
         self.catalog = Catalog(
@@ -117,9 +121,17 @@ class App:
         assert answer is not None, "core answers every Submit"
         return answer
 
-    def explain(self, request: TaskRequest, identity: str) -> PlacementExplained:
+    def knows(self, task_id: TaskId) -> bool:
+        """Return whether it has been admitted before, and is not forgotten."""
+        return task_id in self.front.world.tasks
+
+    async def explain(self, request: TaskRequest, identity: str) -> PlacementExplained:
         """Return where a task would go. Raises OrchError when it contradicts itself."""
-        return self.front.explain(request, trio.current_time(), identity)
+        denied = await self.policies.denied(request, identity)
+        explained = self.front.explain(request, trio.current_time(), identity)
+        if denied is None:
+            return explained
+        return evolve(explained, outcome=PlacementOutcome.REFUSED, refusal=denied.envelope())
 
     async def cancel(self, task_id: TaskId) -> None:
         """Cancel a task. When this returns, no token frame of it leaves any more [ORCH-3026]."""

@@ -37,6 +37,7 @@ from orchd.wire.control import (
 )
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId, SessionId, TaskId
+from orchd.wire.pages import FetchRequest
 from orchd.wire.shapes import TaskRequest, TaskState
 
 STREAM_HEADERS: Final = (
@@ -83,6 +84,8 @@ class Routes(Shelves):
         require_json(request)
         task = _body(TaskRequest, request)
         digest = hashlib.sha256(codec.dumps(task)).digest()
+        if self.app.policies.decide_tasks and not self.app.knows(task.task_id):
+            await self.app.policies.check(task, asked.identity)
         # the one wait, and before the task exists: whoever sends it again meanwhile waits too, and
         # the first to come back is admitted
         counted = await self.app.tokenizers.count(task, asked.identity, trio.current_time())
@@ -93,6 +96,11 @@ class Routes(Shelves):
         require_json(asked.request)
         wanted = _body(TokenizeRequest, asked.request)
         return Response(body=await self.app.tokenizers.tell(wanted, trio.current_time()))
+
+    async def _fetch(self, asked: Asked) -> Answer:
+        require_json(asked.request)
+        wanted = _body(FetchRequest, asked.request)
+        return json_response(await self.app.policies.fetch(wanted, asked.identity))
 
     async def _task(self, asked: Asked) -> Answer:
         return json_response(self.app.task_status(_task_id(asked.named)))
@@ -120,7 +128,7 @@ class Routes(Shelves):
     async def _explain(self, asked: Asked) -> Answer:
         require_json(asked.request)
         wanted = _body(TaskRequest, asked.request)
-        return json_response(self.app.explain(wanted, asked.identity))
+        return json_response(await self.app.explain(wanted, asked.identity))
 
     async def _cancel(self, asked: Asked) -> Answer:
         await self.app.cancel(_task_id(asked.named))
@@ -190,6 +198,7 @@ ROUTES: Final[tuple[tuple[str, str, _Served], ...]] = (
     ("DELETE", "/v1/sessions/{session_id}", Routes._end_session),
     ("POST", "/v1/placement/explain", Routes._explain),
     ("POST", "/v1/tokenize", Routes._tokenize),
+    ("POST", "/v1/fetch", Routes._fetch),
     ("GET", "/v1/capabilities", Routes._capabilities),
     ("GET", "/v1/pools", Routes._pools),
     ("GET", "/v1/pools/{pool_id}/health", Routes._pool_health),
@@ -219,6 +228,7 @@ _TOLD: Final[dict[_Served, str]] = {
     Routes._end_session: "end session",
     Routes._drain: "drain pool",
     Routes._reload: "reload pool",
+    Routes._fetch: "fetch a page",
     Shelves.register_model: "register a model",
     Shelves.remove_model: "remove model",
     Shelves.verify_model: "verify model",

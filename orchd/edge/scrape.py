@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import trio
 from prometheus_client import (
@@ -35,7 +36,10 @@ class Tally:
     """What the edge itself counts: core's observations, dropped frames, verified models, records
     of jobs."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(
+        self, front: Front, more: Mapping[str, Counter[tuple[str, ...]]] = MappingProxyType({})
+    ) -> None:
+        """`more`: what others count, by family."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.drops: Counter[tuple[str, ...]] = Counter()
@@ -57,6 +61,7 @@ class Tally:
             "sse_backpressure_drops_total": self.drops,
             "catalog_verifications_total": self.verifications,
             "job_records_total": self.job_records,
+            **more,
         }
         self.registry.register(_FromCore(front, own))
 

@@ -71,7 +71,7 @@ async def _bring(order: Order, entry: Entry, say: Say, environ: Mapping[str, str
         ref = modelref.parse(order.ref)
     except ValueError as exc:
         raise OrchError(Kind.FETCH_FAILED, f"the reference {exc}") from None
-    source, web = open_source(ref, order.outbound, order.named_by, order.purpose, environ)
+    source, web = open_source(ref, order, environ)
     name = modelref.shown(order.ref).rpartition("/")[2]
     say(Progress(what=Text(f"asking for {name}")))
     try:

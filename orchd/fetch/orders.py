@@ -8,7 +8,7 @@ import enum
 
 from attrs import frozen
 
-from orchd.config.policy import Outbound
+from orchd.config.policy import Outbound, Plugin
 from orchd.wire.ids import Count, NonNegative, Positive, Text
 
 
@@ -37,6 +37,8 @@ class Order:
     purpose: Text
     """For the journal: `model llama`."""
     outbound: Outbound = Outbound()
+    plugins: tuple[Plugin, ...] = ()
+    """Of policy.plugins: those that decide on outbound requests are asked too."""
     connections: Positive = Positive(8)
     """At the same time, over all files."""
 

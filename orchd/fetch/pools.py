@@ -23,4 +23,5 @@ def ordered(settings: Settings, pool: Pool, environ: Mapping[str, str]) -> Order
         named_by=Text(f"model.ref of pool {pool.id}") if named else None,
         purpose=Text(f"model of pool {pool.id}"),
         outbound=settings.policy.outbound,
+        plugins=settings.policy.plugins,
     )

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from orchd.config.policy import Outbound
 from orchd.fetch import hub, oci
 from orchd.fetch.hub import Hub
 from orchd.fetch.oci import Oci
+from orchd.fetch.orders import Order
 from orchd.fetch.plainweb import PlainWeb
 from orchd.fetch.remote import Source
 from orchd.kit import log
+from orchd.policy import gate
 from orchd.policy.configured import rules
 from orchd.policy.hook import Outbound as Hook
 from orchd.policy.rules import Named
@@ -24,26 +25,23 @@ from orchd.wire.modelref import HubRef, OciRef, RemoteRef, S3Ref, WebRef
 MAX_TOKEN: Final = 4096
 
 
-def open_source(
-    ref: RemoteRef, outbound: Outbound, by: str | None, purpose: str, environ: Mapping[str, str]
-) -> tuple[Source, Web]:
+def open_source(ref: RemoteRef, order: Order, environ: Mapping[str, str]) -> tuple[Source, Web]:
     """Return the source of a reference, and the web that may ask it and whom it names.
 
-    `by` is what names the reference, and so its hosts, for the journal; None: nothing does. Raises
-    OrchError(FETCH_FAILED).
+    Raises OrchError: FETCH_FAILED; CONFIG_INVALID for a plugin that cannot be used.
     """
     match ref:
         case HubRef():
             endpoint = environ.get("HF_ENDPOINT") or hub.DEFAULT_ENDPOINT
             usual = endpoint.rstrip("/") == hub.DEFAULT_ENDPOINT
             hosts = [_host(endpoint, "HF_ENDPOINT"), *(hub.CONTENT if usual else ())]
-            web = _web(outbound, hosts, by, purpose)
+            web = _web(hosts, order)
             return Hub(ref, web, endpoint, _token(environ)), web
         case WebRef(url):
-            return PlainWeb(ref), _web(outbound, [_host(url, "the reference")], by, purpose)
+            return PlainWeb(ref), _web([_host(url, "the reference")], order)
         case OciRef(registry):
             hosts = [_host(oci.base_url(registry), "the reference")]
-            web = _web(outbound, hosts, by, purpose)
+            web = _web(hosts, order)
             return Oci(ref, web, environ), web
         case S3Ref(bucket):
             from orchd.fetch.s3 import S3, configured  # botocore is an extra, and takes 0.3 s
@@ -51,13 +49,16 @@ def open_source(
             signer = configured()
             host = _host(signer.endpoint, "AWS_ENDPOINT_URL")
             # the bucket is a name below the endpoint's, or a part of the path
-            web = _web(outbound, [host, f"{bucket}.{host}", *signer.hosts(bucket)], by, purpose)
+            web = _web([host, f"{bucket}.{host}", *signer.hosts(bucket)], order)
             return S3(ref, web, signer), web
 
 
-def _web(outbound: Outbound, hosts: list[str], by: str | None, purpose: str) -> Web:
+def _web(hosts: list[str], order: Order) -> Web:
+    """Return what sends requests: to `hosts`, where something of the configuration names them."""
+    by, outbound = order.named_by, order.outbound
     named = [] if by is None else [Named(pattern=host, by=by) for host in dict.fromkeys(hosts)]
-    return Web(Hook(rules(outbound, named), purpose), outbound.proxy)
+    door = Hook(rules(outbound, named), order.purpose, gate=gate.load(order.plugins))
+    return Web(door, outbound.proxy)
 
 
 def _host(url: str, what: str) -> str:

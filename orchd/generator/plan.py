@@ -50,7 +50,21 @@ def units(settings: Settings, minors: Sequence[int], *, user: bool) -> Units:
                 link = f"orchd.target.wants/poolmgr@{name}.{kind}"
                 links[link] = f"{vendor}/poolmgr@.{kind}"
             instances.append(name)
+    front = list(_front(settings))
+    if front:
+        head = [HEAD + "[Unit]", f"SourcePath={settings.source}", "[Service]"]
+        files[f"orchd.service.d/{DROP_IN}"] = "\n".join([*head, *front]) + "\n"
     return Units(files, links, tuple(instances))
+
+
+def _front(settings: Settings) -> Iterator[str]:
+    """Open the network for orchd itself, where it fetches pages for clients."""
+    if not (settings.policy.fetch.enabled and settings.policy.outbound.enabled):
+        return
+    yield "# It fetches pages for clients (policy.fetch)."
+    yield "PrivateNetwork=no"
+    yield "RestrictAddressFamilies=AF_INET AF_INET6"
+    yield "IPAddressAllow=any"
 
 
 def _drop_in(

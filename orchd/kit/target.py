@@ -35,6 +35,9 @@ class Target:
     """PEM file of who is trusted: a CA, or the server's own certificate. None: the system's."""
     proxy: Target | None = None
     """The HTTP proxy that carries the connection to the TCP address. None: there is none."""
+    at: tuple[str, ...] = ()
+    """Addresses that `host` has, where whoever asks has looked it up: no others are connected to.
+    The certificate is the host's all the same."""
 
     def __str__(self) -> str:
         if self.path is not None:
@@ -83,7 +86,9 @@ class Target:
             return await _connect_unix(str(self.path))
         if self.proxy is not None:
             return await self._through(self.proxy)
-        found = await trio.socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        found = []
+        for name in self.at or (self.host,):
+            found += await trio.socket.getaddrinfo(name, self.port, type=socket.SOCK_STREAM)
         failure: OSError | None = None
         for family, kind, protocol, _name, address in found:
             sock = socket.socket(family, kind, protocol)
@@ -96,7 +101,8 @@ class Target:
 
     async def _through(self, proxy: Target) -> Pipe:
         pipe = await proxy.connect()
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        name = self.at[0] if self.at else self.host
+        host = f"[{name}]" if ":" in name else name
         try:
             await tunnel.through(pipe, f"{host}:{self.port}")
         except BaseException:

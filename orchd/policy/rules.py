@@ -33,6 +33,8 @@ class Rules:
     enabled: bool = True
     """The off switch: false, and nothing leaves, whatever else says."""
     allow: tuple[str, ...] = ()
+    allow_key: str = f"{KEY}.allow"
+    """What `allow` is called in the configuration."""
     deny: tuple[str, ...] = ()
     """Goes before `allow` and `named`."""
     named: tuple[Named, ...] = ()
@@ -54,6 +56,8 @@ class Request:
     """How much it would fetch; None: not known."""
     recent: int = 0
     """Requests that left in the last WINDOW_S."""
+    identity: str = ""
+    """The client on whose behalf, if any; the rules are the same for all."""
 
 
 @frozen
@@ -125,12 +129,13 @@ def _allowed(request: Request, rules: Rules) -> Verdict:
         )  # such as allow_package_installs: whoever asks checks
     for pattern in rules.allow:
         if matches(pattern, address):
-            return Allowed(f"{KEY}.allow: {pattern}")
+            return Allowed(f"{rules.allow_key}: {pattern}")
     for named in rules.named:
         if matches(named.pattern, address):
             return Allowed(named.by)
     host = address.origin.partition("://")[2]
     why = (
-        f"{address.origin} is named neither by the configuration nor in {KEY}.allow (add {host!r})"
+        f"{address.origin} is named neither by the configuration nor in {rules.allow_key} "
+        f"(add {host!r})"
     )
-    return Denied(f"{KEY}.allow", why)
+    return Denied(rules.allow_key, why)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -19,6 +19,8 @@ from orchd.wire import address as addresses
 from orchd.wire.address import Address
 from orchd.wire.errors import Kind, OrchError
 
+LookUp = Callable[[Address], Awaitable[tuple[str, ...]]]
+"""The addresses of a host. Raises OrchError."""
 NONE: Final[Mapping[str, str]] = MappingProxyType({})
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 MAX_HOPS: Final = 8  # curl's own default is 50, browsers' 20; the Hub needs 2
@@ -61,9 +63,13 @@ class Got:
 class Web:
     """GET requests under the rules of one `Outbound`. Holds kept-alive connections; close it."""
 
-    def __init__(self, outbound: Outbound, proxy: str | None = None) -> None:
-        """`proxy`: http://host:port of who carries the connections; None: nobody."""
+    def __init__(
+        self, outbound: Outbound, proxy: str | None = None, look_up: LookUp | None = None
+    ) -> None:
+        """`proxy`: http://host:port of who carries the connections; None: nobody. `look_up` gives
+        the addresses that may be connected to; None: those that the host has."""
         self._outbound = outbound
+        self._look_up = look_up
         self._proxy = None if proxy is None else Target.parse(proxy)
         self._clients: OrderedDict[str, Client] = OrderedDict()
 
@@ -76,18 +82,21 @@ class Web:
         size_bytes: int | None = None,
         first_byte_s: float = 30.0,
         idle_s: float = 30.0,
+        identity: str = "",
     ) -> AsyncIterator[Got]:
         """Enter with the head of the answer, redirects followed.
 
         Headers that are secrets go to the URL's own origin and to no other. `size_bytes`: how much
-        of it is wanted in all, for the rules. Raises PeerError; OrchError: OUTBOUND_DENIED for any
-        hop, FETCH_FAILED for redirects that lead nowhere.
+        of it is wanted in all, for the rules; `identity`: the client on whose behalf. Raises
+        PeerError; OrchError: OUTBOUND_DENIED for any hop, FETCH_FAILED for redirects that lead
+        nowhere.
         """
         first = address = _parsed(url)
         for _ in range(MAX_HOPS):
             sent = headers if address.origin == first.origin else _harmless(headers)
-            await self._outbound.wait_permit(address, size_bytes=size_bytes)
-            opened = self._client(address).open(
+            await self._outbound.wait_permit(address, size_bytes=size_bytes, identity=identity)
+            client = await self._client(address)
+            opened = client.open(
                 "GET", address.target, headers=sent, first_byte_s=first_byte_s, idle_s=idle_s
             )
             async with opened as incoming:
@@ -107,16 +116,18 @@ class Web:
         while self._clients:
             self._clients.popitem()[1].close()
 
-    def _client(self, address: Address) -> Client:
+    async def _client(self, address: Address) -> Client:
         client = self._clients.get(address.origin)
         if client is None:
             tls = address.scheme == "https"
+            at = () if self._look_up is None else await self._look_up(address)
             client = Client(
                 Target(
                     host=address.host,
                     port=address.port,
                     tls=tls,
                     proxy=None if address.loopback else self._proxy,
+                    at=at,
                 ),
                 max_idle=16,
             )

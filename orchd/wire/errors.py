@@ -39,6 +39,8 @@ class Kind(enum.StrEnum):
     SESSION_OVER = "session_over"
     BUDGET_SHORT = "budget_short"
     DEADLINE_UNMET = "deadline_unmet"
+    POLICY_DENIED = "policy_denied"
+    FETCH_DENIED = "fetch_denied"
     MISSING_TOKEN = "missing_token"
     BAD_TOKEN = "bad_token"
     NON_LOOPBACK_WITHOUT_TOKEN = "non_loopback_without_token"
@@ -57,6 +59,7 @@ class Kind(enum.StrEnum):
     DRAINING = "draining"
     RELOAD_UNDER_WAY = "reload_under_way"
     TOO_MANY_CONNECTIONS = "too_many_connections"
+    PAGE_FAILED = "page_failed"
     # a task that broke
     DECODE_TIMEOUT = "decode_timeout"
     DEADLINE_PASSED = "deadline_passed"
@@ -178,6 +181,14 @@ TABLE: dict[Kind, Row] = {
     Kind.DEADLINE_UNMET: Row(
         "DEADLINE_UNMET", 400, _TEMPFAIL, True, "client", "Allow a later deadline_ms or ask later."
     ),
+    Kind.POLICY_DENIED: Row(
+        "INVALID_PARAMS", 403, _NOPERM, False, "operator",
+        "Ask for what the policy allows, or change the plugin that the message names.",
+    ),
+    Kind.FETCH_DENIED: Row(
+        "INVALID_PARAMS", 403, _NOPERM, False, "operator",
+        "Change the named key of the configuration, or ask for another page.",
+    ),
     Kind.MISSING_TOKEN: Row(
         "MISSING_TOKEN", 401, _NOPERM, False, "client",
         "Send Authorization: Bearer with the configured token.", 40101,
@@ -240,6 +251,10 @@ TABLE: dict[Kind, Row] = {
     ),
     Kind.TOO_MANY_CONNECTIONS: _later(
         "REPLICA_EXHAUSTED", 503, "Close connections that are not used, or use one with keep-alive."
+    ),
+    Kind.PAGE_FAILED: Row(
+        "INVALID_PARAMS", 502, _TEMPFAIL, True, "client",
+        "Check the URL and ask again: the other server did not answer as it should.",
     ),
     Kind.DECODE_TIMEOUT: Row(
         "DECODE_TIMEOUT", 500, _TEMPFAIL, True, "pool", "Send the task again as a new task."

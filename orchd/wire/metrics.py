@@ -88,6 +88,11 @@ METRICS: Final[tuple[Metric, ...]] = (
         "catalog_verifications_total", ("result", "reason", "engine"), "Verifications of models."
     ),
     _counter("job_records_total", ("result",), "Records of jobs, stored or dropped."),
+    _counter("policy_decisions_total", ("plugin", "result"), "Decisions of policy plugins."),
+    _counter(
+        "policy_fuel_total", ("plugin",), "What those decisions took, about wasm instructions."
+    ),
+    _counter("policy_fetches_total", ("result",), "Fetches for clients, by how they ended."),
     _gauge("model_state", ("model_id", "state"), "1 for the state that a model is in."),
     _counter(
         "placement_decisions_total", ("outcome", "pinned", "fallback"), "Decisions of placement."
@@ -140,9 +145,11 @@ BUDGETS: Final[Mapping[str, int]] = MappingProxyType(
         "outcome": 4,
         "pinned": 2,
         "fallback": 2,
-        # Not in the contract's list: the policies it names, and NVML indices (ids.MAX_DEVICES).
+        # Not in the contract's list: the policies it names, NVML indices (ids.MAX_DEVICES) and
+        # plugins (config.policies.MAX_PLUGINS), with a place for `other`.
         "policy": 4,
         "device": 64,
+        "plugin": 9,
     }
 )
 """How many distinct values a label may have within one family [OC-METRICS-7102]."""

@@ -1,6 +1,7 @@
-"""What a full pool does with one more task: the names in the configuration and in `policy_label`.
+"""Words of policies: what a full pool does with one more task, in the configuration and in
+`policy_label`, and what policy plugins decide.
 
-What each name means is core/full.py's.
+What each means is core/full.py's and orchd/policy's.
 """
 
 from __future__ import annotations
@@ -19,3 +20,19 @@ class FullPolicy(enum.StrEnum):
 
 THROTTLE: Final = "throttle"
 """The `policy_label` of a 429 for too many requests or tokens of one identity."""
+
+
+class What(enum.StrEnum):
+    """What a policy plugin is asked about."""
+
+    OUTBOUND = "outbound"
+    """A request that would leave this machine."""
+    ADMISSION = "admission"
+    """A task, before the core is asked."""
+
+
+class OnError(enum.StrEnum):
+    """What holds when a plugin gives no decision."""
+
+    DENY = "deny"
+    ALLOW = "allow"

@@ -12,7 +12,7 @@ _orchctl() {
         [[ $word == -* ]] && continue
         case $verb in
         '') verb=$word ;;
-        models | artifacts | config) verb="$verb $word" && break ;;
+        models | artifacts | policy | config) verb="$verb $word" && break ;;
         *) break ;;
         esac
     done
@@ -20,7 +20,7 @@ _orchctl() {
     case $verb in
     '')
         options='--version --help'
-        words='up run embed rerank explain status cancel pools sessions drain reload plan provision models artifacts config'
+        words='up run embed rerank explain status cancel pools sessions drain reload plan provision models artifacts policy config'
         ;;
     'up')
         options='--config --log --help'
@@ -266,6 +266,20 @@ _orchctl() {
         --ca-file) options='' words='' files=1 ;;
         --url) return ;;
         --token-file) options='' words='' files=1 ;;
+        esac
+        ;;
+    'policy')
+        options='--help'
+        words='test'
+        ;;
+    'policy test')
+        options='--arg --fuel --memory-mb --deadline-ms --json --help'
+        files=1
+        case $prev in
+        --arg) return ;;
+        --fuel) return ;;
+        --memory-mb) return ;;
+        --deadline-ms) return ;;
         esac
         ;;
     'config')

@@ -6,7 +6,7 @@ function __orchctl_at
     for word in (commandline -opc)[2..]
         string match --quiet -- '-*' $word; and continue
         set --append path $word
-        contains -- $path[1] models artifacts config; and test (count $path) -lt 2; or break
+        contains -- $path[1] models artifacts policy config; and test (count $path) -lt 2; or break
     end
     test "$path" = "$argv"
 end
@@ -27,6 +27,7 @@ complete --command orchctl --condition '__orchctl_at' --arguments plan --descrip
 complete --command orchctl --condition '__orchctl_at' --arguments provision --description 'Bring a pool\'s engine here.'
 complete --command orchctl --condition '__orchctl_at' --arguments models --description 'Show and change the catalog of models.'
 complete --command orchctl --condition '__orchctl_at' --arguments artifacts --description 'Show, store and delete what agents left behind.'
+complete --command orchctl --condition '__orchctl_at' --arguments policy --description 'Ask a policy plugin, as orchd would.'
 complete --command orchctl --condition '__orchctl_at' --arguments config --description 'Check the configuration, or print its JSON Schema.'
 complete --command orchctl --condition '__orchctl_at' --long-option version --description 'Show the version and exit.'
 complete --command orchctl --condition '__orchctl_at' --short-option h --long-option help --description 'Show this message and exit.'
@@ -214,6 +215,15 @@ complete --command orchctl --condition '__orchctl_at artifacts show' --long-opti
 complete --command orchctl --condition '__orchctl_at artifacts show' --long-option url --exclusive --description 'unix:/path.sock or http[s]://HOST:PORT of orchd. Else ORCHD_URL, else found.'
 complete --command orchctl --condition '__orchctl_at artifacts show' --long-option token-file --require-parameter --force-files --description 'File with the bearer token. Else ORCHD_AUTH_TOKEN, else the configured one.'
 complete --command orchctl --condition '__orchctl_at artifacts show' --short-option h --long-option help --description 'Show this message and exit.'
+complete --command orchctl --condition '__orchctl_at policy' --arguments test --description 'Load PLUGIN and ask it QUESTION (a file, or - for standard input), within its bounds.'
+complete --command orchctl --condition '__orchctl_at policy' --short-option h --long-option help --description 'Show this message and exit.'
+complete --command orchctl --condition '__orchctl_at policy test' --long-option arg --exclusive --description 'One of its args; repeatable.'
+complete --command orchctl --condition '__orchctl_at policy test' --long-option fuel --exclusive --description 'What a decision may take: about wasm instructions. [at least 1, at most 1e+08, default: 1000000]'
+complete --command orchctl --condition '__orchctl_at policy test' --long-option memory-mb --exclusive --description 'MiB of its memory. [at least 1, at most 64, default: 4]'
+complete --command orchctl --condition '__orchctl_at policy test' --long-option deadline-ms --exclusive --description 'How long a decision may take. [at least 1, at most 1000, default: 100]'
+complete --command orchctl --condition '__orchctl_at policy test' --long-option json --description 'One JSON object, for programs.'
+complete --command orchctl --condition '__orchctl_at policy test' --short-option h --long-option help --description 'Show this message and exit.'
+complete --command orchctl --condition '__orchctl_at policy test' --force-files
 complete --command orchctl --condition '__orchctl_at config' --arguments check --description 'Read FILE (or the file that orchd would read) and say every error with its line.'
 complete --command orchctl --condition '__orchctl_at config' --arguments schema --description 'Print the JSON Schema of the file, for editors and programs.'
 complete --command orchctl --condition '__orchctl_at config' --short-option h --long-option help --description 'Show this message and exit.'

@@ -16,6 +16,7 @@ from orchd.config.schema import Settings
 from orchd.fetch.fetch import fetch
 from orchd.fetch.orders import Order, Progress
 from orchd.fetch.progress import words
+from orchd.policy import gate
 from orchd.policy.configured import rules
 from orchd.policy.hook import Outbound
 from orchd.policy.rules import Named
@@ -32,6 +33,7 @@ class PolicyDoor:
     """What one pool's provisioning may ask of other machines."""
 
     def __init__(self, settings: Settings, pool: Pool, cache: Path) -> None:
+        """Raises OrchError(CONFIG_INVALID) for a policy plugin that cannot be used."""
         self._configured = settings.policy.outbound
         self._cache = cache
         self._purpose = f"engine of pool {pool.id}"
@@ -40,7 +42,9 @@ class PolicyDoor:
         if url is not None:
             address = addresses.parse(url)
             named.append(Named(pattern=_pattern(address), by=self._key))
-        self._outbound = Outbound(rules(self._configured, named), self._purpose)
+        self._plugins = settings.policy.plugins
+        asked = gate.load(self._plugins)
+        self._outbound = Outbound(rules(self._configured, named), self._purpose, gate=asked)
 
     async def permit(self, url: str | None, via: str) -> None:
         """Return when `via` may ask `url`. Raises OrchError(OUTBOUND_DENIED)."""
@@ -50,11 +54,7 @@ class PolicyDoor:
             raise OrchError(
                 Kind.PROVISION_FAILED, f"{via} would ask what is no URL: {exc}"
             ) from None
-        while True:
-            pause = self._outbound.permit(address, via=via)
-            if not pause:
-                return
-            await trio.sleep(pause)
+        await self._outbound.wait_permit(address, via=via)
 
     async def download(self, url: str, checksum: str, say: Callable[[str], None]) -> Path:
         """Return a file with this checksum. Raises OrchError: FETCH_FAILED, OUTBOUND_DENIED,
@@ -70,6 +70,7 @@ class PolicyDoor:
             named_by=Text(self._key),
             purpose=Text(self._purpose),
             outbound=self._configured,
+            plugins=self._plugins,
         )
         return Path((await fetch(order, told)).path)
 

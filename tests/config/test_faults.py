@@ -39,6 +39,7 @@ def test_the_good_pool_is_good(tmp_path):
 
 
 P = "$.pools[0]"
+PLUGIN = f"name = 'hosts'\npath = '/x'\nsha256 = '{'0' * 64}'"
 # text, line, path, a part of the message
 TABLE = [
     ("a = ", 1, "$", "is not TOML"),
@@ -54,6 +55,38 @@ TABLE = [
     ("[policy.outbound]\nproxy = 'http://me:secret@p:1'", 2, "$.policy.outbound.proxy", "http://host"),
     ("[policy.outbound]\nmax_mb = 0", 2, "$.policy.outbound.max_mb", "of at least 1"),
     ("[policy.outbound]\nrequests_per_min = 100001", 2, "$.policy.outbound.requests_per_min",
+     "at most 100000"),
+    ("[[policy.plugins]]\npath = '/x'\nsha256 = 'x'", 1, "$.policy.plugins[0].name", "is required"),
+    *(
+        (f"[[policy.plugins]]\n{PLUGIN}\n{line}", 5, f"$.policy.plugins[0].{key}", said)
+        for line, key, said in (
+            ("fuel = 100000001", "fuel", "at most 100000000, not 100000001"),
+            ("memory_mb = 65", "memory_mb", "at most 64"),
+            ("deadline_ms = 1001", "deadline_ms", "at most 1000"),
+            ("decides = []", "decides", "outbound, admission or both"),
+            ("decides = ['inbound']", "decides[0]", "must be one of outbound, admission"),
+            ("on_error = 'ask'", "on_error", "must be one of deny, allow"),
+            (f"args = {['x'] * 65}", "args", "at most 64 words, not 65"),
+            (f"args = ['{'x' * 257}']", "args[0]", "at most 256 characters"),
+            ("arg = []", "arg", "did you mean args?"),
+        )
+    ),
+    (f"[[policy.plugins]]\n{PLUGIN.replace('hosts', 'Ho')}", 2, "$.policy.plugins[0].name",
+     "lower case"),
+    (f"[[policy.plugins]]\n{PLUGIN.replace('/x', 'x')}", 3, "$.policy.plugins[0].path",
+     "must begin with /"),
+    (f"[[policy.plugins]]\n{PLUGIN.replace('00', 'FF')}", 4, "$.policy.plugins[0].sha256",
+     "64 hex digits"),
+    (f"[[policy.plugins]]\n{PLUGIN}\n[[policy.plugins]]\n{PLUGIN}", 6, "$.policy.plugins[1].name",
+     "the name of a plugin before it"),
+    ("\n".join(f"[[policy.plugins]]\n{PLUGIN.replace('hosts', f'h{n}')}" for n in range(9)), 1,
+     "$.policy.plugins", "at most 8 plugins, not 9"),
+    ("[policy.fetch]\nenabled = true", 1, "$.policy.fetch.allow", "must name the hosts"),
+    ("[policy.fetch]\nallow = ['a/b']", 2, "$.policy.fetch.allow[0]", "must be host"),
+    ("[policy.fetch]\nprivate = ['10.0.0.1/8']", 2, "$.policy.fetch.private[0]", "a network"),
+    ("[policy.fetch]\nmax_kb = 16385", 2, "$.policy.fetch.max_kb", "at most 16384"),
+    ("[policy.fetch]\ntimeout_ms = 60001", 2, "$.policy.fetch.timeout_ms", "at most 60000"),
+    ("[policy.fetch]\nrequests_per_min = 100001", 2, "$.policy.fetch.requests_per_min",
      "at most 100000"),
     ("pools = 3", 1, "$.pools", "must be a list, not 3"),
     ("pools = [3]", 1, "$.pools[0]", "must be an object, not 3"),

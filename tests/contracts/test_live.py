@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from orchd.kit.client import Client, Target
+from tests.fakes.fileserver import Files
 from tests.sockets.suite import SIMULATED, Suite, mock_pool
 from tests.sockets.talk import get, post
 from tools.openapi import examples
@@ -33,7 +34,18 @@ RUN_S = 90.0
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
+def pages() -> Iterator[Files]:
+    """What the examples of fetchPage fetch."""
+    house = Files()
+    house.add("/intro", b"", redirect="/intro/")
+    house.add("/intro/", b"<h1>Intro</h1>\r\n", headers={"Content-Type": "text/html"})
+    house.add("/logo.png", b"\x89PNG\r\n\x1a\n", headers={"Content-Type": "image/png"})
+    yield house
+    house.close()
+
+
+@pytest.fixture(scope="module")
+def suite(pages: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     pool = mock_pool(engine="tokens_per_s = 0", replicas="[[0], [1]]")
     # the examples of drain and reload name it, and what is made from them
     pool += (
@@ -42,12 +54,14 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
         .replace("mock:lorem", "mock:spare")
     )
     folder = tmp_path_factory.mktemp("orchd")
-    with Suite(folder, f'auth_token = "{TOKEN}"\n{SIMULATED}{pool}') as suite:
+    fetch = f'allow = ["localhost:{pages.port}"]\nprivate = ["127.0.0.1", "::1"]\n'
+    fetch = f"[policy.fetch]\nenabled = true\n{fetch}requests_per_min = 100000\n"
+    with Suite(folder, f'auth_token = "{TOKEN}"\n{SIMULATED}{pool}{fetch}') as suite:
         suite.wait_ready()
         yield suite
 
 
-def run(suite: Suite, plane: Plane, folder: Path) -> tuple[str, dict[str, set[int]]]:
+def run(suite: Suite, plane: Plane, pages: Files, folder: Path) -> tuple[str, dict[str, set[int]]]:
     """Return what schemathesis said, and which statuses it saw of each operation."""
     seen = folder / "seen"
     done = subprocess.run(
@@ -64,6 +78,7 @@ def run(suite: Suite, plane: Plane, folder: Path) -> tuple[str, dict[str, set[in
         cwd=folder,
         env=os.environ | {
             "SCHEMATHESIS_HOOKS": HOOKS, "PYTHONPATH": str(ROOT), "ORCHD_SEEN": str(seen),
+            "ORCHD_PAGES": pages.url,
         },
         capture_output=True,
         text=True,
@@ -82,7 +97,7 @@ def run(suite: Suite, plane: Plane, folder: Path) -> tuple[str, dict[str, set[in
 @pytest.mark.req("OC-CTRL-2067", "OC-CTRL-2069", "OC-CTRL-2030", "AUTH-1005")
 @pytest.mark.parametrize("plane", ["data", "control"])
 async def test_the_daemon_answers_as_its_document_says(
-    suite: Suite, plane: Plane, tmp_path: Path
+    suite: Suite, plane: Plane, pages: Files, tmp_path: Path
 ) -> None:
     mark = len(suite.events)
     client = Client(Target.parse(f"http://127.0.0.1:{suite.port}"), token=TOKEN)
@@ -90,7 +105,7 @@ async def test_the_daemon_answers_as_its_document_says(
         for row_id in ("registerModel", "storeArtifact"):
             sent = examples.of(row_id)[0]
             assert (await post(client, ROWS[row_id].path, sent.body)).status == sent.status
-    said, found = await trio.to_thread.run_sync(run, suite, plane, tmp_path)
+    said, found = await trio.to_thread.run_sync(run, suite, plane, pages, tmp_path)
     for row in OPERATIONS:
         if row.plane == plane:
             statuses = found[f"{row.method} {row.path}"]

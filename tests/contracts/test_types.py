@@ -18,14 +18,14 @@ import attrs
 import mypy.api
 import pytest
 
-from orchd.wire import artifacts, catalog, control, errors, ids, shapes, snapshot
+from orchd.wire import artifacts, catalog, control, errors, ids, pages, shapes, snapshot
 from tools.openapi import types as generated
 from tools.openapi.table import Plane
 
 FOLDER = Path(__file__).parents[2] / "contracts" / "openapi"
 CLASSES: list[tuple[str, Any]] = [
     (name, cls)
-    for room in (shapes, control, snapshot, errors, catalog, artifacts)
+    for room in (shapes, control, snapshot, errors, catalog, artifacts, pages)
     for name, cls in inspect.getmembers(room, inspect.isclass)
     if cls.__module__ == room.__name__
 ]

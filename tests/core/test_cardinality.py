@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchd.config.policies import MAX_PLUGINS
 from orchd.core.cardinality import OPEN, OTHER, added_up, left_out
 from orchd.core.tally import Tally
 from orchd.wire.catalog import ModelState, VerifyResult
@@ -66,6 +67,7 @@ def test_labels_that_are_not_watched_have_few_values_by_themselves() -> None:
         "fallback": {"true", "false"},
         "policy": {*FullPolicy, THROTTLE},
         "device": set(range(MAX_DEVICES)),
+        "plugin": set(range(MAX_PLUGINS)),
     }
     assert set(values) == {label for metric in METRICS for label in metric.labels} - OPEN
     assert all(len(values[label]) <= BUDGETS[label] for label in values)

@@ -22,9 +22,12 @@ from orchd.fetch.orders import Order, Progress, Shape
 from orchd.kit import log
 from orchd.wire import codec
 from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import Text
 from tests.fakes.fileserver import Files
 from tests.fakes.hubserver import Hub
 from tests.fetch.making import content, order, sha256
+from tests.lab.venv import REPOSITORY
+from tests.policy.modules import configured
 
 pytestmark = pytest.mark.slow
 ARGV = [sys.executable, "-m", "orchd.fetch", "--log", "json"]
@@ -197,6 +200,25 @@ async def test_what_it_refuses_is_the_caller_s_error(
     assert caught.value.kind is Kind.OUTBOUND_DENIED
     assert "denied by 'localhost' in policy.outbound.deny" in caught.value.message
     assert files.asked == []
+
+
+@pytest.mark.req("POLICY-4001", "POLICY-4002")
+async def test_the_program_asks_the_plugins_too(secure: Files, tmp_path: Path) -> None:
+    """The example denies the host that the reference names; with its suffix it is fetched."""
+    data = content(1000)
+    secure.add("/m.gguf", data)
+    code = (REPOSITORY / "packaging/examples/plugins/hosts.wasm").read_bytes()
+    for suffix, allowed in ((".example.org", False), ("localhost", True)):
+        plugin = configured(tmp_path, "hosts", code, args=(Text(f"suffix={suffix}"),))
+        wanted = order(f"{secure.url}/m.gguf", tmp_path, plugins=(plugin,))
+        if allowed:
+            assert (await fetched(wanted, lambda _: None, log="json")).size_bytes == len(data)
+            continue
+        with pytest.raises(OrchError) as caught:
+            await fetched(wanted, lambda _: None, log="json")
+        assert caught.value.kind is Kind.OUTBOUND_DENIED
+        assert "denied by the policy plugin hosts: the host is below none" in caught.value.message
+        assert secure.asked == []
 
 
 async def test_cancelled_it_leaves_no_process(secure: Files, tmp_path: Path) -> None:

@@ -216,6 +216,28 @@ def test_a_percent_sign_is_no_specifier(made):
     assert values(units, "BindReadOnlyPaths") == ['"-/home/a/50%%h"']
 
 
+FETCH = """
+[policy.fetch]
+enabled = true
+allow = ["docs.example.org"]
+"""
+
+
+@pytest.mark.req("POLICY-4030")
+def test_orchd_gets_the_network_where_it_fetches_for_clients_and_not_otherwise(made):
+    drop_in = "orchd.service.d/50-orchd.conf"
+    assert drop_in not in made(pool()).files
+    assert drop_in not in made(FETCH + "[policy.outbound]\nenabled = false\n" + pool()).files
+    found = made(FETCH + pool()).files[drop_in].splitlines()
+    assert found[-5:] == [
+        "[Service]",
+        "# It fetches pages for clients (policy.fetch).",
+        "PrivateNetwork=no",
+        "RestrictAddressFamilies=AF_INET AF_INET6",
+        "IPAddressAllow=any",
+    ]
+
+
 def test_a_cache_of_engines_in_a_home_is_shown(made):
     how = 'provisioning = { source = { cache_dir = "/home/me/engines" } }'
     assert values(made(pool(more=how)), "BindReadOnlyPaths") == ['"-/home/me/engines"']

@@ -80,7 +80,15 @@ CGROUP2 = Need(
     advice="mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified",
 )
 OVERLAY = Need("overlayfs in the kernel", knows_overlay, advice="modprobe overlay")
+CLANGS = ("", *(f"-{number}" for number in range(30, 12, -1)))
+"""What distributions put behind the names of clang's programs."""
 GCC = Need("gcc", has_program("gcc"), debian=("gcc", "libc6-dev"), arch=("gcc",))
+CLANG = Need(
+    "clang and wasm-ld",
+    lambda: any(has_program(f"clang{n}")() and has_program(f"wasm-ld{n}")() for n in CLANGS),
+    debian=("clang", "lld"),
+    arch=("clang", "lld"),
+)
 PATCHELF = Need("patchelf", has_program("patchelf"), debian=("patchelf",), arch=("patchelf",))
 APT = Need(
     "apt-get and dpkg",
@@ -176,7 +184,7 @@ BUILDING = (GIT, CMAKE, NINJA, GCC)
 CONTAINERS = (ROOT, PODMAN, RUNC, UIDMAP)
 EVERYTHING = (
     *(*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *TRITON),
-    *(*FAKE_NVML, *BUS, *PACKAGING, REGISTRY, *MANUAL, *BUILDING, *CONTAINERS),
+    *(*FAKE_NVML, *BUS, *PACKAGING, CLANG, REGISTRY, *MANUAL, *BUILDING, *CONTAINERS),
 )
 
 

@@ -61,6 +61,12 @@ def test_the_package_holds_what_belongs_into_it(package: Path) -> None:
         "usr/share/orchd/config.schema.json",
         "usr/share/orchd/openapi/control.yaml",
         "usr/share/orchd/openapi/data.yaml",
+        "usr/share/orchd/sdk/examples/build.sh",
+        "usr/share/orchd/sdk/examples/hosts.c",
+        "usr/share/orchd/sdk/examples/hosts.wasm",
+        "usr/share/orchd/sdk/examples/models.c",
+        "usr/share/orchd/sdk/examples/models.wasm",
+        "usr/share/orchd/sdk/orchd_policy.h",
         "usr/share/zsh/site-functions/_orchctl",
     }
     assert set(whole.entries) >= units | programs | others

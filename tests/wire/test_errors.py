@@ -9,9 +9,9 @@ import pytest
 from orchd.wire import codec, errors
 from orchd.wire.errors import TABLE, Envelope, Kind, OrchError
 
-# contract.md, Errors, and the statuses under POST /v1/tasks.
+# contract.md, Errors, and the statuses under POST /v1/tasks. 502: of POST /v1/fetch, which is ours.
 STATUS_OF_CODE = {
-    "INVALID_PARAMS": {400, 404, 405, 408, 409, 413, 415, 431},
+    "INVALID_PARAMS": {400, 403, 404, 405, 408, 409, 413, 415, 431, 502},
     "DEADLINE_UNMET": {400},
     "MISSING_TOKEN": {401},
     "BAD_TOKEN": {401},

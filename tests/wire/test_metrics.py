@@ -70,7 +70,8 @@ def test_names_and_labels_are_the_contracts():
         assert list(BY_NAME[name].labels) == labels, name
     assert set(ALSO) <= set(BY_NAME)
     ours = {
-        "job_records_total", "pool_shedding", "predicted_start_error_ms",
+        "job_records_total", "policy_decisions_total", "policy_fetches_total", "policy_fuel_total",
+        "pool_shedding", "predicted_start_error_ms",
         "predicted_start_p90_total",
     }  # fmt: skip
     assert set(BY_NAME) - set(FROM_THE_CONTRACT) - set(ALSO) == ours

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchd.wire import control, shapes
+from orchd.wire import control, pages, shapes
 from orchd.wire.errors import Kind
 from tools.openapi.table import (
     BUDGETS,
@@ -47,6 +47,7 @@ ROWS: Final = (
         },
         kinds=(
             Kind.DEADLINE_UNMET,
+            Kind.POLICY_DENIED,
             Kind.MODEL_DEPRECATED,
             Kind.UNTRUSTED_ARTIFACT,
             Kind.TASK_ID_REUSED,
@@ -182,5 +183,24 @@ ROWS: Final = (
         body=control.TokenizeRequest,
         replies={200: Reply("Its tokens, and how many.", control.Tokens)},
         kinds=(Kind.UNKNOWN_NAME, Kind.UNSUPPORTED_MEDIA, Kind.POOL_UNREADY),
+    ),
+    Operation(
+        id="fetchPage",
+        plane="data",
+        tag="pages",
+        method="POST",
+        path="/v1/fetch",
+        summary="Fetch a page",
+        words="For clients that have no network of their own, by the rules of `policy.fetch` and "
+        "`policy.outbound`; off by default. Only GET over https, every redirect is asked about, "
+        "and nothing of the client's goes along. The page's own status is in the answer.",
+        body=pages.FetchRequest,
+        replies={200: Reply("What the other server answered.", pages.Page)},
+        kinds=(
+            Kind.UNSUPPORTED_MEDIA,
+            Kind.FETCH_DENIED,
+            Kind.THROTTLED,
+            Kind.PAGE_FAILED,
+        ),
     ),
 )

@@ -10,16 +10,21 @@ import trio
 from attrs import evolve
 
 from orchd.config.policy import Outbound, Policy
+from orchd.config.pool import Mode, Provisioning
+from orchd.config.provisioning import Binary
 from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.kit.client import Target
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import Text
+from orchd.wire.ids import Digest, Text
+from poolmgr.provision.door import PolicyDoor
 from poolmgr.provision.models import Staged, stage
 from poolmgr.provision.outward import permit_engine
 from tests.fakes.certs import make_certificate
 from tests.fakes.fileserver import Files
 from tests.fetch.making import content, sha256
+from tests.policy.modules import answer, module
+from tests.policy.modules import configured as plugin
 from tests.poolmgr.provision.test_models import pool, settings
 
 pytestmark = pytest.mark.slow
@@ -158,3 +163,39 @@ async def test_an_engine_elsewhere_is_asked_about(tmp_path: Path) -> None:
         with pytest.raises(OrchError) as caught:
             permit_engine(configured(tmp_path, "m", **rules), pool("m"), far)
         assert caught.value.kind is Kind.OUTBOUND_DENIED
+
+
+@pytest.mark.req("POLICY-4001", "ORCH-3206")
+async def test_a_plugin_is_asked_about_an_engine_elsewhere(tmp_path: Path) -> None:
+    far = Target.parse("https://engine.example")
+    no = plugin(tmp_path, "no", module(answer(2), reason="no"))
+    asking = evolve(configured(tmp_path, "m"), policy=Policy(plugins=(no,)))
+    with pytest.raises(OrchError) as caught:
+        permit_engine(asking, pool("m"), far)
+    assert caught.value.kind is Kind.OUTBOUND_DENIED
+    assert "https://engine.example is denied by the policy plugin no: no" in caught.value.message
+    spoilt = evolve(no, sha256=Text("0" * 64))
+    with pytest.raises(OrchError) as caught:
+        permit_engine(evolve(asking, policy=Policy(plugins=(spoilt,))), pool("m"), far)
+    assert caught.value.kind is Kind.CONFIG_INVALID
+
+
+@pytest.mark.req("POLICY-4001", "ORCH-3206")
+async def test_a_plugin_is_asked_about_tools_and_downloads_of_provisioning(
+    secure: Files, tmp_path: Path
+) -> None:
+    no = plugin(tmp_path, "no", module(answer(2), reason="no"))
+    secure.add("/llama.tar.gz", content(10))
+    asking = evolve(configured(tmp_path, "m"), policy=Policy(plugins=(no,)))
+    binary = Binary(url=Text(f"{secure.url}/llama.tar.gz"), checksum=Digest("sha256:" + "0" * 64))
+    from_there = Provisioning(mode=Mode.BINARY, binary=binary)
+    door = PolicyDoor(asking, evolve(pool("m"), provisioning=from_there), tmp_path)
+    said = "is denied by the policy plugin no: no"
+    with pytest.raises(OrchError) as caught:
+        await door.permit(None, "pacman")
+    assert caught.value.kind is Kind.OUTBOUND_DENIED
+    assert f"pacman {said}" in caught.value.message
+    with pytest.raises(OrchError) as caught:
+        await door.download(binary.url or "", str(binary.checksum), list[str]().append)
+    assert said in caught.value.message
+    assert secure.asked == []
