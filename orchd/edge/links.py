@@ -180,9 +180,12 @@ class Link:
             delay = min(delay * 2, RETRY_MAX_S)
 
     async def _rests(self, exc: Exception) -> Cause | None:
-        """Return why nobody starts the poolmgr, where nobody is there and systemd says so."""
+        """Return why nobody starts the poolmgr, where nobody is there and systemd says so.
+
+        A socket that gave up while it was being made may leave a file that is root's alone.
+        """
         if self._units is None or type(exc.__cause__) not in (
-            FileNotFoundError, ConnectionRefusedError
+            FileNotFoundError, ConnectionRefusedError, PermissionError
         ):  # fmt: skip
             self._given_up = None
             return None

@@ -14,6 +14,7 @@ from jeepney.io.trio import DBusConnection, open_dbus_connection
 from orchd.core.events import Event, ReplicaLost
 from orchd.edge.links import Link
 from orchd.edge.units import Units, units
+from orchd.kit.client import PeerError, Target
 from orchd.wire.errors import Kind
 from orchd.wire.ids import ReplicaId
 from tests.lab import needs
@@ -98,6 +99,29 @@ async def test_a_link_that_finds_nobody_says_that_the_breaker_is_open(tmp_path: 
     async with systemd(tmp_path, "failed") as address, trio.open_nursery() as nursery:
         link = Link(DEMO, tmp_path / "none.sock", seen.append, units=Units(address))
         nursery.start_soon(link.run)
+        with trio.fail_after(5):
+            while not seen:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert isinstance(seen[0], ReplicaLost)
+    assert seen[0].cause.kind is Kind.BREAKER_OPEN
+
+
+@pytest.mark.req("OC-POOL-3011")
+async def test_a_socket_left_half_made_does_not_hide_that_the_breaker_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen in a storm of kills: its file was root's alone, and nobody listened."""
+
+    async def denied(_link: Link) -> None:
+        raise PeerError(Target.unix(tmp_path / "s"), "connect", "no") from PermissionError(
+            13, "Permission denied"
+        )
+
+    monkeypatch.setattr(Link, "_session", denied)
+    seen: list[Event] = []
+    async with systemd(tmp_path, "failed") as address, trio.open_nursery() as nursery:
+        nursery.start_soon(Link(DEMO, tmp_path / "s", seen.append, units=Units(address)).run)
         with trio.fail_after(5):
             while not seen:
                 await trio.sleep(0.01)

@@ -24,6 +24,7 @@ LLAMA = """
 [[pools]]
 id = "llama"
 engine = {{ id = "llamacpp" }}
+provisioning = {{ mode = "package" }}
 model = {{ ref = "{ref}"{more} }}
 devices = [0]
 ctx = 8192
