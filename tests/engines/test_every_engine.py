@@ -25,7 +25,7 @@ from tests.lab.tiny_gguf import SLOW
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.timeout(300),
-    pytest.mark.req("ADAPT-API", "ORCH-3600"),
+    pytest.mark.req("ADAPT-API", "ORCH-3600", "ORCH-3601", "ORCH-3603"),
 ]
 
 CTX = 512

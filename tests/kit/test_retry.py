@@ -33,7 +33,7 @@ def test_what_the_server_asks_for_is_the_least(told: str, least: float) -> None:
     assert retry.pause_s(1, told, 0.0) == least
 
 
-@pytest.mark.req("ORCH-3612", "ORCH-3611")
+@pytest.mark.req("ORCH-3612", "ORCH-3611", "OC-ADAPT-OAI-6010")
 async def test_a_call_that_changes_nothing_is_sent_again(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -70,7 +70,7 @@ async def proxy(answer: bytes, asked: list[bytes]) -> AsyncIterator[Target]:
     listener.close()
 
 
-@pytest.mark.req("OC-ADAPT-OAI-6000", "ORCH-3610")
+@pytest.mark.req("OC-ADAPT-OAI-6030", "ORCH-3610")
 async def test_tls_goes_through_the_proxy_and_its_key_does_not(files: tuple[Path, Path]) -> None:
     asked: list[bytes] = []
     async with serving(files) as port, proxy(b"HTTP/1.1 200 OK\r\n\r\n", asked) as via:
@@ -102,7 +102,7 @@ async def test_a_proxy_that_refuses_is_told(answer: bytes, words: str) -> None:
     assert words in broken.value.why
 
 
-@pytest.mark.req("OC-ADAPT-OAI-6000")
+@pytest.mark.req("OC-ADAPT-OAI-6030")
 async def test_the_environment_names_no_proxy(
     files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

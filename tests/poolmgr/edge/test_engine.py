@@ -196,7 +196,7 @@ async def telling(folder: Path, handler: http.Handler) -> AsyncIterator[Engine]:
         listener.close()
 
 
-@pytest.mark.req("ORCH-3602")
+@pytest.mark.req("ORCH-3602", "ORCH-3604")
 async def test_an_engine_that_says_something_else_is_another_one(tmp_path: Path) -> None:
     says = [b"1", b"2", b"2"]
 

@@ -24,7 +24,7 @@ def keyed(said: str | None, url: str = "http://127.0.0.1:9") -> Pool:
     return evolve(pool("m", provisioning=how), engine=engine)
 
 
-@pytest.mark.req("ORCH-3613", "OC-ADAPT-OAI-6000")
+@pytest.mark.req("ORCH-3278", "ORCH-3613", "OC-ADAPT-OAI-6020")
 def test_a_key_is_read_where_configuration_says_and_redacted_from_then_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ def kinds(planned: s.Plan) -> list[str]:
     return [step.name for step in planned.steps]
 
 
-@pytest.mark.req("ORCH-3207", "ORCH-3201", "OC-CONFIG-6020", "OC-CONFIG-6021")
+@pytest.mark.req("ORCH-3207", "ORCH-3200", "ORCH-3201", "OC-CONFIG-6020", "OC-CONFIG-6021")
 @pytest.mark.parametrize(
     ("mode", "wanted"),
     [
