@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Final
@@ -28,8 +28,8 @@ __all__ = ["Answer", "Client", "Incoming", "PeerError", "Target"]
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 MAX_HEAD: Final = 64 << 10
-Gate = Callable[[Target, str, str], None]
-"""Where every request to another machine passes: target, method, path."""
+Gate = Callable[[Target, str, str], Awaitable[None]]
+"""Where every request passes, when there is one: target, method, path. It may let it wait."""
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # RFC 9110, 9.2.2
 
 
@@ -51,7 +51,8 @@ class Client:
     ) -> None:
         """`token`, if any, goes out as a bearer token with every request. `connect_s` bounds the
         wait for a connection: name, proxy and TLS included; None: the call's own deadline does.
-        `gate` is asked before anything is sent, and raises to forbid it."""
+        `gate` is asked before anything is sent, within the call's deadline, and raises to forbid
+        it."""
         self.target = target
         self._max_idle = max_idle
         self._connect_s = connect_s
@@ -207,7 +208,7 @@ class Client:
     ) -> tuple[Pipe, Incoming]:
         """Send the request and return with the head of its answer."""
         if self._gate is not None:
-            self._gate(self.target, method, path)
+            await self._gate(self.target, method, path)
         kept = self._take_idle()
         while True:
             pipe = kept or await self._connect()

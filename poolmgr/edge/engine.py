@@ -12,14 +12,13 @@ import trio
 from attrs import frozen
 
 from orchd.kit import retry
-from orchd.kit.client import Answer, Client, PeerError, Target
+from orchd.kit.client import Answer, Client, Gate, PeerError, Target
 from orchd.kit.grpc import GrpcClient
 from orchd.kit.incoming import Opener
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import TaskId
 from orchd.wire.shapes import Workload
 from poolmgr.core import canary
-from poolmgr.edge import outbound
 from poolmgr.engines.base import (
     Adapter,
     Broken,
@@ -67,11 +66,11 @@ class Engine:
         *,
         key: str | None = None,
         services: Mapping[Service, Target] = NO_SERVICES,
+        gate: Gate | None = None,
     ) -> None:
         """`key` is what an engine of others wants as its bearer token; `services` where else it
-        answers."""
+        answers, which is on this machine; `gate` what requests to `target` pass."""
         self.target = target
-        gate = outbound.gate_of(target)
         grpc, metrics = services.get("grpc"), services.get("metrics")
         self.client: Opener = (
             Client(target, token=key, max_idle=slots, connect_s=CONNECT_S, gate=gate)

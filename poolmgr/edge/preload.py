@@ -147,7 +147,12 @@ class Preload:
         plan = self.staging.plan
         assert plan is not None, "the table has provisioning first"
         self.engine = Engine(
-            plan.target, self._adapter, self.pool.slots, key=plan.key, services=plan.services
+            plan.target,
+            self._adapter,
+            self.pool.slots,
+            key=plan.key,
+            services=plan.services,
+            gate=self.staging.gate,
         )
         child = self.process.start(plan)
         if child is not None:

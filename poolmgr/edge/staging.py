@@ -12,6 +12,7 @@ from attrs import evolve
 from orchd.config.pool import Pool
 from orchd.config.schema import Settings
 from orchd.kit import log
+from orchd.kit.client import Gate
 from orchd.wire.errors import OrchError
 from orchd.wire.ids import DeviceMask, ReplicaId
 from poolmgr.core import fit
@@ -23,7 +24,7 @@ from poolmgr.engines.base import Adapter
 from poolmgr.provision import lessons
 from poolmgr.provision.brought import brought
 from poolmgr.provision.models import Staged, digest_of, stage
-from poolmgr.provision.outward import permit_engine
+from poolmgr.provision.outward import gate_of
 from poolmgr.provision.plan import Plan, plan
 
 
@@ -45,6 +46,8 @@ class Staging:
         self.plan: Plan | None = None
         self.engine_digest: str | None = None
         """Of what was brought as the engine; None where nothing was, or it has none."""
+        self.gate: Gate | None = None
+        """What each request to the engine passes, where it is on another machine."""
         self._model: Staged | None = None
         self._settings = settings
         self._pool = pool
@@ -77,7 +80,7 @@ class Staging:
         engine = await brought(self._settings, pool)
         self.engine_digest = engine.digest if engine is not None else None
         self.plan = plan(pool, self._adapter, model, self._socket, uuids, engine)
-        permit_engine(self._settings, pool, self.plan.target)
+        self.gate = gate_of(self._settings, pool, self.plan.target)
         need, argv = self.plan.need, self.plan.argv
         if need is not None and argv is not None:
             # an image is the engine, not the program that runs it

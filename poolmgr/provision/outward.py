@@ -1,14 +1,13 @@
-"""An engine on another machine: whether the pool may speak to it at all.
+"""An engine on another machine: whether the pool may speak to it, at first and at each request.
 
-Asked when the pool prepares, before anything leaves. Its requests afterwards are the engine's
-client's, on a host that was permitted here.
+The rules, their audit and the plugins are orchd/policy's; here is what is asked of them.
 """
 
 from __future__ import annotations
 
 from orchd.config.pool import Pool
 from orchd.config.schema import Settings
-from orchd.kit.client import Target
+from orchd.kit.client import Gate, Target
 from orchd.policy import gate
 from orchd.policy.configured import rules
 from orchd.policy.hook import Outbound
@@ -16,16 +15,14 @@ from orchd.policy.rules import Named
 from orchd.wire import address
 
 
-def permit_engine(settings: Settings, pool: Pool, target: Target) -> None:
-    """Return if jobs may go there.
+def gate_of(settings: Settings, pool: Pool, target: Target) -> Gate | None:
+    """Return what each request to this engine has to pass; None: nothing leaves this machine.
 
+    Asked once at once, so that a pool that may not speak to its engine says so when it prepares.
     Raises OrchError: OUTBOUND_DENIED, which names the key; CONFIG_INVALID for an unusable plugin.
-
-
-    What is on this machine leaves nothing and is not asked about.
     """
     if target.local:
-        return
+        return None
     where = address.parse(str(target))
     named = Named(
         pattern=where.origin.partition("://")[2], by=f"provisioning.url of pool {pool.id}"
@@ -36,3 +33,8 @@ def permit_engine(settings: Settings, pool: Pool, target: Target) -> None:
         gate=gate.load(settings.policy.plugins),
     )
     door.permit(where, via="engine")
+
+    async def passes(target: Target, _method: str, path: str) -> None:
+        await door.wait_permit(address.parse(f"{target}{path}"), via="engine")
+
+    return passes

@@ -128,7 +128,7 @@ async def test_a_connection_that_does_not_come_about_is_given_up(
 
 
 async def test_a_gate_may_forbid_a_request_before_anything_is_sent() -> None:
-    def closed(target: Target, method: str, path: str) -> None:
+    async def closed(target: Target, method: str, path: str) -> None:
         raise PermissionError(f"{method} {target}{path}")
 
     client = Client(Target.parse("http://127.0.0.1:9"), gate=closed)

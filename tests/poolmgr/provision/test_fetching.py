@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from attrs import evolve
 
 from orchd.config.policy import Outbound, Policy
@@ -16,10 +17,10 @@ from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.kit.client import Target
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import Digest, Text
+from orchd.wire.ids import Digest, Positive, Text
 from poolmgr.provision.door import PolicyDoor
 from poolmgr.provision.models import Staged, stage
-from poolmgr.provision.outward import permit_engine
+from poolmgr.provision.outward import gate_of
 from tests.fakes.certs import make_certificate
 from tests.fakes.fileserver import Files
 from tests.fetch.making import content, sha256
@@ -154,15 +155,34 @@ async def test_an_engine_elsewhere_is_asked_about(tmp_path: Path) -> None:
     far = Target.parse("https://engine.example")
     named = configured(tmp_path, "m.gguf")
     with log.capture() as events:
-        permit_engine(named, pool("m"), far)
-        permit_engine(configured(tmp_path, "m", enabled=False), pool("m"), Target.unix(tmp_path))
+        gate_of(named, pool("m"), far)
+        gate_of(configured(tmp_path, "m", enabled=False), pool("m"), Target.unix(tmp_path))
     assert [(event["url"], event["rule"]) for event in events] == [
         ("https://engine.example/", "provisioning.url of pool p")
     ]
     for rules in ({"enabled": False}, {"deny": (Text("engine.example"),)}):
         with pytest.raises(OrchError) as caught:
-            permit_engine(configured(tmp_path, "m", **rules), pool("m"), far)
+            gate_of(configured(tmp_path, "m", **rules), pool("m"), far)
         assert caught.value.kind is Kind.OUTBOUND_DENIED
+
+
+@pytest.mark.req("ORCH-3080", "ORCH-3206", "OC-ADAPT-OAI-6031")
+async def test_each_request_to_an_engine_elsewhere_is_counted_and_waits(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    far = Target.parse("https://engine.example")
+    passes = gate_of(configured(tmp_path, "m", requests_per_min=Positive(2)), pool("m"), far)
+    assert passes is not None
+    with log.capture() as events:
+        await passes(far, "POST", "/v1/completions?key=secret")
+        began = trio.current_time()
+        await passes(far, "POST", "/v1/completions")
+    assert trio.current_time() - began > 50, "the third within a minute, with the first question"
+    told = [(event["event"], event["url"]) for event in events]
+    assert told == [
+        ("outbound_allowed", "https://engine.example/v1/completions"),
+        ("outbound_delayed", "https://engine.example/v1/completions"),
+    ]
 
 
 @pytest.mark.req("POLICY-4001", "ORCH-3206")
@@ -171,12 +191,12 @@ async def test_a_plugin_is_asked_about_an_engine_elsewhere(tmp_path: Path) -> No
     no = plugin(tmp_path, "no", module(answer(2), reason="no"))
     asking = evolve(configured(tmp_path, "m"), policy=Policy(plugins=(no,)))
     with pytest.raises(OrchError) as caught:
-        permit_engine(asking, pool("m"), far)
+        gate_of(asking, pool("m"), far)
     assert caught.value.kind is Kind.OUTBOUND_DENIED
     assert "https://engine.example is denied by the policy plugin no: no" in caught.value.message
     spoilt = evolve(no, sha256=Text("0" * 64))
     with pytest.raises(OrchError) as caught:
-        permit_engine(evolve(asking, policy=Policy(plugins=(spoilt,))), pool("m"), far)
+        gate_of(evolve(asking, policy=Policy(plugins=(spoilt,))), pool("m"), far)
     assert caught.value.kind is Kind.CONFIG_INVALID
 
 
