@@ -19,7 +19,7 @@ from orchd.wire import codec
 from orchd.wire.artifacts import ArtifactKind, ArtifactStored, ArtifactUpload
 from orchd.wire.ids import Tag
 from poolmgr.core.selftest import Report, tags
-from poolmgr.provision.state import write_whole
+from poolmgr.provision import state
 
 PATH: Final = "/v1/artifacts"
 PENDING_KEPT: Final = 16
@@ -135,7 +135,9 @@ class Reports:
         words = f"it took longer than {WRITE_S:.0f} s"
         with trio.move_on_after(WRITE_S):
             try:
-                await trio.to_thread.run_sync(write_whole, self._path, data, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(
+                    state.write_whole, self._path, data, abandon_on_cancel=True
+                )
                 return
             except OSError as exc:
                 words = exc.strerror or str(exc)
@@ -148,15 +150,5 @@ class Reports:
 
 
 def _load(path: Path) -> Kept:
-    try:
-        with path.open("rb") as file:
-            return codec.loads(Kept, file.read(MAX_BYTES))
-    except FileNotFoundError:
-        return Kept()
-    except (OSError, codec.ShapeError) as exc:
-        log.event(
-            "self_tests_forgotten",
-            f"{path} cannot be read ({exc}): reports of earlier self-tests are forgotten.",
-            level="warning",
-        )
-        return Kept()
+    lost = "reports of earlier self-tests are forgotten"
+    return state.read(path, Kept, MAX_BYTES, "self_tests_forgotten", lost) or Kept()

@@ -15,10 +15,8 @@ from typing import Final
 
 from attrs import frozen
 
-from orchd.kit import log
-from orchd.wire import codec
 from orchd.wire.ids import Text
-from poolmgr.provision.state import write_whole
+from poolmgr.provision import state
 
 NAME: Final = "digests"
 CHUNK_BYTES: Final = 4 << 20
@@ -80,24 +78,12 @@ def _path(mark: str) -> str:
 
 
 def _load(memory: Path) -> Digests:
-    try:
-        with memory.open("rb") as file:
-            return codec.loads(Digests, file.read(MAX_BYTES))
-    except FileNotFoundError:
-        return Digests()
-    except (OSError, codec.ShapeError) as exc:
-        why = f"{memory} cannot be read ({exc}): models are hashed again."
-        log.event("digests_forgotten", why, level="warning")
-        return Digests()
+    lost = "models are hashed again"
+    return state.read(memory, Digests, MAX_BYTES, "digests_forgotten", lost) or Digests()
 
 
 def _keep(memory: Path, digests: Digests, new: Known) -> None:
-    """What cannot be written is logged: the model is hashed again."""
     paths = [_path(mark) for mark in new.files]
     others = [one for one in digests.known if [_path(mark) for mark in one.files] != paths]
     kept = Digests(known=(*others[1 - MAX_KNOWN :], new))
-    try:
-        write_whole(memory, codec.dumps(kept))
-    except OSError as exc:
-        why = f"{memory} cannot be written ({exc.strerror}): the model is hashed at every start."
-        log.event("digests_not_kept", why, level="warning")
+    state.keep(memory, kept, "digests_not_kept", "the model is hashed at every start")

@@ -15,12 +15,10 @@ from typing import Final
 
 from orchd.config.pool import Pool
 from orchd.config.schema import Settings
-from orchd.kit import log
-from orchd.wire import codec
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
 from poolmgr.core.capacity import MAX_LESSONS, Key, Lessons
+from poolmgr.provision import state
 from poolmgr.provision.models import Staged
-from poolmgr.provision.state import folder, write_whole
 
 MAX_BYTES: Final = MAX_LESSONS * (16 << 10)
 
@@ -29,7 +27,7 @@ def file_of(
     settings: Settings, replica_id: ReplicaId, environ: Mapping[str, str] = os.environ
 ) -> Path:
     """Return where this replica's lessons are."""
-    return folder(settings, environ) / f"{replica_id}.capacity"
+    return state.folder(settings, environ) / f"{replica_id}.capacity"
 
 
 def key_of(pool: Pool, mask: DeviceMask, model: Staged, argv: Sequence[str]) -> Key:
@@ -59,28 +57,11 @@ def _identity(path: Path | None, name: str) -> str:
 
 def load(path: Path) -> Lessons:
     """Return what is remembered; nothing where the file is missing or cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return codec.loads(Lessons, file.read(MAX_BYTES))
-    except FileNotFoundError:
-        return Lessons()
-    except (OSError, codec.ShapeError) as exc:
-        log.event(
-            "capacity_forgotten",
-            f"{path} cannot be read ({exc}): what running out of VRAM has taught is forgotten.",
-            level="warning",
-        )
-        return Lessons()
+    lost = "what running out of VRAM has taught is forgotten"
+    return state.read(path, Lessons, MAX_BYTES, "capacity_forgotten", lost) or Lessons()
 
 
 def save(path: Path, lessons: Lessons) -> None:
-    """Write the file whole or not at all. What cannot be written is logged: it is learnt again."""
-    try:
-        write_whole(path, codec.dumps(lessons))
-    except OSError as exc:
-        log.event(
-            "capacity_not_kept",
-            f"{path} cannot be written ({exc.strerror}): after a restart the model is tried again "
-            "with as little VRAM as before.",
-            level="warning",
-        )
+    """Write the file. What cannot be written is learnt again."""
+    lost = "after a restart the model is tried again with as little VRAM as before"
+    state.keep(path, lessons, "capacity_not_kept", lost)

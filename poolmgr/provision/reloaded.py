@@ -13,9 +13,8 @@ from attrs import evolve, frozen
 
 from orchd.config.pool import Pool
 from orchd.kit import log
-from orchd.wire import codec
 from orchd.wire.ids import Text
-from poolmgr.provision.state import write_whole
+from poolmgr.provision import state
 
 MAX_BYTES = 64 << 10  # two names of at most 4096 characters, escaped
 
@@ -38,17 +37,9 @@ def with_model(pool: Pool, model_ref: str, configured: Pool) -> Pool:
 
 def in_force(pool: Pool, path: Path) -> Pool:
     """Return the configured pool with the model that it was reloaded with, if that still holds."""
-    try:
-        with path.open("rb") as file:
-            said = codec.loads(Reloaded, file.read(MAX_BYTES))
-    except FileNotFoundError:
-        return pool
-    except (OSError, codec.ShapeError) as exc:
-        log.event(
-            "reload_forgotten",
-            f"{path} cannot be read ({exc}): the model of the configuration is served.",
-            level="warning",
-        )
+    lost = "the model of the configuration is served"
+    said = state.read(path, Reloaded, MAX_BYTES, "reload_forgotten", lost)
+    if said is None:
         return pool
     if said.configured != pool.model.ref:
         forget(path)
@@ -63,20 +54,13 @@ def in_force(pool: Pool, path: Path) -> Pool:
 
 
 def remember(path: Path, configured: Pool, model_ref: str) -> None:
-    """Write the file whole or not at all. What cannot be written is logged: the reload stands."""
+    """Write the file. When that fails the reload stands all the same."""
     if model_ref == configured.model.ref:
         forget(path)
         return
     said = Reloaded(configured=configured.model.ref, model_ref=Text(model_ref))
-    try:
-        write_whole(path, codec.dumps(said))
-    except OSError as exc:
-        log.event(
-            "reload_not_kept",
-            f"{path} cannot be written ({exc.strerror}): after a restart of this poolmgr the model "
-            "of the configuration is served.",
-            level="warning",
-        )
+    lost = "after a restart of this poolmgr the model of the configuration is served"
+    state.keep(path, said, "reload_not_kept", lost)
 
 
 def forget(path: Path) -> None:
