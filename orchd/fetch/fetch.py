@@ -91,7 +91,7 @@ async def _bring(order: Order, entry: Entry, say: Say, environ: Mapping[str, str
 async def _attempt(
     order: Order, entry: Entry, source: Source, web: Web, say: Say, *, trust: bool
 ) -> Done:
-    listing = await source.listing(order.shape)
+    listing = await source.listing()
     try:
         files = choose(listing, order.shape)
     except ValueError as exc:

@@ -15,7 +15,6 @@ from urllib.parse import quote
 import orjson
 
 from orchd.fetch.attempts import check, persist
-from orchd.fetch.orders import Shape
 from orchd.fetch.remote import Ask, RemoteFile
 from orchd.policy.web import Got, Web
 from orchd.wire import modelref
@@ -46,7 +45,7 @@ class Hub:
         self._known = token is not None
         self._commit = quote(ref.revision, safe="")
 
-    async def listing(self, shape: Shape) -> tuple[RemoteFile, ...]:  # noqa: ARG002 - Source's form
+    async def listing(self) -> tuple[RemoteFile, ...]:
         """Return the files of the repository, or the one that is named with its further parts."""
         said = await self._json(f"/api/models/{self._ref.repo}/revision/{self._commit}")
         commit = said[0].get("sha") if isinstance(said[0], dict) else None

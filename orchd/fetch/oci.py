@@ -19,7 +19,6 @@ from urllib.parse import urlencode
 import orjson
 
 from orchd.fetch.attempts import check, persist
-from orchd.fetch.orders import Shape
 from orchd.fetch.remote import Ask, RemoteFile
 from orchd.kit import log
 from orchd.policy.web import Web
@@ -56,7 +55,7 @@ class Oci:
         self._headers: dict[str, str] = {}
         self._base = f"{base_url(ref.registry)}/v2/{ref.repository}"
 
-    async def listing(self, shape: Shape) -> tuple[RemoteFile, ...]:  # noqa: ARG002 - Source's form
+    async def listing(self) -> tuple[RemoteFile, ...]:
         """Return the artifact's layers that are files."""
         manifest = await persist(self._manifest)
         layers = manifest.get("layers") if isinstance(manifest, dict) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from orchd.fetch.orders import Shape
 from orchd.fetch.remote import Ask, RemoteFile
 from orchd.wire import modelref
 from orchd.wire.modelref import WebRef
@@ -16,7 +15,7 @@ class PlainWeb:
     def __init__(self, ref: WebRef) -> None:
         self._ref = ref
 
-    async def listing(self, shape: Shape) -> tuple[RemoteFile, ...]:  # noqa: ARG002 - Source's form
+    async def listing(self) -> tuple[RemoteFile, ...]:
         """Return the file, or all parts of it; nothing is asked yet."""
         name = modelref.file_name(self._ref.url)
         names = modelref.shards(name)

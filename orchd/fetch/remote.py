@@ -12,8 +12,6 @@ from typing import Protocol
 
 from attrs import field, frozen
 
-from orchd.fetch.orders import Shape
-
 
 @frozen(kw_only=True)
 class RemoteFile:
@@ -39,7 +37,7 @@ class Ask:
 class Source(Protocol):
     """Where a reference leads."""
 
-    async def listing(self, shape: Shape) -> tuple[RemoteFile, ...]:
+    async def listing(self) -> tuple[RemoteFile, ...]:
         """Return the files of the model. Raises OrchError(FETCH_FAILED, OUTBOUND_DENIED),
         PeerError."""
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
 from orchd.fetch.attempts import check, persist
-from orchd.fetch.orders import Shape
 from orchd.fetch.remote import Ask, RemoteFile
 from orchd.kit import log
 from orchd.policy.web import Web
@@ -73,7 +72,7 @@ class S3:
         self._web = web
         self._signer = signer
 
-    async def listing(self, shape: Shape) -> tuple[RemoteFile, ...]:  # noqa: ARG002 - Source's form
+    async def listing(self) -> tuple[RemoteFile, ...]:
         """Return the object with its further parts, or the objects below the key."""
         key = self._ref.key
         if key.endswith("/"):

@@ -47,6 +47,11 @@ PRINTED = re.compile(r"llama_kv_cache: size = +([\d.]+) MiB \( *(\d+) cells.* \d
 WEIGHTS = re.compile(r"CPU_Mapped model buffer size = +([\d.]+) MiB")
 
 
+@pytest.fixture(autouse=True)
+def _engine() -> None:
+    require(needs_of(LlamaBuild.DEBIAN))  # here: a skip inside a test of trio loses its reason
+
+
 @asynccontextmanager
 async def llama(
     folder: Path,
@@ -58,7 +63,6 @@ async def llama(
     held_mib: int = 600,
 ) -> AsyncIterator[Run]:
     """Run it on GPU 0 of the stub; it shows up there once it is started."""
-    require(needs_of(LlamaBuild.DEBIAN))
     argv, env = llama_server_command(LlamaBuild.DEBIAN)
     fake = FakeNvml.create(Cache.default(), folder / "nvml")
     # half a second before it loads: time to put it on the list

@@ -13,6 +13,7 @@ import trio
 
 from tests.engines.servers import FOR_VLLM, START_VLLM_S, running
 from tests.fakes.tasks import task_body
+from tests.lab.llama import Command
 from tests.lab.needs import TRITON, require
 from tests.lab.nvml import FakeNvml
 from tests.lab.triton import MODEL, repository, triton_command
@@ -45,13 +46,25 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 SuiteOf = Callable[..., Suite]
 
 
+# fixtures, as a skip inside a test of trio loses its reason
+@pytest.fixture
+def triton() -> Command:
+    require(TRITON)
+    return triton_command()
+
+
+@pytest.fixture
+def vllm() -> Command:
+    require(VLLM)
+    return vllm_command()
+
+
 @pytest.mark.req("ORCH-3057", "OC-ADAPT-5060", "OC-POOL-3012", "OC-ADAPT-5002")
 @pytest.mark.parametrize("api", ["http", "grpc"])
 async def test_tritonserver_is_started_proven_asked_and_cancelled(
-    suite_of: SuiteOf, fake_nvml: FakeNvml, tmp_path: Path, api: str
+    suite_of: SuiteOf, triton: Command, fake_nvml: FakeNvml, tmp_path: Path, api: str
 ) -> None:
-    require(TRITON)
-    argv, env = triton_command()
+    argv, env = triton
     live = tmp_path / "live"
     env = fake_nvml.env | env | {"TINY_LIVE": str(live), "TINY_DELAY_MS": "5"}
     libraries = f"{env['LD_LIBRARY_PATH']}:{fake_nvml.env['LD_LIBRARY_PATH']}"
@@ -95,10 +108,9 @@ provisioning = {{ mode = "binary", command = {json.dumps(argv)} }}
 @pytest.mark.timeout(300)
 @pytest.mark.req("ORCH-3055", "OC-ADAPT-5020", "OC-POOL-3012", "OC-ADAPT-5021")
 async def test_vllm_is_started_proven_asked_and_its_death_is_seen(
-    suite_of: SuiteOf, fake_nvml: FakeNvml
+    suite_of: SuiteOf, vllm: Command, fake_nvml: FakeNvml
 ) -> None:
-    require(VLLM)
-    argv, env = vllm_command()
+    argv, env = vllm
     suite = suite_of(
         f"""
 [[pools]]
