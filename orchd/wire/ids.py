@@ -13,7 +13,6 @@ from attrs import field, frozen
 
 TaskId = NewType("TaskId", str)
 SessionId = NewType("SessionId", str)
-CorrelationId = NewType("CorrelationId", str)
 PoolId = NewType("PoolId", str)
 EngineId = NewType("EngineId", str)
 ReplicaId = NewType("ReplicaId", str)

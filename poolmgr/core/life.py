@@ -162,11 +162,6 @@ class Life:
         return self._held or self.phase in (P.DRAINING, P.STOPPING, P.SLEEPING, P.WAKING)
 
     @property
-    def ready_for_control(self) -> bool:
-        """Whether a reload can begin."""
-        return (self.phase, w.ReloadAsked) in TABLE
-
-    @property
     def reloading(self) -> bool:
         """Whether a reload is under way."""
         return self.reload is not None and self.reload.outcome is Outcome.RUNNING

@@ -25,6 +25,7 @@ from orchd.wire.errors import Kind, OrchError
 ASK_S: Final = 20.0
 """For `--version` and the like. podman's first start after a boot takes several seconds."""
 MAX_ANSWER: Final = 4 << 20
+"""Bytes of what `ask` hears; the rest is read and dropped."""
 MAX_LOG: Final = 64 << 20
 """Bytes of one log; what a tool says beyond is not kept."""
 LINE: Final = 2000
@@ -59,7 +60,7 @@ async def ask(argv: Sequence[str], deadline_s: float = ASK_S) -> Answer | None:
     try:
         with trio.fail_after(deadline_s):
             lines: list[str] = []
-            code = await _run(argv, None, None, lines.append)
+            code = await _run(argv, None, None, lines.append, MAX_ANSWER)
     except (OSError, trio.TooSlowError):
         return None
     return Answer(code, "\n".join(lines))
@@ -121,7 +122,7 @@ async def run(
     name = Path(argv[0]).name
     try:
         with trio.fail_after(deadline_s):
-            code = await _run(argv, cwd, env, take)
+            code = await _run(argv, cwd, env, take, MAX_LOG)
     except trio.TooSlowError:
         why = f"{name} did not end within {deadline_s:.0f} s"
         raise OrchError(failed, f"{why}; its log: {log.path}") from None
@@ -137,7 +138,9 @@ async def _run(
     cwd: Path | None,
     env: Mapping[str, str] | None,
     take: Callable[[str], None],
+    most: int,
 ) -> int:
+    """Return how it ended; `take` gets its lines, up to `most` bytes of them."""
     process = await trio.lowlevel.open_process(
         list(argv),
         stdin=subprocess.DEVNULL,
@@ -152,7 +155,7 @@ async def _run(
         rest, size = b"", 0
         async for data in process.stdout:
             size += len(data)
-            if size > MAX_LOG:
+            if size > most:
                 continue  # it may go on; nobody hears it
             # progress bars begin their line anew with a carriage return
             *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
