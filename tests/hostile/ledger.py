@@ -105,7 +105,7 @@ async def closed(suite: Suite, before: dict[int, int]) -> None:
             while not _as_few(now := descriptors(suite), before):
                 await trio.sleep(0.02)
     except trio.TooSlowError:
-        raise AssertionError(f"within {IDLE_S:g} s not closed: {before} became {now}") from None
+        raise AssertionError(f"open descriptors in {IDLE_S:g} s: {before} to {now}") from None
 
 
 def _as_few(now: dict[int, int], before: dict[int, int]) -> bool:
