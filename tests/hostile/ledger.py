@@ -23,7 +23,7 @@ RELOAD_S: Final = 60.0
 VICTIM: Final = "victim"
 """The pool whose id stands in paths: what is done to it is done to no task of these tests."""
 SLACK: Final = 8
-"""Descriptors that a process may have more than before: the idle connections that `kit.client` keeps."""
+"""Descriptors that a process may have more than before: idle ones that `kit.client` keeps."""
 
 
 @asynccontextmanager
