@@ -62,7 +62,8 @@ def test_the_flags_of_a_build_are_in_one_form_and_cuda_stays_in(tmp_path):
     how = (
         'mode = "source"\n[pools.provisioning.source.build]\n'
         'cmake_flags = ["-DGGML_CUDA_FA_ALL_QUANTS=yes", "-DLLAMA_CURL:BOOL=true", '
-        '"-DLLAMA_CURL=off", "-DGGML_CUDA=1", "-DGGML_SCHED_MAX_COPIES=1"]\ngenerator = "Unix Makefiles"'
+        '"-DLLAMA_CURL=off", "-DGGML_CUDA=1", "-DGGML_SCHED_MAX_COPIES=1"]\n'
+        'generator = "Unix Makefiles"'
     )
     planned = plan(pool(tmp_path, how), facts(programs={**WHOLE.programs, "ccache": "/b/ccache"}))
     assert planned.flags == (
