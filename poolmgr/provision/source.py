@@ -96,14 +96,17 @@ async def _configure(work: Work, step: s.Configure) -> None:
     try:
         await work.run(step.argv, CONFIGURE_S, env=_environment(work))
     except OrchError as exc:
-        wrong = await trio.to_thread.run_sync(_about_cuda, work.log.path, begin)
-        if wrong is None:
-            raise
-        raise OrchError(
-            Kind.PROVISION_FAILED,
-            f"cmake cannot build with CUDA, and nothing is built for the CPU: {wrong} "
-            f"({cmakelog.advice(wrong)}); its log: {work.log.path}",
-        ) from exc
+        failed = exc
+    else:
+        return
+    wrong = await trio.to_thread.run_sync(_about_cuda, work.log.path, begin)
+    if wrong is None:
+        raise failed
+    raise OrchError(
+        Kind.PROVISION_FAILED,
+        f"cmake cannot build with CUDA, and nothing is built for the CPU: {wrong} "
+        f"({cmakelog.advice(wrong)}); its log: {work.log.path}",
+    ) from failed
 
 
 def _about_cuda(path: Path, begin: int) -> str | None:

@@ -16,10 +16,6 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.lab.needs import ROOT, Need, has_program
-
-TINYPROXY = Need("tinyproxy", has_program("tinyproxy"), ("tinyproxy",), ("tinyproxy",))
-PROXY = (ROOT, TINYPROXY)
 START_S = 10.0
 CONF = """
 Port {port}
