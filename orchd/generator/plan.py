@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from orchd.config.devices import Backend
-from orchd.config.pool import Pool
+from orchd.config.pool import TGI, Mode, Pool
 from orchd.config.schema import Settings
 from orchd.generator import folders
 from orchd.generator.store import Units
@@ -83,6 +83,9 @@ def _drop_in(
     if pool.limits.cpu_percent is not None:
         yield f"CPUQuota={pool.limits.cpu_percent}%"
     yield from _outside(settings, pool, user=user)
+    if pool.engine.id == TGI and pool.mode not in (Mode.EXTERNAL, Mode.CONTAINER):
+        yield "# Its engine listens on TCP only: poolmgr/bridge.py gives it a network of its own."
+        yield "RestrictNamespaces=user net"
     if user:
         return
     if settings.devices.backend is Backend.NVML:

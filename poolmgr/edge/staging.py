@@ -81,11 +81,9 @@ class Staging:
         self.engine_digest = engine.digest if engine is not None else None
         self.plan = plan(pool, self._adapter, model, self._socket, uuids, engine)
         self.gate = gate_of(self._settings, pool, self.plan.target)
-        need, argv = self.plan.need, self.plan.argv
-        if need is not None and argv is not None:
-            # an image is the engine, not the program that runs it
-            argv = argv if engine is None else (engine.entry,)
-            key = lessons.key_of(pool, self._mask, model, argv)
+        need, program = self.plan.need, self.plan.program
+        if need is not None and program is not None:
+            key = lessons.key_of(pool, self._mask, model, program)
             self.plan = evolve(self.plan, need=self._room.taught(need, key))
         return self.plan
 
