@@ -145,6 +145,7 @@ REGISTRY = Need(
     arch=("docker-registry",),  # from the AUR
 )
 
+SUDO = Need("sudo", has_program("sudo"), debian=("sudo",), arch=("sudo",))
 TINYPROXY = Need(
     "tinyproxy", has_program("tinyproxy"), debian=("tinyproxy-bin",), arch=("tinyproxy",)
 )
@@ -188,7 +189,18 @@ PROXY = (ROOT, TINYPROXY)
 CONTAINERS = (ROOT, PODMAN, RUNC, UIDMAP)
 EVERYTHING = (
     *(*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *TRITON),
-    *(*FAKE_NVML, *BUS, *PACKAGING, CLANG, REGISTRY, *MANUAL, *BUILDING, *CONTAINERS, TINYPROXY),
+    *(
+        *FAKE_NVML,
+        *BUS,
+        *PACKAGING,
+        CLANG,
+        REGISTRY,
+        *MANUAL,
+        *BUILDING,
+        *CONTAINERS,
+        TINYPROXY,
+        SUDO,
+    ),
 )
 
 

@@ -126,7 +126,7 @@ def test_the_whole_build_is_refused_where_it_lists_no_device(
 ) -> None:
     require(CUDA_BUILD)
     with_nvcc(place, toolkit(lab_cache, cublas=True))
-    place.env["CCACHE_DIR"] = str(lab_cache.root / "ccache-cuda")
+    place.env["CCACHE_DIR"] = str(compiled(lab_cache))
     write(place, llama, "-DCMAKE_CUDA_ARCHITECTURES=86")
     # no driver: the program cannot be loaded
     done = whole(place)
@@ -141,6 +141,14 @@ def test_the_whole_build_is_refused_where_it_lists_no_device(
     assert done.code == TABLE[Kind.CPU_FALLBACK].exit_code, done.last()
     assert "lists no CUDA device" in done.last()
     assert nothing_left(place)
+
+
+def compiled(cache: Cache) -> Path:
+    """ccache's folder: what a run has compiled is there for the next one, whatever its folder."""
+    folder = cache.root / "ccache-cuda"
+    folder.mkdir(exist_ok=True)
+    (folder / "ccache.conf").write_text("base_dir = /\nhash_dir = false\nmax_size = 5G\n")
+    return folder
 
 
 def whole(place: Place) -> Done:
