@@ -26,6 +26,8 @@ UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 ASKED = "ORCHD_TEST_VLLM"
 """In the environment: run the cases against vLLM too."""
 
+LIBNUMA = "libnuma.so.1"
+
 VLLM = (
     X86_64,
     Need(
@@ -94,4 +96,8 @@ def vllm_in_machine(inside: Path, cache: Cache | None = None) -> Inside:
     store = cache or Cache.default()
     binds, python = venv_in_machine(build_vllm(store), inside, store)
     argv = [str(inside / "bin/python3"), "-m", "vllm.entrypoints.cli.main", "serve"]
+    for place in ("/usr/lib/x86_64-linux-gnu", "/usr/lib"):
+        if Path(place, LIBNUMA).exists():  # its kernels need it, and no minimal system has it
+            binds[Path(place, LIBNUMA).resolve()] = python / LIBNUMA
+            break
     return binds, argv, {**ENVIRONMENT, "LD_LIBRARY_PATH": str(python)}

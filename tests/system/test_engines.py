@@ -21,6 +21,7 @@ from tests.lab.machine import Machine
 from tests.lab.needs import MACHINE, TRITON, missing, require
 from tests.lab.nvml import FakeNvml
 from tests.lab.tgi import install_tgi
+from tests.lab.tiny_gguf import SLOW
 from tests.lab.triton import MODEL, repository, triton_in_machine
 from tests.lab.vllm import VLLM, tiny_hf, vllm_in_machine
 from tests.system.house import House, names_of, pool, task, text_of
@@ -34,7 +35,8 @@ GPUS = "/var/cache/orchd/gpus.txt"
 ON_THE_GPU = f'#!/bin/sh\necho "L 0 $$ 900" >> {GPUS}\nexec {{engine}} "$@"\n'
 TRITON_INSIDE, VLLM_INSIDE = Path("/opt/triton"), Path("/opt/vllm")
 TGI_INSIDE = Path("/opt/tgi")
-TINY_HF, REPOSITORY = Path("/opt/tiny-hf"), Path("/opt/repository")
+TINY_HF, SLOW_HF = Path("/opt/tiny-hf"), Path("/opt/slow-hf")
+REPOSITORY = Path("/opt/repository")
 READY_S = 60.0
 VLLM_READY_S = 300.0  # 20 to 30 s alone
 
@@ -86,8 +88,9 @@ def vllm() -> Case:
     _, argv, env = vllm_in_machine(VLLM_INSIDE)
     more = ', args = ["--enforce-eager", "--dtype", "float32"]'
     return Case(
-        engine="vllm", argv=argv, env=env, more=more, version="0.32.0", ready_s=VLLM_READY_S
-    )
+        engine="vllm", argv=argv, env=env, model=SLOW_HF, more=more, version="0.32.0",
+        ready_s=VLLM_READY_S,
+    )  # fmt: skip
 
 
 CASES: dict[str, Callable[[], Case]] = {
@@ -114,7 +117,7 @@ def booted(
     if not missing(TRITON):
         binds |= triton_in_machine(TRITON_INSIDE)[0] | {repository(): REPOSITORY}
     if not missing(VLLM):
-        binds |= vllm_in_machine(VLLM_INSIDE)[0]
+        binds |= vllm_in_machine(VLLM_INSIDE)[0] | {tiny_hf(SLOW): SLOW_HF}
     with Machine(house_layers, binds=binds, cache=lab_cache) as machine:
         yield House(machine)
 

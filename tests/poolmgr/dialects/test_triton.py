@@ -234,7 +234,7 @@ def test_vllms_backend_takes_its_sampling_as_one_text():
 def test_a_model_that_repeats_its_text_with_each_token_is_refused():
     """TensorRT-LLM's `accumulate_tokens`: its answers could not be told from new ones."""
     rows = [{"name": "text_input", "data_type": "TYPE_STRING"}]
-    config = {"input": rows, "output": [{"name": "text_output"}]}
+    config: dict[str, object] = {"input": rows, "output": [{"name": "text_output"}]}
     for said, good in (("true", False), ("false", True), ("${accumulate_tokens}", True)):
         config["parameters"] = {"accumulate_tokens": {"string_value": said}}
         replies = [CONFIG[0], Reply(200, orjson.dumps(config))]
