@@ -62,6 +62,10 @@ class Facts:
     """Whether the user may map other users' ids: what rootless podman needs."""
     root: bool = False
     user: str = ""
+    sudo_user: str | None = None
+    """root by sudo: who called it, and runs what refuses to run as root."""
+    sudo_asks: bool = False
+    """That user, or this one, gets nothing done by sudo without a password."""
     package: PackageFact = PackageFact()
     cache: str = ""
     """The folder of engines: absolute."""
