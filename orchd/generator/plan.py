@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from orchd.config.devices import Backend
-from orchd.config.pool import TGI, Mode, Pool
+from orchd.config.pool import TGI, TRITON, VLLM, Mode, Pool
 from orchd.config.schema import Settings
 from orchd.generator import folders
 from orchd.generator.store import Units
@@ -83,9 +83,7 @@ def _drop_in(
     if pool.limits.cpu_percent is not None:
         yield f"CPUQuota={pool.limits.cpu_percent}%"
     yield from _outside(settings, pool, user=user)
-    if pool.engine.id == TGI and pool.mode not in (Mode.EXTERNAL, Mode.CONTAINER):
-        yield "# Its engine listens on TCP only: poolmgr/bridge.py gives it a network of its own."
-        yield "RestrictNamespaces=user net"
+    yield from _torch(pool)
     if user:
         return
     if settings.devices.backend is Backend.NVML:
@@ -105,6 +103,17 @@ def _drop_in(
         yield "ProtectHome=tmpfs"
         for path in homes:
             yield f'BindReadOnlyPaths="-{_literal(path)}"'
+
+
+def _torch(pool: Pool) -> Iterator[str]:
+    """Yield what engines need that are made with torch, where we start them."""
+    if pool.mode is Mode.EXTERNAL or pool.engine.id not in (VLLM, TGI, TRITON):
+        return
+    yield "# gloo and NCCL list the interfaces (getifaddrs), and do not start where they cannot."
+    yield "RestrictAddressFamilies=AF_NETLINK"
+    if pool.engine.id in (VLLM, TGI) and pool.mode is not Mode.CONTAINER:
+        yield "# It uses ports of its loopback: poolmgr/bridge.py gives it a network of its own."
+        yield "RestrictNamespaces=user net"
 
 
 def _outside(settings: Settings, pool: Pool, *, user: bool) -> Iterator[str]:
