@@ -51,6 +51,8 @@ class Plan:
     """None: the engine runs already, what it needs it has."""
     sweep: tuple[str, ...] = ()
     """Of a container: the command after which it is gone."""
+    folders: tuple[Path, ...] = ()
+    """To be made before it is started, for this user alone."""
     services: Mapping[Service, Target] = field(factory=dict)
     """Where else it answers."""
     sockets: tuple[Path, ...] = ()
@@ -130,6 +132,7 @@ def _contained(
         sockets=tuple(launch.sockets.values()),
         need=adapter.need(pool, model.size_bytes, model.head),
         sweep=run.sweep,
+        folders=run.folders,
     )
 
 

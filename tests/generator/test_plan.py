@@ -238,6 +238,23 @@ def test_orchd_gets_the_network_where_it_fetches_for_clients_and_not_otherwise(m
     ]
 
 
+@pytest.mark.req("SYSD-28")
+def test_a_pool_of_mode_container_has_its_sandbox_opened_for_podman_and_no_other_pool(made):
+    box = 'provisioning = { mode = "container", container = { tag = "b1" } }'
+    text = pool("box", more=box) + pool("plain")
+    units = made(text)
+    assert values(units, "RestrictNamespaces", "box:0") == ["cgroup ipc mnt net pid user uts"]
+    assert values(units, "NoNewPrivileges", "box:0") == []
+    for key in ("ProtectKernelTunables", "ProtectKernelLogs", "ProtectHostname"):
+        assert values(units, key, "box:0") == ["no"]
+    opened = {"RestrictNamespaces", "SystemCallFilter", "NoNewPrivileges", "TemporaryFileSystem"}
+    assert not any(values(units, key, "plain:0") for key in opened)
+    own = made(text, user=True)
+    assert values(own, "NoNewPrivileges", "box:0") == ["no"]
+    assert values(own, "SystemCallFilter", "box:0") == [""]
+    assert not any(values(own, key, "plain:0") for key in opened)
+
+
 def test_a_cache_of_engines_in_a_home_is_shown(made):
     how = 'provisioning = { source = { cache_dir = "/home/me/engines" } }'
     assert values(made(pool(more=how)), "BindReadOnlyPaths") == ['"-/home/me/engines"']
