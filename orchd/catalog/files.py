@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 BESIDE: Final = ".tmp"
@@ -142,17 +142,32 @@ def is_file(path: str) -> bool:
     return os.path.isfile(path)
 
 
+def size_of(paths: Iterable[str]) -> int:
+    """Return the bytes of these files; one that is not there counts nothing."""
+    total = 0
+    for path in paths:
+        with contextlib.suppress(OSError):
+            total += os.stat(path).st_size
+    return total
+
+
 def sha256_of(path: str, tick: Callable[[], None]) -> str:
     """Return the hex digest of a file of any size; `tick` is called for each MiB and may raise.
 
     Raises OSError, also for what is no plain file: a pipe or a device would never end.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError("it is no plain file")
-        hashed = hashlib.sha256()
-        while chunk := file.read(_CHUNK):
-            hashed.update(chunk)
-            tick()
+    return sha256_of_all((path,), tick)
+
+
+def sha256_of_all(paths: Iterable[str], tick: Callable[[], None]) -> str:
+    """Return the hex digest of files, one after the other: that of `cat`. Else as sha256_of."""
+    hashed = hashlib.sha256()
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError("it is no plain file")
+            while chunk := file.read(_CHUNK):
+                hashed.update(chunk)
+                tick()
     return hashed.hexdigest()

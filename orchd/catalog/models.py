@@ -6,12 +6,16 @@ Which tasks a model lets in is core/models.py's.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Final
 
 from attrs import define, evolve, field
 
-from orchd.wire import codec
+from orchd.wire import codec, modelref
+from orchd.wire.cached import Cached
 from orchd.wire.catalog import (
+    CachedModel,
+    CachedModels,
     CatalogModel,
     ModelRecord,
     ModelRegistration,
@@ -19,14 +23,19 @@ from orchd.wire.catalog import (
     TrustMode,
     TrustPolicy,
     Verification,
+    VerifyReason,
+    VerifyResult,
 )
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import Count, ModelId
+from orchd.wire.ids import Count, Digest, ModelId, PoolId, Text
 
 MAX_MODELS: Final = 1024
 """The metrics contract gives model_id so many values."""
 MAX_MODEL_BYTES: Final = 64 << 10
 """Of a registration as JSON; all of them stay in memory."""
+
+
+_FAILED: Final = VerifyResult.FAILED
 
 
 def record_id(record: ModelRecord) -> str:
@@ -69,6 +78,51 @@ class Models:
         if len(self.records) >= MAX_MODELS:
             raise OrchError(Kind.STORE_FULL, f"the catalog holds {MAX_MODELS} models already")
         return ModelRecord(model=model, created_ms=Count(now_ms))
+
+    def adopted(self, ref: str, digest: Digest) -> ModelRegistration | None:
+        """Return what to register of a fetched model; None: the catalog has this digest already,
+        or the reference is none of a fetch."""
+        if self.exists(digest):
+            return None
+        try:
+            ids = modelref.model_ids(ref, digest)
+        except ValueError:
+            return None
+        name = next((each for each in ids if each not in self.records), ids[-1])
+        return ModelRegistration(
+            id=ModelId(name), digest=digest, source_url=Text(modelref.shown(ref))
+        )
+
+    def others(self, ref: str, digest: str) -> list[str]:
+        """Return the ids of models that name this source and another digest, and are not known to
+        be wrong yet."""
+        source = modelref.shown(ref)
+        return [
+            record.model.id
+            for record in self.records.values()
+            if record.model.source_url == source
+            and record.model.digest != digest
+            and (record.verification is None or record.verification.result is not _FAILED)
+        ]
+
+    def cached(self, found: Iterable[Cached]) -> CachedModels:
+        """Return what is told of caches: their models, and the ids that those have here."""
+        ids: dict[str, list[ModelId]] = {}
+        for record in self.records.values():
+            ids.setdefault(record.model.digest, []).append(record.model.id)
+        return CachedModels(
+            cached=tuple(
+                CachedModel(
+                    ref=each.ref,
+                    path=each.path,
+                    size_bytes=each.size_bytes,
+                    digest=each.digest,
+                    verified_ms=each.verified_ms,
+                    models=tuple(ids.get(each.digest, ())),
+                )
+                for each in found
+            )
+        )
 
     def page(self, after: str, limit: int) -> tuple[list[ModelRecord], str | None]:
         """Return records by id behind `after` (empty: from the first), and the next cursor."""
@@ -151,6 +205,15 @@ def verified(record: ModelRecord, verification: Verification) -> ModelRecord:
     return evolve(record, verification=verification)
 
 
+def fetched(record: ModelRecord, cached: Cached | None) -> ModelRecord:
+    """Return the record with the word of the fetch that brought the model, if it did: its files
+    were hashed as they came [ORCH-3436]."""
+    if cached is None or cached.digest != record.model.digest:
+        return record
+    said = Verification(result=VerifyResult.OK, reason=VerifyReason.MATCH, at_ms=cached.verified_ms)
+    return verified(record, said)
+
+
 def in_state(
     record: ModelRecord, state: ModelState, deadline_ms: int | None, now_ms: int
 ) -> ModelRecord:
@@ -163,8 +226,10 @@ def in_state(
     return evolve(record, retires_at_ms=None)
 
 
-def told(record: ModelRecord, *, verifying: bool, now_ms: int) -> CatalogModel:
-    """Return what a client is told of a model."""
+def told(
+    record: ModelRecord, pools: tuple[PoolId, ...] = (), *, verifying: bool, now_ms: int
+) -> CatalogModel:
+    """Return what a client is told of a model; `pools` serve it."""
     model = record.model
     return CatalogModel(
         id=ModelId(model.id),
@@ -181,4 +246,5 @@ def told(record: ModelRecord, *, verifying: bool, now_ms: int) -> CatalogModel:
         verifying=verifying,
         verification=record.verification,
         warnings=warnings(model),
+        pools=pools,
     )

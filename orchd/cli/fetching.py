@@ -1,7 +1,8 @@
 """`orchctl models fetch`: bring models into the cache, as a pool would.
 
-It runs here and asks no daemon. The cache is that of whoever runs it; as root it is the system's,
-and the fetching program then runs as the cache's owner, so that nothing in it is root's.
+It runs here; orchd is only told of what came (registering.py). The cache is that of whoever runs
+it; as root it is the system's, and the fetching program then runs as the cache's owner, so that
+nothing in it is root's.
 """
 
 from __future__ import annotations
@@ -13,24 +14,35 @@ from typing import Final
 
 import click
 import trio
+from attrs import asdict, frozen
 
 from orchd.cli import reach, say
+from orchd.cli.registering import registered
 from orchd.config.folders import models_dir
 from orchd.config.load import load
 from orchd.config.pool import is_file_ref
 from orchd.config.schema import Settings
 from orchd.fetch.child import Owner, fetched
-from orchd.fetch.orders import Done, Order, Progress, Shape
+from orchd.fetch.orders import Done, Order, Progress
 from orchd.fetch.pools import ordered
 from orchd.fetch.progress import size, words
 from orchd.kit.groups import orch_error
 from orchd.wire import modelref
+from orchd.wire.cached import Shape
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import DIGEST, Text
+from orchd.wire.ids import DIGEST, ModelId, Text
 
 JOURNAL: Final = Path("/run/systemd/journal/socket")
 LINE_S: Final = 10.0
 """How often a line is written where there is no terminal to write over the last one."""
+
+
+@frozen(kw_only=True)
+class Registered(Done):
+    """What `--json` writes."""
+
+    model_id: ModelId | None = None
+    """Its id in the catalog; None: it is not there."""
 
 
 @click.command(name="fetch")
@@ -42,6 +54,7 @@ LINE_S: Final = 10.0
 )
 @click.option("--config", type=click.Path(path_type=Path), help="The configuration file.")
 @reach.JSON
+@reach.options
 def fetch_model(
     ref: str | None,
     digest: str | None,
@@ -49,9 +62,11 @@ def fetch_model(
     cache_dir: Path | None,
     config: Path | None,
     as_json: bool,
+    url: str | None,
+    token_file: Path | None,
 ) -> None:
-    """Fetch REF (hf:org/repo/file.gguf, https://..., s3://..., oci://...) into the cache, and
-    verify it. Without REF: the models that the configuration names and that are not here.
+    """Fetch REF (hf:org/repo/file.gguf, https://..., s3://..., oci://...) into the cache, verify
+    it, and register it where orchd answers. Without REF: the models that the configuration names.
 
     The rules of policy.outbound hold; the REF of a command line names its own hosts. What was begun
     goes on where it ended.
@@ -65,12 +80,16 @@ def fetch_model(
         orders = [_named(settings, ref, digest, cache_dir, whole=whole)]
     for order in orders:
         done = _run(order, quiet=as_json)
-        if as_json:
-            say.json(done)
-        else:
+        if not as_json:
             came = "It was here already" if not done.fetched_bytes else "Fetched and verified"
             say.note(f"{came}: {size(done.size_bytes)}, {done.digest}", "")
-            say.show(say.cell(done.path))
+        model_id = registered(order, done, settings, url, token_file)
+        if as_json:
+            say.json(Registered(**asdict(done, recurse=False), model_id=model_id))
+            continue
+        if model_id is not None:
+            say.note(f"The catalog has it as {model_id}: a task may name it so.", "")
+        say.show(say.cell(done.path))
 
 
 def _configured(settings: Settings) -> list[Order]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -11,26 +10,21 @@ import click
 
 from orchd.cli import reach, say
 from orchd.cli.fetching import fetch_model
+from orchd.cli.model_views import (
+    ID,
+    MODELS,
+    list_models,
+    locate,
+    locate_model,
+    model_exists,
+    show_model,
+    warn,
+)
 from orchd.cli.removal import remove
-from orchd.kit.client import Client
-from orchd.wire import codec
-from orchd.wire.catalog import CatalogModel, CatalogModels, StateAccepted, VerifyStarted
-from orchd.wire.ids import MODEL_ID
+from orchd.wire import codec, modelref
+from orchd.wire.catalog import CatalogModel, StateAccepted, VerifyStarted
 
-MODELS: Final = "/v1/catalog/models"
 _CHUNK: Final = 1 << 20
-
-
-class _ModelId(click.ParamType[str]):
-    name = "id"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not MODEL_ID.fullmatch(value):
-            self.fail("a model id is letters, digits, . _ and -, at most 128", param, ctx)
-        return value
-
-
-ID: Final = click.argument("model", metavar="ID", type=_ModelId())
 
 
 @click.group(name="models")
@@ -38,55 +32,14 @@ def command() -> None:
     """Show and change the catalog: which models tasks may name, and which are Retired."""
 
 
-command.add_command(fetch_model)
-
-
-@command.command(name="list")
-@reach.JSON
-@reach.options
-def list_models(as_json: bool, url: str | None, token_file: Path | None) -> None:
-    """List all models."""
-    found = CatalogModels(models=reach.run(reach.find(url, token_file), _all))
-    if as_json:
-        say.json(found)
-        return
-    if not found.models:
-        say.note("The catalog is empty. Register one: orchctl models add ID FILE.", "")
-        return
-    table = say.table("model", "state", "verified", "digest", "source", "tags")
-    for model in found.models:
-        table.add_row(
-            f"[bold]{say.cell(model.id)}[/]",
-            _state(model),
-            _verified(model),
-            say.cell(model.digest[:19] + "..."),
-            say.cell(model.source_url),
-            say.cell(" ".join(model.tags)),
-        )
-    say.show(table)
-
-
-@command.command(name="show")
-@ID
-@reach.JSON
-@reach.options
-def show_model(model: str, as_json: bool, url: str | None, token_file: Path | None) -> None:
-    """Show one model."""
-    found = reach.run(reach.find(url, token_file), reach.fetch, CatalogModel, f"{MODELS}/{model}")
-    if as_json:
-        say.json(found)
-        return
-    say.show(f"[bold]{say.cell(found.id)}[/]: {_state(found)}, {_verified(found)}")
-    say.show(f"  digest   {say.cell(found.digest)}")
-    say.show(f"  source   {say.cell(found.source_url)}")
-    say.show(f"  tags     {say.cell(' '.join(found.tags))}")
-    _warn(found)
+for _verb in (list_models, show_model, locate_model, model_exists, fetch_model):
+    command.add_command(_verb)
 
 
 @command.command(name="add")
 @ID
 @click.argument("source")
-@click.option("--digest", help="sha256:<hex>. Without it SOURCE is a file here, and is hashed now.")
+@click.option("--digest", help="sha256:<hex>. Without it SOURCE is hashed now, or was fetched.")
 @click.option("--tag", "tags", multiple=True, help="A word to find it by; may be repeated.")
 @click.option("--signature", "signatures", multiple=True, help="Its signature, or where that is.")
 @click.option("--sbom", help="Its bill of materials: a URL or a digest.")
@@ -106,7 +59,13 @@ def add_model(
     token_file: Path | None,
 ) -> None:
     """Register a model: SOURCE is a file, or what a pool's model.ref says (hf:..., https://...)."""
-    if digest is None:
+    where = reach.find(url, token_file)
+    if digest is None and modelref.is_remote(source):
+        digest = reach.run(where, locate, source).digest
+        if digest is None:
+            why = f"{source} was not fetched: --digest is needed, or orchctl models fetch"
+            raise click.BadParameter(why, param_hint="SOURCE")
+    elif digest is None:
         digest, source = _hashed(source)
     said = {
         "id": model, "digest": digest, "source_url": source, "tags": tags,
@@ -114,13 +73,13 @@ def add_model(
         "trust_policy": {"mode": "strict"} if strict else None,
     }  # fmt: skip
     body = codec.dumps({key: value for key, value in said.items() if value is not None})
-    answer = reach.run(reach.find(url, token_file), reach.ask, "POST", MODELS, body)
+    answer = reach.run(where, reach.ask, "POST", MODELS, body)
     found = reach.understood(CatalogModel, answer.body)
     if as_json:
         say.json(found)
         return
     say.note(f"The catalog has {found.id}: a task may name it by this id or its digest.", "")
-    _warn(found)
+    warn(found)
 
 
 @command.command(name="verify")
@@ -191,48 +150,16 @@ def _change(
         say.note(f"{model} is {change['state']} from now on.", "")
 
 
-async def _all(client: Client) -> tuple[CatalogModel, ...]:
-    found: tuple[CatalogModel, ...] = ()
-    path: str | None = MODELS
-    while path is not None:
-        page = await reach.fetch(client, CatalogModels, path)
-        found += page.models
-        path = None if page.next_cursor is None else f"{MODELS}?cursor={page.next_cursor}"
-    return found
-
-
 def _hashed(source: str) -> tuple[str, str]:
     """Return digest and reference of a file here."""
     path = Path(source.removeprefix("file:")).absolute()
     hashed = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                hashed.update(chunk)
+        for name in modelref.shards(path.name):
+            with path.with_name(name).open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    hashed.update(chunk)
     except OSError as exc:
         why = f"{path}: {exc.strerror}; --digest is needed for what is no file here"
         raise click.BadParameter(why, param_hint="SOURCE") from None
     return f"sha256:{hashed.hexdigest()}", f"file:{path}"
-
-
-def _state(model: CatalogModel) -> str:
-    if model.state == "Retired":
-        return "[yellow]Retired[/]"
-    if model.retires_at_ms is None:
-        return "[green]Active[/]"
-    at = datetime.fromtimestamp(model.retires_at_ms / 1000, UTC).astimezone()
-    return f"[yellow]Active until {at:%Y-%m-%d %H:%M:%S}[/]"
-
-
-def _verified(model: CatalogModel) -> str:
-    if model.verifying:
-        return "is being hashed"
-    if model.verification is None:
-        return "not verified"
-    style = {"ok": "green", "failed": "red"}.get(model.verification.result, "yellow")
-    return f"[{style}]{model.verification.reason.value.replace('_', ' ')}[/]"
-
-
-def _warn(model: CatalogModel) -> None:
-    for warning in model.warnings:
-        say.note(f"Note: {warning}.", "yellow")

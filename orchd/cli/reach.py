@@ -83,14 +83,18 @@ def options(command: F) -> F:
 
 
 def find(
-    url: str | None, token_file: Path | None, environ: Mapping[str, str] = os.environ
+    url: str | None,
+    token_file: Path | None,
+    environ: Mapping[str, str] = os.environ,
+    settings: Settings | None = None,
 ) -> Where:
     """Return where orchd is: --url, ORCHD_URL, its unix sockets if there, else TCP.
 
-    Raises OrchError(INVALID_PARAMS) for a URL or a token that cannot be used.
+    `settings` are those of a verb that has read a configuration. Raises OrchError(INVALID_PARAMS)
+    for a URL or a token that cannot be used.
     """
     named = url or environ.get("ORCHD_URL")
-    settings = None if named else _settings(environ)
+    settings = None if named else settings or _settings(environ)
     token = _token(token_file, environ)
     if named:
         try:

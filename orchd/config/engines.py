@@ -30,7 +30,7 @@ from orchd.wire.shapes import Workload
 
 MAX_SOCKET_PATH: Final = 107
 """Bytes: sun_path of sockaddr_un without its zero (unix(7))."""
-EXTERNAL_ONLY: Final = (OPENAI, TGI)
+EXTERNAL_ONLY: Final = (OPENAI,)
 MOCK_ONLY: Final = (
     *("tokens_per_s", "first_token_ms", "embedding_dim", "vram_mb", "kv_bytes_per_token", "faults"),
 )

@@ -36,6 +36,7 @@ ENGINES: Final = (MOCK, LLAMACPP, VLLM, TGI, TRITON, OPENAI)
 _PROGRAMS: Final = {
     LLAMACPP: ("llama-server",),
     VLLM: ("vllm", "serve"),
+    TGI: ("text-generation-launcher",),
     TRITON: ("tritonserver",),
 }
 """What `provisioning.command` is without being said."""
@@ -155,9 +156,9 @@ class Model:
     """The model of a pool."""
 
     ref: Text
-    """file:/path/to/model.gguf, a path (relative: to this file), or for engine mock any name. vllm:
-    a folder as Hugging Face has them; triton: a model repository; external: what tasks name. To be
-    fetched: hf:org/repo[/file.gguf], https://..., s3://bucket/key, oci://registry/repo:tag."""
+    """file:/path/to/model.gguf, a path (relative: to this file), or for engine mock any name. vllm,
+    tgi: a folder as Hugging Face has them; triton: a model repository; external: what tasks name.
+    To be fetched: hf:org/repo[/file.gguf], https://..., s3://bucket/key, oci://registry/repo:tag."""
     digest: Text | None = None
     """sha256:<64 hex digits> that the model file must have; of several files, all in order."""
     fetch: bool = True
@@ -231,8 +232,8 @@ class Provisioning:
     """external: the operator's word that it runs on the GPU where NVML cannot show it."""
     command: tuple[str, ...] | None = None
     """The program and its first arguments. package, binary: here, or in what was brought; without
-    it: llamacpp ["llama-server"], vllm ["vllm", "serve"], triton ["tritonserver"]. container: in
-    the image, in the place of what it would run by itself."""
+    it: llamacpp ["llama-server"], vllm ["vllm", "serve"], tgi ["text-generation-launcher"], triton
+    ["tritonserver"]. container: in the image, in the place of what it would run by itself."""
     source: Source = Source()
     container: Container = Container()
     package: Package = Package()

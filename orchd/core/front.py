@@ -264,9 +264,9 @@ class Front:
         """Return a replica that serves the model. Raises OrchError(UNKNOWN_NAME, POOL_UNREADY)."""
         return prompts.tokenized_by(self.world, model_ref, now)
 
-    def engine_of(self, model_id: str) -> str | None:
-        """Return the engine that serves a model of the catalog; None: no pool does."""
-        return models.engine_of(self.world, model_id)
+    def served_by(self, model_id: str) -> tuple[PoolSpec, ...]:
+        """Return the pools that serve a model of the catalog."""
+        return models.served_by(self.world, model_id)
 
     def counters(self) -> dict[str, dict[tuple[str, ...], float]]:
         """Return metric name -> label values (in the contract's order) -> count."""

@@ -54,13 +54,11 @@ def reference(world: World, model_ref: str) -> str:
     return served or model_ref
 
 
-def engine_of(world: World, model_id: str) -> str | None:
-    """Return the engine of the first pool that serves this model; None: none does."""
+def served_by(world: World, model_id: str) -> tuple[PoolSpec, ...]:
+    """Return the pools that serve a model of the catalog, by their ids."""
     card = world.models.cards.get(model_id)
-    for pool in world.pools.values():
-        if card is not None and card in world.models.of(pool.spec):
-            return pool.spec.engine
-    return None
+    specs = [pool.spec for pool in world.pools.values()]
+    return tuple(spec for spec in specs if card is not None and card in world.models.of(spec))
 
 
 def _served(models: Models, card: ModelCard, pools: Iterable[Pool]) -> str | None:

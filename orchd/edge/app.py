@@ -6,12 +6,15 @@ one step. Routes ask it; links report to it. What becomes of streams is in strea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 import trio
 from attrs import evolve
 
+from orchd.config.folders import models_dir
 from orchd.config.pool import Mode, Pool
 from orchd.config.schema import Settings
 from orchd.config.serving import JobTrace
@@ -39,6 +42,7 @@ from orchd.core.events import (
 )
 from orchd.core.front import Front
 from orchd.edge import limits
+from orchd.edge.adoption import Adoption
 from orchd.edge.artifacts import Registry
 from orchd.edge.catalog import Catalog
 from orchd.edge.control import Control
@@ -53,6 +57,7 @@ from orchd.edge.scrape import Tally
 from orchd.edge.streams import Streams
 from orchd.edge.tokens import Counted, Tokenizers
 from orchd.edge.units import units
+from orchd.edge.whereabouts import Whereabouts
 from orchd.kit import log
 from orchd.wire.control import Capabilities, PoolHealth, WorkerRegistration
 from orchd.wire.errors import Kind, OrchError
@@ -86,11 +91,12 @@ class App:
         self.disk = Disk(settings.state_dir)
         self.catalog = Catalog(
             self.disk,
-            str(settings.base),
+            Whereabouts(self.disk, str(settings.base), self._caches),
             self.handle,
-            self.front.engine_of,
+            self.front.served_by,
             self.tally.verifications,
         )
+        self._adoption = Adoption(self.catalog)
         self.artifacts = Registry(self.disk, settings.artifacts)
         self._jobs = self._records_of_jobs(settings.artifacts.jobs)
         batch_ms = settings.sse.microbatch_ms
@@ -239,10 +245,16 @@ class App:
                 self.handle,
                 self._gather,
                 units(self.settings.run_dir),
+                self._adoption.hear,
             )
             for pool in pools
             for replica in pool.replica_ids
         }
+
+    def _caches(self) -> list[Path]:
+        """Return the folders of fetched models."""
+        given = [pool.model.cache_dir for pool in self.settings.pools]
+        return [models_dir(os.environ), *(Path(each) for each in given if each is not None)]
 
     # the one door
 
@@ -297,6 +309,7 @@ class App:
                 if self._gather is not None:
                     nursery.start_soon(self._gather.run)
                 nursery.start_soon(self.catalog.run)
+                nursery.start_soon(self._adoption.run)
                 nursery.start_soon(self.artifacts.open)
                 if self._jobs is not None:
                     nursery.start_soon(self._jobs.run)

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
 from attrs import evolve
 
-from orchd.catalog import locate, models
+from orchd.catalog import models
 from orchd.catalog.files import Folder
 from orchd.catalog.models import Models
 from orchd.catalog.shelf import Shelf
 from orchd.core.cards import ModelCard
 from orchd.core.events import CatalogChanged
+from orchd.core.spec import PoolSpec
 from orchd.edge.disk import Disk, Turn, tell_spoiled
+from orchd.edge.whereabouts import Whereabouts
 from orchd.kit import log
 from orchd.wire.catalog import (
+    CachedModels,
     CatalogModel,
     CatalogModels,
+    Located,
     ModelRecord,
     ModelRegistration,
     ModelStateChange,
@@ -33,7 +37,7 @@ from orchd.wire.catalog import (
     VerifyResult,
 )
 from orchd.wire.errors import OrchError
-from orchd.wire.ids import Count
+from orchd.wire.ids import Count, Digest
 
 NO_ENGINE: Final = "none"
 """The engine of a verification of a model that no pool serves."""
@@ -49,18 +53,17 @@ class Catalog:
     def __init__(
         self,
         disk: Disk,
-        base: str,
+        where: Whereabouts,
         changed: Callable[[CatalogChanged], object],
-        engine_of: Callable[[str], str | None],
+        served_by: Callable[[str], Sequence[PoolSpec]],
         verifications: Counter[tuple[str, ...]],
     ) -> None:
-        """`base`: where relative paths of models begin; `changed` tells core; `engine_of` names the
-        engine of a pool that serves a model id; `verifications` counts by result, reason and
-        engine."""
+        """`changed` tells core; `served_by` gives the pools that serve a model id; `verifications`
+        counts by result, reason and engine."""
         self._disk = disk
-        self._base = base
+        self._where = where
         self._changed = changed
-        self._engine_of = engine_of
+        self._served_by = served_by
         self._shelf = Shelf(Folder(f"{disk.folder}/catalog/models"), ModelRecord, models.record_id)
         self._models = Models()
         self._turn = Turn()
@@ -115,12 +118,25 @@ class Catalog:
             models=tuple(self._told(record) for record in found), next_cursor=following
         )
 
+    async def located(self, name: str) -> Located:
+        """Return what is known here of an id, a digest or a reference. Raises OrchError."""
+        return await self._where.located(name, tuple(self._models.records.values()))
+
+    async def cached(self) -> CachedModels:
+        """Return what is in the caches. Raises OrchError."""
+        return self._models.cached(await self._where.cached())
+
     async def register(self, model: ModelRegistration, *, strict: bool) -> CatalogModel:
-        """Keep a model, and verify its file where it is local. Raises OrchError."""
+        """Keep a model, and verify its files where they are here. Raises OrchError.
+
+        What a fetch found to have this digest is not hashed again [ORCH-3436].
+        """
+        here = await self._where.here(model)
         async with self._turn():
             record = self._models.register(model, strict=strict, now_ms=_now_ms())
             if model.id in self._models.records:
                 return self._told(record)
+            record = models.fetched(record, None if here is None else here.cached)
             await self._disk.write(lambda: self._shelf.write(record))
             self._took(record)
         warnings = models.warnings(model)
@@ -132,9 +148,18 @@ class Catalog:
             model_id=model.id,
             model_digest=model.digest,
         )
-        if self._path(model) is not None:
+        if record.verification is None and (here is not None or self._where.path(model)):
             self.verify(model.id)
         return self._told(record)
+
+    async def adopt(self, ref: str, digest: Digest) -> None:
+        """Register what was fetched for a reference, unless the catalog has it; what the catalog
+        has of the same source with another digest is verified. Raises OrchError."""
+        for other in self._models.others(ref, digest):
+            self.verify(other)
+        model = self._models.adopted(ref, digest)
+        if model is not None:
+            await self.register(model, strict=False)
 
     async def remove(self, model_id: str) -> None:
         """Forget a model. Raises OrchError."""
@@ -180,7 +205,7 @@ class Catalog:
         if record is None:
             return  # removed while it waited
         model = record.model
-        reason, why = await self._hashed(model)
+        reason, why = await self._where.verified(model)
         result = _RESULTS.get(reason, VerifyResult.UNKNOWN)
         said = Verification(result=result, reason=reason, at_ms=Count(_now_ms()))
         async with self._turn():
@@ -190,7 +215,8 @@ class Catalog:
             after = models.verified(now, said)
             await self._disk.write(lambda: self._shelf.write(after))
             self._took(after)
-        engine = self._engine_of(model_id) or NO_ENGINE
+        pools = self._served_by(model_id)
+        engine = pools[0].engine if pools else NO_ENGINE
         self._verifications[result.value, reason.value, engine] += 1
         log.event(
             "model_verified",
@@ -201,29 +227,11 @@ class Catalog:
             reason=reason.value,
         )
 
-    async def _hashed(self, model: ModelRegistration) -> tuple[VerifyReason, str]:
-        path = self._path(model)
-        if path is None:
-            return VerifyReason.NOT_LOCAL, "it is no file of this machine, so nothing was hashed"
-        source = model.source_url or ""
-        there = await self._disk.read(lambda: locate.locate(source, self._base))
-        if there is None:
-            return VerifyReason.NOT_FOUND, "its file is not there, or orchd may not see it"
-        try:
-            digest = f"sha256:{await self._disk.sha256_of(there)}"
-        except OSError as exc:
-            return VerifyReason.UNREADABLE, f"its file cannot be read: {exc.strerror or exc}"
-        if digest == model.digest:
-            return VerifyReason.MATCH, "its file has the digest of the catalog"
-        return VerifyReason.MISMATCH, f"its file has digest {digest}, the catalog {model.digest}"
-
-    def _path(self, model: ModelRegistration) -> str | None:
-        return None if model.source_url is None else locate.path_of(model.source_url, self._base)
-
     def _told(self, record: ModelRecord) -> CatalogModel:
         model_id = record.model.id
         verifying = model_id == self._verifying or model_id in self._waiting
-        return models.told(record, verifying=verifying, now_ms=_now_ms())
+        pools = tuple(spec.pool_id for spec in self._served_by(model_id))
+        return models.told(record, pools, verifying=verifying, now_ms=_now_ms())
 
     def _took(self, record: ModelRecord) -> None:
         self._models.records[record.model.id] = record
@@ -236,7 +244,7 @@ class Catalog:
 
     def _card(self, record: ModelRecord, now: float, now_ms: int) -> ModelCard:
         model, verification = record.model, record.verification
-        path = self._path(model)
+        path = self._where.path(model)
         card = ModelCard(
             model_id=model.id,
             digest=model.digest,

@@ -6,6 +6,8 @@ artifacts.py of this room.
 
 from __future__ import annotations
 
+from typing import Final
+
 from attrs import frozen
 
 from orchd.edge.app import App
@@ -21,6 +23,9 @@ from orchd.wire.catalog import (
 )
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import MODEL_ID
+
+MAX_NAME: Final = 4096
+"""Characters; as a reference has in a configuration."""
 
 
 @frozen
@@ -70,6 +75,18 @@ class Shelves:
         change = body(ModelStateChange, asked.request)
         await self.app.catalog.change_state(asked.named, change)
         return json_response(StateAccepted(), 202)
+
+    async def locate_model(self, asked: Asked) -> Answer:
+        """GET /v1/catalog/locate."""
+        name = asked.request.query.get("name", "")
+        if not 0 < len(name) <= MAX_NAME:
+            why = f"name must be an id, a digest or a reference, of at most {MAX_NAME} characters"
+            raise OrchError(Kind.INVALID_PARAMS, why, path="name")
+        return json_response(await self.app.catalog.located(name))
+
+    async def list_cached(self, asked: Asked) -> Answer:
+        """GET /v1/catalog/cache."""
+        return with_etag(asked.request, json_response(await self.app.catalog.cached()))
 
     async def store_artifact(self, asked: Asked) -> Answer:
         """POST /v1/artifacts."""

@@ -7,7 +7,7 @@ own, so that it holds up no request.
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -82,11 +82,12 @@ class Disk:
         except OSError as exc:
             raise self._broken("written", exc) from exc
 
-    async def sha256_of(self, path: str) -> str:
-        """Return the hex digest of a file of any size. Raises OSError; may be canceled."""
+    async def sha256_of(self, paths: Sequence[str]) -> str:
+        """Return the hex digest of files of any size, one after the other. Raises OSError; may be
+        canceled."""
         return await trio.to_thread.run_sync(
-            files.sha256_of,
-            path,
+            files.sha256_of_all,
+            paths,
             trio.from_thread.check_cancelled,
             limiter=self._hashing,
             abandon_on_cancel=False,

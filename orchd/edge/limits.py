@@ -16,6 +16,7 @@ from orchd.core.spec import PoolSpec, Slo, Watchdog
 from orchd.core.throttle import Rates
 from orchd.core.world import Limits
 from orchd.kit.message import Headers
+from orchd.wire.modelref import shown
 
 _PLACES: Final = 6
 """Decimals of a cost in a header: a millionth of the operator's unit."""
@@ -62,11 +63,12 @@ def budget_headers(left: Left) -> Headers:
 
 def spec(pool: Pool, base: str) -> PoolSpec:
     """Return a pool as core knows it. `base`: the folder where relative paths begin."""
-    path = locate.path_of(pool.model.ref, base)
+    ref = pool.model.ref
+    path = locate.path_of(ref, base)
     return PoolSpec(
         pool_id=pool.id,
         engine=pool.engine.id,
-        model_ref=pool.model.ref,
+        model_ref=ref,
         ctx=pool.ctx,
         max_tokens=pool.max_tokens,
         slots=pool.slots,
@@ -88,6 +90,6 @@ def spec(pool: Pool, base: str) -> PoolSpec:
         ),
         sampler_profile_version=pool.engine.sampler_profile_version,
         price=price(pool.price),
-        model_names=(pool.model.ref,) if path is None else (pool.model.ref, f"file:{path}"),
+        model_names=tuple(dict.fromkeys((ref, shown(ref) if path is None else f"file:{path}"))),
         model_digest=pool.model.digest,
     )

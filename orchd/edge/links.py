@@ -34,7 +34,7 @@ from orchd.kit.pipe import Pipe, PipeClosed
 from orchd.kit.redact import redact_short
 from orchd.wire import link as wire
 from orchd.wire.errors import TABLE, Kind, OrchError
-from orchd.wire.ids import JobNo, Positive, ReplicaId, TaskId
+from orchd.wire.ids import Digest, JobNo, Positive, ReplicaId, TaskId
 from orchd.wire.results import MAX_RESULT_BYTES, Ready
 from orchd.wire.shapes import TaskRequest
 from orchd.wire.snapshot import FRESH_S, HEARTBEAT_S, Cause, Snapshot
@@ -50,10 +50,17 @@ MAX_PENDING: Final = 4 * wire.MAX_BODY
 RECV_BYTES: Final = 64 << 10  # larger is slower (specs/benchmarks.md)
 
 Report = Callable[[Event], object]
+Fetched = Callable[[str, Digest], object]
+"""Told of a model's reference and digest that a pool has fetched."""
+
+
+def _nothing(_ref: str, _digest: Digest) -> None:
+    """Nobody wants to know."""
 
 
 class Link:
-    """The link to one replica. `report` takes what happened to core, at once."""
+    """The link to one replica. `report` takes what happened to core, at once; `fetched` hears
+    of models that the pool fetched."""
 
     def __init__(
         self,
@@ -62,12 +69,16 @@ class Link:
         report: Report,
         gather: Gather | None = None,
         units: Units | None = None,
+        fetched: Fetched = _nothing,
     ) -> None:
         self.replica_id = replica_id
         self._client = Client(Target.unix(path))
         self._report = report
         self._gather = gather
         self._units = units
+        self._fetched = fetched
+        self._told_of: tuple[str | None, str, str] | None = None
+        """The fetched model that was told of last, and in which life of the poolmgr."""
         self._asked_at = -ASK_S
         self._given_up: Cause | None = None
         """Why systemd starts it no more, as it said last."""
@@ -264,6 +275,8 @@ class Link:
                         Kind.ENGINE_PROTOCOL, f"its socket is answered by {snapshot.replica_id}"
                     )
                 self._model_ref = snapshot.model_ref
+                if snapshot.fetched_digest is not None:
+                    self._has_fetched(snapshot, snapshot.fetched_digest)
                 self._report(ReplicaSeen(_clean(snapshot)))
                 if self._acks:
                     self._send(b"")
@@ -288,6 +301,14 @@ class Link:
                 self._gone(number, lambda t: JobFreed(t, wire.body(wire.Freed, body).tokens_out))
             case _:
                 raise OrchError(Kind.ENGINE_PROTOCOL, f"it sent a message of type {kind}")
+
+    def _has_fetched(self, snapshot: Snapshot, digest: Digest) -> None:
+        """Tell of a fetched model once in each life of a poolmgr: whoever removes it from the
+        catalog is not contradicted at the next heartbeat."""
+        fetched = (snapshot.instance, snapshot.model_ref, digest)
+        if fetched != self._told_of:
+            self._told_of = fetched
+            self._fetched(snapshot.model_ref, digest)
 
     def _result(self, number: JobNo, body: bytes) -> None:
         """Keep a piece of a result. Raises OrchError(ENGINE_PROTOCOL) past its bound."""

@@ -211,6 +211,8 @@ ROUTES: Final[tuple[tuple[str, str, _Served], ...]] = (
     ("DELETE", "/v1/catalog/models/{model_id}", Shelves.remove_model),
     ("POST", "/v1/catalog/models/{model_id}/verify", Shelves.verify_model),
     ("POST", "/v1/catalog/models/{model_id}/state", Shelves.change_model_state),
+    ("GET", "/v1/catalog/locate", Shelves.locate_model),
+    ("GET", "/v1/catalog/cache", Shelves.list_cached),
     ("POST", "/v1/artifacts", Shelves.store_artifact),
     ("GET", "/v1/artifacts", Shelves.list_artifacts),
     ("GET", "/v1/artifacts/{artifact_id}", Shelves.get_artifact),
@@ -243,6 +245,7 @@ in their own events, and a worker says itself that it registered."""
 QUERIES: Final[dict[_Served, frozenset[str]]] = {
     Routes._tasks: frozenset({"state", "cursor", "limit"}),
     Shelves.list_models: frozenset({"cursor", "limit"}),
+    Shelves.locate_model: frozenset({"name"}),
     Shelves.list_artifacts: frozenset({"tag", "cursor", "limit"}),
 }
 """What a route reads of a query; the others read nothing. tools/openapi says the same: a test

@@ -33,6 +33,7 @@ def main() -> int:
         description="Fetch one model; orchctl models fetch and poolmgr run this.",
     )
     log.add_option(parser)
+    os.umask(0o027)  # the cache's group may read: orchd verifies what is in it
     log.setup(parser.parse_args().log, "orchd-fetch")
     try:
         order = codec.loads(Order, sys.stdin.buffer.readline(MAX_ORDER))

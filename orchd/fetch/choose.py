@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
-from orchd.fetch.orders import Shape
 from orchd.fetch.remote import RemoteFile
 from orchd.wire import modelref
+from orchd.wire.cached import Shape
 
 WEIGHTS: Final = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 _NEVER: Final = (".gguf", ".onnx", ".msgpack", ".h5", ".ot", ".tflite", ".pth", ".png", ".jpg")

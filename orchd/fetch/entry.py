@@ -15,41 +15,18 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from attrs import frozen
 
-from orchd.fetch.orders import Done, Progress, Shape
+from orchd.fetch.orders import Done, Progress
 from orchd.fetch.parts import Partial
+from orchd.kit import cached
 from orchd.wire import codec, modelref
-from orchd.wire.ids import Count, Text
+from orchd.wire.cached import Record, Shape
+from orchd.wire.ids import Text
 
-MAX_RECORD: Final = 8 << 20
 T = TypeVar("T")
-
-
-@frozen(kw_only=True)
-class Kept:
-    """One file of a model that is whole."""
-
-    name: Text
-    size: Count
-    sha256: Text
-
-
-@frozen(kw_only=True)
-class Record:
-    """`model.json`."""
-
-    ref: Text
-    """As anybody may see it: without a query."""
-    shape: Shape
-    path: Text
-    """Below `files`; `.` is the folder itself."""
-    model: tuple[Text, ...]
-    """Names of the files in the order in which `digest` counts them."""
-    digest: Text
-    files: tuple[Kept, ...]
 
 
 @frozen(kw_only=True)
@@ -75,19 +52,15 @@ class Entry:
 
     def locate(self) -> Done | None:
         """Return the model if it is here, whole; None: it is not, or may not be seen."""
-        record = _read(self.path / "model.json", Record)
-        if record is None:
+        found = cached.entry(self.path)
+        if found is None:
             return None
-        files = self.path / "files"
-        with contextlib.suppress(OSError):
-            if all((files / kept.name).stat().st_size == kept.size for kept in record.files):
-                return Done(
-                    path=Text(os.path.normpath(files / record.path)),
-                    files=tuple(Text(str(files / name)) for name in record.model),
-                    size_bytes=Count(sum(kept.size for kept in record.files)),
-                    digest=record.digest,
-                )
-        return None
+        return Done(
+            path=found.path,
+            files=found.files,
+            size_bytes=found.size_bytes,
+            digest=Text(found.digest),
+        )
 
     def told(self) -> Progress | None:
         """Return what the one who fetches it last said of it."""
@@ -117,13 +90,13 @@ class Entry:
 
     def begun(self) -> dict[str, Partial]:
         """Return what of it is on its way; make the folder where nothing is."""
-        (self.part / "files").mkdir(parents=True, exist_ok=True)
+        (self.part / cached.FILES).mkdir(parents=True, exist_ok=True)
         journal = _read(self.part / "journal.json", Journal)
         return {} if journal is None else dict(journal.files)
 
     def file(self, name: str) -> Path:
         """Return where a file is while it is on its way; its folder is made."""
-        path = self.part / "files" / name
+        path = self.part / cached.FILES / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -137,14 +110,14 @@ class Entry:
 
     def commit(self, record: Record) -> Done:
         """Make it whole by one rename [ORCH-3436]. Raises OSError."""
-        files = self.part / "files"
+        files = self.part / cached.FILES
         named = {kept.name for kept in record.files}
         for path in sorted(files.rglob("*")):
             if path.is_file() and str(path.relative_to(files)) not in named:
                 path.unlink()  # of an earlier listing
         for folder in (files, *(path for path in files.rglob("*") if path.is_dir())):
             _sync(folder)
-        _write(self.part / "model.json", codec.dumps(record))
+        _write(self.part / cached.RECORD, codec.dumps(record))
         for name in ("journal.json", "progress.json"):
             (self.part / name).unlink(missing_ok=True)
         if self.path.exists():  # a record that could not be read, or files that have gone
@@ -163,7 +136,7 @@ class Entry:
 def _read(path: Path, shape: type[T]) -> T | None:
     try:
         with path.open("rb") as file:
-            return codec.loads(shape, file.read(MAX_RECORD))
+            return codec.loads(shape, file.read(cached.MAX_RECORD))
     except (OSError, codec.ShapeError):
         return None
 

@@ -16,13 +16,14 @@ from attrs import evolve
 from orchd.fetch import hashing
 from orchd.fetch.choose import choose, in_order
 from orchd.fetch.download import ChangedError, Downloads, disk_error
-from orchd.fetch.entry import Entry, Kept, Record
-from orchd.fetch.orders import Done, Order, Progress, Shape
+from orchd.fetch.entry import Entry
+from orchd.fetch.orders import Done, Order, Progress
 from orchd.fetch.remote import RemoteFile, Source
 from orchd.fetch.sources import open_source
 from orchd.kit.groups import leaves
 from orchd.policy.web import Web
 from orchd.wire import modelref
+from orchd.wire.cached import Kept, Record, Shape
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, Text
 

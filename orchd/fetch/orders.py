@@ -4,21 +4,11 @@ whoever started it (child.py, __main__.py).
 
 from __future__ import annotations
 
-import enum
-
 from attrs import frozen
 
 from orchd.config.policy import Outbound, Plugin
+from orchd.wire.cached import Shape
 from orchd.wire.ids import Count, NonNegative, Positive, Text
-
-
-class Shape(enum.StrEnum):
-    """What an engine wants of a repository that holds several models or forms of one."""
-
-    GGUF = "gguf"
-    """One GGUF file, with its further parts."""
-    WHOLE = "whole"
-    """A folder: weights, configuration and tokenizer, as transformers and vLLM read it."""
 
 
 @frozen(kw_only=True)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from orchd.config.folders import models_dir
 from orchd.config.pool import LLAMACPP, Pool
 from orchd.config.schema import Settings
-from orchd.fetch.orders import Order, Shape
+from orchd.fetch.orders import Order
+from orchd.wire.cached import Shape
 from orchd.wire.ids import Text
 
 

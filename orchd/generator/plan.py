@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from orchd.config.devices import Backend
-from orchd.config.pool import Mode, Pool
+from orchd.config.pool import TGI, Mode, Pool
 from orchd.config.schema import Settings
 from orchd.generator import folders
 from orchd.generator.store import Units
@@ -108,6 +108,9 @@ def _drop_in(
     yield from _outside(settings, pool, user=user)
     if pool.mode is Mode.CONTAINER:
         yield CONTAINER_OF_USER if user else CONTAINER
+    if pool.engine.id == TGI and pool.mode not in (Mode.EXTERNAL, Mode.CONTAINER):
+        yield "# Its engine listens on TCP only: poolmgr/bridge.py gives it a network of its own."
+        yield "RestrictNamespaces=user net"
     if user:
         return
     if settings.devices.backend is Backend.NVML:

@@ -9,7 +9,7 @@ import enum
 
 from attrs import frozen
 
-from orchd.wire.ids import Count, Digest, ModelId, Positive, Tag, Text
+from orchd.wire.ids import Count, Digest, ModelId, PoolId, Positive, Tag, Text
 
 
 class ModelState(enum.StrEnum):
@@ -67,7 +67,8 @@ class ModelRegistration:
 
     id: ModelId
     digest: Digest
-    """Of the model's one file."""
+    """Of the model's file; of a model in several that of all of them, one after the other, as
+    `cat` gives them: parts by number, a repository's files in the order of their names."""
     source_url: Text | None = None
     """Where the model is, as a pool's model.ref names it: file:/abs, hf:org/repo/file, https://..."""
     tags: tuple[Tag, ...] = ()
@@ -128,6 +129,8 @@ class CatalogModel:
     """Of the last time; None: never."""
     warnings: tuple[str, ...]
     """What its trust policy would like to see [ORCH-3037]."""
+    pools: tuple[PoolId, ...] = ()
+    """Those that serve it, by their configuration or since a reload."""
 
 
 @frozen(kw_only=True)
@@ -136,6 +139,46 @@ class CatalogModels:
 
     models: tuple[CatalogModel, ...]
     next_cursor: str | None = None
+
+
+@frozen(kw_only=True)
+class Located:
+    """The answer to `GET /v1/catalog/locate`: what is known here of a name."""
+
+    name: str
+    """An id, a digest or a reference, as it was asked for."""
+    exists: bool
+    """It names a model of the catalog, or files that are here [CAT-EXISTS]."""
+    models: tuple[ModelId, ...] = ()
+    """The models of the catalog that it names."""
+    path: str | None = None
+    """Of the model's file here, or its folder [CAT-LOCATE]; None: it is not here, or orchd may not
+    see it."""
+    size_bytes: Count | None = None
+    digest: Digest | None = None
+    """That a fetch found it to have; None: it is a file that no fetch brought."""
+
+
+@frozen(kw_only=True)
+class CachedModel:
+    """One model that is in a cache, whole."""
+
+    ref: str
+    """What it was fetched as, without a query."""
+    path: str
+    size_bytes: Count
+    digest: Digest
+    verified_ms: Count
+    """When it was hashed as it came, as Unix time in milliseconds."""
+    models: tuple[ModelId, ...] = ()
+    """The models of the catalog that have this digest."""
+
+
+@frozen(kw_only=True)
+class CachedModels:
+    """The body of `GET /v1/catalog/cache`: by reference, 1,024 of each cache at most."""
+
+    cached: tuple[CachedModel, ...]
 
 
 @frozen(kw_only=True)

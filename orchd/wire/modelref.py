@@ -168,6 +168,30 @@ def entry_name(text: str) -> str:
     return f"{slug[:MAX_SLUG]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
+def model_ids(text: str, digest: str) -> tuple[str, str]:
+    """Return what a fetched model may be called in the catalog: the readable name of its reference,
+    and the same with the first digits of its digest, where another model has that name.
+
+    `tiny` for `hf:org/repo/tiny.gguf`, `https://host/tiny-00001-of-00002.gguf`, `hf:org/tiny` and
+    `s3://bucket/tiny/`; `tiny-v1` for `oci://host/tiny:v1`. Raises ValueError where it is no
+    reference that is_remote.
+    """
+    match parse(shown(text)):
+        case HubRef(repo, path):
+            name = (path or repo).rpartition("/")[2]
+        case WebRef(url):
+            name = file_name(url)
+        case S3Ref(_, key):
+            name = key.rstrip("/").rpartition("/")[2]
+        case OciRef(_, repository, tag):
+            name = repository.rpartition("/")[2]
+            name += "" if tag.startswith("sha256:") else f"-{tag}"
+    shard = _SHARD.fullmatch(name)
+    name = shard["stem"] if shard is not None else name.removesuffix(".gguf")
+    name = _UNSAFE.sub("-", name).strip("-._")[:MAX_SLUG] or "model"
+    return name, f"{name}-{digest.removeprefix('sha256:')[:8]}"
+
+
 def shown(text: str) -> str:
     """Return the reference as anybody may see it: without query, fragment, user and password."""
     bare = re.split(r"[?#]", text, maxsplit=1)[0]

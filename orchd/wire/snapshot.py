@@ -11,7 +11,16 @@ from typing import Final
 from attrs import frozen
 
 from orchd.wire.errors import Kind
-from orchd.wire.ids import Count, DeviceMask, EngineId, NonNegative, PoolId, Positive, ReplicaId
+from orchd.wire.ids import (
+    Count,
+    DeviceMask,
+    Digest,
+    EngineId,
+    NonNegative,
+    PoolId,
+    Positive,
+    ReplicaId,
+)
 from orchd.wire.shapes import Workload
 
 HEARTBEAT_S: Final = 1.0
@@ -176,6 +185,9 @@ class Snapshot:
     engine_digest: str | None = None
     """`sha256:<hex>` of the program or image that was brought for it; None: nobody hashed one."""
     model_digest: str | None = None
+    fetched_digest: Digest | None = None
+    """Of the model's files where `model_ref` was fetched, once it is in the cache; from before its
+    engine starts. None: it is a file, or not here yet."""
     ubatch: Positive | None = None
     """Micro-batch size; it changes the output, as flash attention does. None: not known."""
     flash_attention: str | None = None

@@ -154,7 +154,7 @@ _orchctl() {
         ;;
     'models')
         options='--help'
-        words='activate add fetch list remove retire show verify'
+        words='activate add exists fetch list locate remove retire show verify'
         ;;
     'models activate')
         options='--json --ca-file --url --token-file --help'
@@ -177,15 +177,34 @@ _orchctl() {
         --token-file) options='' words='' files=1 ;;
         esac
         ;;
+    'models exists')
+        options='--json --ca-file --url --token-file --help'
+        case $prev in
+        --ca-file) options='' words='' files=1 ;;
+        --url) return ;;
+        --token-file) options='' words='' files=1 ;;
+        esac
+        ;;
     'models fetch')
-        options='--digest --whole --cache-dir --config --json --help'
+        options='--digest --whole --cache-dir --config --json --ca-file --url --token-file --help'
         case $prev in
         --digest) return ;;
         --cache-dir) options='' words='' files=1 ;;
         --config) options='' words='' files=1 ;;
+        --ca-file) options='' words='' files=1 ;;
+        --url) return ;;
+        --token-file) options='' words='' files=1 ;;
         esac
         ;;
     'models list')
+        options='--json --ca-file --url --token-file --help'
+        case $prev in
+        --ca-file) options='' words='' files=1 ;;
+        --url) return ;;
+        --token-file) options='' words='' files=1 ;;
+        esac
+        ;;
+    'models locate')
         options='--json --ca-file --url --token-file --help'
         case $prev in
         --ca-file) options='' words='' files=1 ;;

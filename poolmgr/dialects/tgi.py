@@ -42,7 +42,10 @@ _SEEDS: Final = (
 _JSON: Final = (("content-type", "application/json"),)
 _SHA: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _BATCH: Final = "tgi_batch_current_size"
-_TOO_LONG: Final = re.compile(r"`inputs` (?:tokens|must have)|`inputs` tokens \+ `max_new_tokens`")
+_TOO_LONG: Final = re.compile(r"`inputs` must have less than (\d+) tokens\. Given: (\d+)")
+_TOO_MUCH: Final = re.compile(
+    r"`max_new_tokens` must be <= (\d+)\. Given: (\d+) `inputs` tokens and (\d+)"
+)
 _ENDS: Final = {
     "length": FinishReason.LENGTH,
     "eos_token": FinishReason.STOP,
@@ -259,9 +262,20 @@ def _mapped(value: dict[str, Any], status: int | None) -> OrchError:
     if kind is None:
         kind = Kind.ENGINE_PROTOCOL if 300 <= (status or 500) < 500 else Kind.WORKER_RESET
     said = str(value.get("error") or "").strip()[:500] or "no message"
-    path = None
-    if kind is Kind.INVALID_PARAMS:
-        path = "$.prompt" if _TOO_LONG.search(said) or "seed" not in said else "$.seed"
+    if kind is not Kind.INVALID_PARAMS:
+        return OrchError(kind, f"the engine answered {status or 'with an error'}: {said}")
+    found = _TOO_LONG.search(said)
+    if found is not None:
+        words = f"the prompt has {found[2]} tokens, and the engine takes at most {found[1]}"
+        return OrchError(kind, words, path="$.prompt")
+    found = _TOO_MUCH.search(said)
+    if found is not None:
+        words = (
+            f"the prompt has {found[2]} tokens and max_tokens is {found[3]}: together more than "
+            f"the {found[1]} of the context"
+        )
+        return OrchError(kind, words, path="$.max_tokens")
+    path = "$.seed" if "seed" in said else "$.prompt"
     return OrchError(kind, f"the engine answered {status or 'with an error'}: {said}", path=path)
 
 

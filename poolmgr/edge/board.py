@@ -16,7 +16,7 @@ from attrs import define
 from orchd.config.pool import Mode, Pool
 from orchd.kit.notify import Notifier
 from orchd.wire import link as wire
-from orchd.wire.ids import Count, DeviceMask, NonNegative, Positive, ReplicaId, Text, known
+from orchd.wire.ids import Count, DeviceMask, Digest, NonNegative, Positive, ReplicaId, Text, known
 from orchd.wire.snapshot import HEARTBEAT_S, Cause, Device, GpuProof, Phase, Snapshot
 from poolmgr.core.gpus import Gpu
 from poolmgr.core.life import Life
@@ -44,6 +44,8 @@ class Facts:
     props: Props | None = None
     model_digest: str | None = None
     """What the engine says its model's digest is, else that of the files."""
+    fetched_digest: Digest | None = None
+    """Of the model's files, where a fetch brought them."""
     engine_digest: str | None = None
     """Of what was brought for it (provisioning)."""
     proof: GpuProof = GpuProof.PENDING
@@ -152,6 +154,7 @@ class Board:
             model_ref=pool.model.ref,
             engine_digest=engine.engine_digest,
             model_digest=self.model_digest,
+            fetched_digest=engine.fetched_digest,
             ubatch=known(Positive, tuning.ubatch),
             flash_attention=tuning.flash_attention,
             configured_model_ref=self._configured_ref if reloaded else None,

@@ -151,6 +151,12 @@ class Child:
         if self._cgroup is not None:
             with contextlib.suppress(OSError):
                 self._cgroup.kill()
+        elif self.running:
+            # TGI's launcher gives each of its processes a group of its own; of one that has ended
+            # they are no tree any more, and the bridge before it has killed them
+            for pid in procs.tree(self.pid):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
         if self._guard.returncode is None:  # else all is over, and the number may be another's
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._guard.pid, signal.SIGKILL)

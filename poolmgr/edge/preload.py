@@ -111,7 +111,10 @@ class Preload:
             say(lw.Fetching(words))
             self._board.not_yet()
 
-        need = (await self.staging.stage(self._board.gpus, fetching)).need
+        try:
+            need = (await self.staging.stage(self._board.gpus, fetching)).need
+        finally:  # a model that is here is told of, also where its engine is not
+            self.facts.fetched_digest = self.staging.fetched_digest
         self.facts.engine_digest = self.staging.engine_digest
         if need is not None:
             self.facts.kv_bytes_per_token = need.kv_bytes_per_token

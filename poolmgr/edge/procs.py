@@ -6,12 +6,14 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from orchd.kit.client import Target
+from poolmgr.core.ports import Holder, Listener, listeners, on_loopback
 
 PROC: Final = Path("/proc")
 MAX_TREE: Final = 4096  # an engine has tens of processes; a fork bomb has more
@@ -80,11 +82,24 @@ def server_pid(target: Target) -> int | None:
     if target.path is not None:
         pid = _peer_of(target.path)
         return None if pid in _ancestors() else pid
-    inode = _listening_inode(target.port) if target.host in _LOOPBACK else None
-    if inode is None:
-        return None
-    holders = _holders_of(inode) - _ancestors()
-    # a server that forked workers: they hold the port too, and are found in its tree
+    found = on_loopback(target.port, _listening()) if target.host in _LOOPBACK else None
+    return None if found is None else _first(_holders_of(found.inode) - _ancestors())
+
+
+def port_holders(ports: Iterable[int]) -> dict[int, Holder]:
+    """Return who has which of these loopback ports; those that nobody has are left out."""
+    there, holders = tuple(_listening()), dict[int, Holder]()
+    for port in ports:
+        found = on_loopback(port, there)
+        if found is not None:
+            pid = _first(_holders_of(found.inode))
+            program = "?" if pid is None else name(pid)
+            holders[port] = Holder(port=port, uid=found.uid, pid=pid, program=program)
+    return holders
+
+
+def _first(holders: frozenset[int]) -> int | None:
+    """Return a server that forked workers: they hold the port too, and are found in its tree."""
     return next((pid for pid in holders if _parent(pid) not in holders), None)
 
 
@@ -140,31 +155,11 @@ def _peer_of(path: Path) -> int | None:
     return pid or None  # 0: in a PID namespace that we cannot see
 
 
-def _listening_inode(port: int) -> str | None:
-    """Return the socket that takes loopback connections to `port`: the closer address first."""
-    found: dict[str, str] = {}
+def _listening() -> Iterator[Listener]:
     for table in ("tcp", "tcp6"):
-        try:
-            lines = (PROC / "net" / table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            _, local, _, state, *_, inode = line.split()[:10]
-            address, _, number = local.partition(":")
-            if state == _LISTEN and int(number, 16) == port:
-                found[address] = inode
-    return next((found[address] for address in _TAKES_LOOPBACK if address in found), None)
-
-
-def _as_listed(address: str) -> str:
-    """Return an address as /proc/net/tcp writes it: words of 32 bits in the machine's order."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    raw = socket.inet_pton(family, address)
-    return "".join(f"{word:08X}" for word in struct.unpack(f"={len(raw) // 4}I", raw))
-
-
-_LISTEN: Final = "0A"
-_TAKES_LOOPBACK: Final = tuple(map(_as_listed, ("127.0.0.1", "::1", "0.0.0.0", "::")))
+        # without IPv6 in the kernel there is no tcp6
+        with contextlib.suppress(OSError):
+            yield from listeners((PROC / "net" / table).read_text())
 
 
 def _holders_of(inode: str) -> frozenset[int]:

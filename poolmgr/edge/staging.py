@@ -14,7 +14,8 @@ from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.kit.client import Gate
 from orchd.wire.errors import OrchError
-from orchd.wire.ids import DeviceMask, ReplicaId
+from orchd.wire.ids import DeviceMask, Digest, ReplicaId
+from orchd.wire.modelref import is_remote
 from poolmgr.core import fit
 from poolmgr.core.fit import Need
 from poolmgr.core.gpus import Gpu
@@ -46,6 +47,8 @@ class Staging:
         self.plan: Plan | None = None
         self.engine_digest: str | None = None
         """Of what was brought as the engine; None where nothing was, or it has none."""
+        self.fetched_digest: Digest | None = None
+        """Of the model that is in the cache; None: it is a file, or not staged yet."""
         self.gate: Gate | None = None
         """What each request to the engine passes, where it is on another machine."""
         self._model: Staged | None = None
@@ -76,16 +79,16 @@ class Staging:
         pool = self._pool
         model = self._model = await stage(self._settings, pool, say)
         self.name = model.name
+        if model.digest is not None and is_remote(pool.model.ref):
+            self.fetched_digest = Digest(model.digest)
         uuids = tuple(gpu.uuid for gpu in gpus)
         engine = await brought(self._settings, pool)
         self.engine_digest = engine.digest if engine is not None else None
         self.plan = plan(pool, self._adapter, model, self._socket, uuids, engine)
         self.gate = gate_of(self._settings, pool, self.plan.target)
-        need, argv = self.plan.need, self.plan.argv
-        if need is not None and argv is not None:
-            # an image is the engine, not the program that runs it
-            argv = argv if engine is None else (engine.entry,)
-            key = lessons.key_of(pool, self._mask, model, argv)
+        need, program = self.plan.need, self.plan.program
+        if need is not None and program is not None:
+            key = lessons.key_of(pool, self._mask, model, program)
             self.plan = evolve(self.plan, need=self._room.taught(need, key))
         return self.plan
 

@@ -7,6 +7,7 @@ How the engines' formats look is in poolmgr.dialects. specs/07-engines.md has th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter",
+    "Bridge",
     "Broken",
     "Call",
     "Event",
@@ -53,11 +55,22 @@ __all__ = [
     "Reader",
     "Reply",
     "Service",
+    "Told",
     "Tuning",
     "Usage",
     "check_profile",
     "gpu_environment",
 ]
+
+
+@frozen(kw_only=True)
+class Bridge:
+    """What an engine needs that can listen on TCP only: poolmgr/bridge.py in front of it."""
+
+    port: int
+    """Where it listens, on the loopback of a network that is its own."""
+    image_entry: str
+    """What its image runs by itself, to be run in the place of the program's name."""
 
 
 @frozen(kw_only=True)
@@ -69,6 +82,10 @@ class Launch:
     env: Mapping[str, str]
     sockets: Mapping[Service, Path] = field(factory=dict)
     """Where else it will listen, beside the socket that it was given."""
+    files: tuple[Path, ...] = ()
+    """Sockets that its processes make among themselves."""
+    bridge: Bridge | None = None
+    """None: it listens on the socket by itself."""
 
 
 class Adapter(Protocol):
@@ -174,6 +191,31 @@ class Adapter(Protocol):
         """Return the reader of the body of the answer to `submit(job)`; `status` is the HTTP
         status."""
         ...
+
+
+class Told:
+    """The part of an adapter that finds causes in the lines of an engine which tells no tuning."""
+
+    oom: re.Pattern[str]
+    """Of a line that says that VRAM ran out."""
+    no_gpu: re.Pattern[str]
+    """Of a line that says why there is no GPU to run on."""
+
+    def telling(self, line: str) -> bool:
+        """Whether a line says of VRAM or of the GPU what may matter later."""
+        return self.oom.search(line) is not None or self.no_gpu.search(line) is not None
+
+    def out_of_vram(self, lines: Sequence[str]) -> str | None:
+        """Return the line about memory that ran out."""
+        return next((line for line in lines if self.oom.search(line)), None)
+
+    def why_on_cpu(self, lines: Sequence[str]) -> str | None:
+        """Return the line about a GPU that is not there."""
+        return next((line for line in lines if self.no_gpu.search(line)), None)
+
+    def tuning(self, arguments: Sequence[str]) -> Tuning:  # noqa: ARG002
+        """Return that nothing is known."""
+        return Tuning()
 
 
 class NotStarted:

@@ -6,7 +6,6 @@ Why each argument: specs/07-engines.md, recorded from tritonserver 2.51 itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,9 +14,8 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId
 from poolmgr.core.fit import Need
 from poolmgr.core.modelfile import Head
-from poolmgr.dialects.exchange import Tuning
 from poolmgr.dialects.triton_server import TritonServer
-from poolmgr.engines.base import Launch, Service, gpu_environment
+from poolmgr.engines.base import Launch, Service, Told, gpu_environment
 
 if TYPE_CHECKING:
     from orchd.config.pool import Pool
@@ -26,14 +24,16 @@ RAM_BYTES: Final = 1 << 30
 DRAIN_S: Final = 10
 GRPC_PORT: Final = 2
 """A part of the socket's name: gRPC writes every address as HOST:PORT."""
-_OOM: Final = re.compile(r"CUDA out of memory|out of memory|cudaMalloc.{0,60}fail", re.IGNORECASE)
-_NO_GPU: Final = re.compile(r"no CUDA-capable device|unable to (?:initialize|get) CUDA|CUDA driver")
+OOM: Final = re.compile(r"CUDA out of memory|out of memory|cudaMalloc.{0,60}fail", re.IGNORECASE)
+NO_GPU: Final = re.compile(r"no CUDA-capable device|unable to (?:initialize|get) CUDA|CUDA driver")
 
 
-class Triton(TritonServer):
+class Triton(Told, TritonServer):
     """One tritonserver. Has the methods of engines.base.Adapter."""
 
     engine_id = EngineId("triton")
+    oom = OOM
+    no_gpu = NO_GPU
 
     def __init__(self, pool: Pool) -> None:
         engine = pool.engine
@@ -83,19 +83,3 @@ class Triton(TritonServer):
             kv_why="Triton's models do not tell theirs",
             ram_bytes=RAM_BYTES,
         )
-
-    def telling(self, line: str) -> bool:
-        """Whether a line says of VRAM or of the GPU what may matter later."""
-        return _OOM.search(line) is not None or _NO_GPU.search(line) is not None
-
-    def out_of_vram(self, lines: Sequence[str]) -> str | None:
-        """Return the line about memory that ran out."""
-        return next((line for line in lines if _OOM.search(line)), None)
-
-    def why_on_cpu(self, lines: Sequence[str]) -> str | None:
-        """Return the line about a GPU that is not there."""
-        return next((line for line in lines if _NO_GPU.search(line)), None)
-
-    def tuning(self, arguments: Sequence[str]) -> Tuning:  # noqa: ARG002
-        """Return that nothing is known."""
-        return Tuning()

@@ -6,7 +6,6 @@ Why each argument: specs/07-engines.md, recorded from vLLM 0.32.0 itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,9 +15,8 @@ from orchd.wire.ids import EngineId
 from orchd.wire.shapes import Workload
 from poolmgr.core.fit import FLOOR, Need
 from poolmgr.core.modelfile import Head
-from poolmgr.dialects.exchange import Tuning
 from poolmgr.dialects.vllm import VllmServer
-from poolmgr.engines.base import Launch, gpu_environment
+from poolmgr.engines.base import Launch, Told, gpu_environment
 
 if TYPE_CHECKING:
     from orchd.config.pool import Pool
@@ -31,19 +29,21 @@ _RUNNERS: Final = {
     Workload.EMBEDDING: ("--runner", "pooling", "--convert", "embed"),
     Workload.RERANK: ("--runner", "pooling", "--convert", "classify"),
 }
-_OOM: Final = re.compile(
+OOM: Final = re.compile(
     r"CUDA out of memory|torch\.OutOfMemoryError|No available memory for the cache blocks"
     r"|is less than desired GPU memory utilization"
 )
-_NO_GPU: Final = re.compile(
+NO_GPU: Final = re.compile(
     r"No CUDA GPUs are available|Failed to infer device type|No platform detected|device_config=cpu"
 )
 
 
-class Vllm(VllmServer):
+class Vllm(Told, VllmServer):
     """One vLLM server. Has the methods of engines.base.Adapter."""
 
     engine_id = EngineId("vllm")
+    oom = OOM
+    no_gpu = NO_GPU
 
     def __init__(self, pool: Pool) -> None:
         engine = pool.engine
@@ -102,19 +102,3 @@ class Vllm(VllmServer):
             ram_bytes=RAM_BYTES,
             floor_bytes=None if weights is None else int(weights * FLOOR),
         )
-
-    def telling(self, line: str) -> bool:
-        """Whether a line says of VRAM or of the GPU what may matter later."""
-        return _OOM.search(line) is not None or _NO_GPU.search(line) is not None
-
-    def out_of_vram(self, lines: Sequence[str]) -> str | None:
-        """Return the line about memory that ran out."""
-        return next((line for line in lines if _OOM.search(line)), None)
-
-    def why_on_cpu(self, lines: Sequence[str]) -> str | None:
-        """Return the line about a GPU that is not there."""
-        return next((line for line in lines if _NO_GPU.search(line)), None)
-
-    def tuning(self, arguments: Sequence[str]) -> Tuning:  # noqa: ARG002
-        """Return that nothing is known: vLLM has neither of the two."""
-        return Tuning()

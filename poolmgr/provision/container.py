@@ -64,11 +64,13 @@ def run(
     device_uuids: tuple[str, ...],
     argv: tuple[str, ...],
     env: Mapping[str, str],
+    program: tuple[str, ...] | None,
 ) -> Run:
     """Return the command for this engine's arguments and environment.
 
     `reads` are the folders that it may read: those of the model. Paths are the same inside and
-    outside. Raises OrchError(CONFIG_INVALID) for one that no mount can name.
+    outside. `program` is run in the place of what the image would run by itself. Raises
+    OrchError(CONFIG_INVALID) for a path that no mount can name.
     """
     runtime = engine.runtime
     assert runtime is not None, "an image has one"
@@ -100,7 +102,6 @@ def run(
         options += ["--mount", _mount(path, ",readonly")]
     for key, value in sorted(env.items()):
         options += ["--env", f"{key}={value}"]
-    program = pool.provisioning.command
     if program is not None:
         options += ["--entrypoint", program[0]]
     before = _BEFORE.get(pool.engine.id, ()) if program is None else program[1:]

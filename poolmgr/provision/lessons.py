@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -30,15 +30,15 @@ def file_of(
     return state.folder(settings, environ) / f"{replica_id}.capacity"
 
 
-def key_of(pool: Pool, mask: DeviceMask, model: Staged, argv: Sequence[str]) -> Key:
+def key_of(pool: Pool, mask: DeviceMask, model: Staged, program: str) -> Key:
     """Return what a lesson would be about. Another build of the engine is another engine."""
     model_words = pool.model.digest or _identity(model.path, model.name)
-    program = Path(shutil.which(argv[0]) or argv[0])
+    found = Path(shutil.which(program) or program)
     arguments = hashlib.sha256("\0".join(pool.engine.args).encode()).hexdigest()[:16]
     pin = pool.engine.version or "unpinned"
     return Key(
         model=Text(model_words),
-        engine=Text(f"{pool.engine.id} {pin} {_identity(program, argv[0])} {arguments}"),
+        engine=Text(f"{pool.engine.id} {pin} {_identity(found, program)} {arguments}"),
         ctx=pool.ctx,
         slots=Positive(pool.slots),
         mask=Text(str(mask)),

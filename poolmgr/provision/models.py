@@ -16,7 +16,7 @@ from typing import Final
 import trio
 from attrs import frozen
 
-from orchd.config.pool import TRITON, VLLM, Pool, is_file_ref
+from orchd.config.pool import TGI, TRITON, VLLM, Pool, is_file_ref
 from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
@@ -29,7 +29,7 @@ from poolmgr.provision.fetching import bring
 from poolmgr.provision.heads import read_config, read_head
 from poolmgr.provision.state import folder
 
-FOLDERS: Final = frozenset({VLLM, TRITON})
+FOLDERS: Final = frozenset({VLLM, TGI, TRITON})
 """Engines whose model is a folder."""
 STILL_S: Final = 5.0
 _WEIGHTS: Final = frozenset({".gguf", ".safetensors"})

@@ -21,7 +21,7 @@ from orchd.wire.engines import PreparedEngine
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.core.fit import Need
 from poolmgr.engines.base import Adapter, Service, check_profile
-from poolmgr.provision import container
+from poolmgr.provision import bridged, container
 from poolmgr.provision.keys import read_key
 from poolmgr.provision.models import Staged
 
@@ -31,6 +31,8 @@ INSTALL: Final = {
     "program's path in provisioning.command",
     "vllm": "install vLLM with CUDA (pip install vllm in a venv of its own), and name that venv's "
     'bin/vllm in provisioning.command: ["/path/bin/vllm", "serve"]',
+    "text-generation-launcher": "have it as an image (provisioning.mode = container), or name the "
+    "program's path in provisioning.command",
     "tritonserver": "install NVIDIA Triton Inference Server, or name the program's path in "
     "provisioning.command",
 }
@@ -44,6 +46,8 @@ class Plan:
     """Where the engine answers."""
     argv: tuple[str, ...] | None
     """None: an external engine, which we do not start."""
+    program: str | None = None
+    """The engine itself, a path or an image: not what it is started by."""
     env: Mapping[str, str]
     socket: Path | None
     """The engine's socket file, to be unlinked before it starts; None for an external one."""
@@ -95,13 +99,17 @@ def plan(
     else:
         command = (program(pool.command), *pool.command[1:])
     launch = adapter.launch(pool, model.path, socket, device_uuids)
+    argv = (*command, *launch.argv)
+    if launch.bridge is not None:
+        argv = bridged.here(launch.bridge, command, launch.argv, socket, pool.slots)
     return Plan(
         target=Target.unix(socket),
-        argv=(*command, *launch.argv),
+        argv=argv,
+        program=command[0],
         env=launch.env,
         socket=socket,
         services={name: Target.unix(path) for name, path in launch.sockets.items()},
-        sockets=tuple(launch.sockets.values()),
+        sockets=(*launch.sockets.values(), *launch.files),
         need=adapter.need(pool, model.size_bytes, model.head),
     )
 
@@ -120,16 +128,21 @@ def _contained(
     who = container.Who(uid=os.geteuid(), gid=os.getegid())
     reads = [] if model.path is None else [container.around(model.path)]
     reads += [Path(path) for path in pool.read_paths]
+    program = own = pool.provisioning.command
+    if launch.bridge is not None:
+        program = bridged.in_image(launch.bridge, pool.command, own, socket, pool.slots)
+        reads.append(bridged.PROGRAM)
     run = container.run(
-        pool, engine, who, socket, tuple(reads), device_uuids, launch.argv, launch.env
+        pool, engine, who, socket, tuple(reads), device_uuids, launch.argv, launch.env, program
     )
     return Plan(
         target=Target.unix(socket),
         argv=run.argv,
+        program=engine.entry,
         env={},
         socket=socket,
         services={name: Target.unix(path) for name, path in launch.sockets.items()},
-        sockets=tuple(launch.sockets.values()),
+        sockets=(*launch.sockets.values(), *launch.files),
         need=adapter.need(pool, model.size_bytes, model.head),
         sweep=run.sweep,
         folders=run.folders,

@@ -19,7 +19,7 @@ from orchd.wire.engines import ImageIdentity
 from orchd.wire.ids import Text
 from poolmgr.provision import steps as s
 from poolmgr.provision.facts import Facts, Runtime
-from poolmgr.provision.flags import normalised
+from poolmgr.provision.flags import build_number, normalised
 
 TARGET: Final = "llama-server"
 AUR_HELPERS: Final = ("paru", "yay")
@@ -143,6 +143,9 @@ def build_flags(pool: Pool, facts: Facts) -> tuple[str, ...]:
     more = []
     if "-DCMAKE_CUDA_ARCHITECTURES" not in names:
         more.append(f"-DCMAKE_CUDA_ARCHITECTURES={architectures(facts)}")
+    if "-DLLAMA_BUILD_NUMBER" not in names:
+        number = build_number(pool.provisioning.source.git.ref)
+        more.append(f"-DLLAMA_BUILD_NUMBER={number}")
     # llama.cpp looks for it too (GGML_CCACHE), but not for what nvcc compiles in older releases
     if facts.has("ccache"):
         more += [f"-DCMAKE_{one}_COMPILER_LAUNCHER=ccache" for one in ("C", "CUDA", "CXX")]

@@ -9,11 +9,22 @@ import pytest
 from attrs import evolve
 
 from orchd.catalog import models
-from orchd.catalog.locate import exists, locate, path_of
+from orchd.catalog.locate import locate, located, path_of
 from orchd.catalog.models import MAX_MODELS, Models
+from orchd.kit.cached import entries
 from orchd.wire import codec
-from orchd.wire.catalog import ModelRegistration, ModelState
+from orchd.wire.cached import Shape
+from orchd.wire.catalog import (
+    ModelRegistration,
+    ModelState,
+    Verification,
+    VerifyReason,
+    VerifyResult,
+)
 from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import Count, Digest, ModelId, Text
+from tests.fakes.cached import fetched
+from tests.kit.test_cached import seen
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -182,17 +193,112 @@ def test_only_files_are_local(ref: str, path: str | None) -> None:
     assert path_of(ref, "/base") == path
 
 
+def known(*models: ModelRegistration) -> Models:
+    table = Models()
+    for model in models:
+        table.records[model.id] = table.register(model, strict=False, now_ms=1)
+    return table
+
+
+FETCHED = "hf:org/repo/m0.gguf"
+
+
 @pytest.mark.req("CAT-LOCATE", "CAT-EXISTS")
 def test_locate_and_exists_look_and_write_nothing(tmp_path: Path) -> None:
     base = str(tmp_path)
     (tmp_path / "m.gguf").write_bytes(b"x")
+    (tmp_path / "p-00001-of-00002.gguf").write_bytes(b"pp")
+    (tmp_path / "p-00002-of-00002.gguf").write_bytes(b"q")
     (tmp_path / "folder").mkdir()
-    before = sorted(tmp_path.rglob("*"))
-    assert locate("m.gguf", base) == f"{base}/m.gguf"
-    assert locate(f"file:{base}/m.gguf", "/") == f"{base}/m.gguf"
-    assert [locate(ref, base) for ref in ("none.gguf", "folder", "hf:m.gguf")] == [None] * 3
-    table = Models()
-    table.records["m"] = table.register(registration(), strict=False, now_ms=1)
-    assert [exists(name, table, base) for name in ("m", DIGEST, "m.gguf")] == [True] * 3
-    assert not any(exists(name, table, base) for name in ("n", DIGEST[:-1] + "0", "n.gguf"))
-    assert sorted(tmp_path.rglob("*")) == before
+    done = fetched(tmp_path / "cache", FETCHED, b"model")
+    cached = entries([tmp_path / "cache"])
+    table = known(
+        registration(source_url="file:m.gguf"),
+        registration(id="f", digest=done.digest, source_url=FETCHED),
+        registration(id="d", digest=done.digest),
+        registration(id="e", digest="sha256:" + "cd" * 32, source_url="hf:org/other"),
+    )
+    records = tuple(table.records.values())
+    before = seen(tmp_path)
+
+    def asked(name: str) -> tuple[bool, tuple[str, ...], str | None, int | None, str | None]:
+        said = located(name, records, base, cached)
+        assert said.name == name
+        return said.exists, said.models, said.path, said.size_bytes, said.digest
+
+    mine, here = f"{base}/m.gguf", (done.path, 5, done.digest)
+    assert asked("m") == (True, ("m",), mine, 1, None)
+    assert asked("m.gguf") == asked(f"file:{mine}") == (True, ("m",), mine, 1, None)
+    parts = f"{base}/p-00001-of-00002.gguf"
+    assert asked("p-00001-of-00002.gguf") == (True, (), parts, 3, None)
+    assert asked("f") == (True, ("f",), *here)
+    assert asked("d") == (True, ("d",), *here)
+    assert asked(FETCHED) == asked(f"{FETCHED}?x=1") == (True, ("f",), *here)
+    assert asked(done.digest) == (True, ("f", "d"), *here)
+    assert asked("e") == (True, ("e",), None, None, None)
+    assert asked("hf:org/other") == (True, ("e",), None, None, None)
+    for name in ("n", DIGEST[:-1] + "0", "n.gguf", "folder", "hf:org/none", "mock:lorem"):
+        assert asked(name) == (False, (), None, None, None)
+    assert seen(tmp_path) == before
+
+
+@pytest.mark.req("CAT-LOCATE", "ORCH-3436")
+def test_of_two_models_of_one_reference_the_one_with_the_digest_is_meant(tmp_path: Path) -> None:
+    first = fetched(tmp_path, FETCHED, b"one")
+    second = fetched(tmp_path, FETCHED, b"two", shape=Shape.WHOLE)
+    cached = entries([tmp_path])
+    for done in (first, second):
+        found = locate(FETCHED, "/", cached, done.digest)
+        assert found is not None
+        assert found.path == done.path
+    assert locate(FETCHED, "/", cached, DIGEST) == locate(FETCHED, "/", cached)
+
+
+@pytest.mark.req("ORCH-3436")
+def test_a_fetched_model_gets_a_name_of_its_own_once() -> None:
+    table = known(registration(id="m0", source_url="file:/x"))
+    other = Digest("sha256:" + "cd" * 32)
+    model = table.adopted(f"{FETCHED}?sig=canary", other)
+    assert model == ModelRegistration(
+        id=ModelId("m0-cdcdcdcd"), digest=other, source_url=Text(FETCHED)
+    )
+    assert table.adopted(FETCHED, Digest(DIGEST)) is None  # known, whatever it is called
+    assert table.adopted("mock:lorem", other) is None
+    fresh = Models().adopted(FETCHED, other)
+    assert fresh is not None
+    assert fresh.id == "m0"
+
+
+def test_models_of_one_source_with_another_digest_are_told_until_found_wrong() -> None:
+    table = known(
+        registration(source_url=FETCHED),
+        registration(id="same", digest="sha256:" + "cd" * 32, source_url=FETCHED),
+        registration(id="else", source_url="hf:org/else"),
+    )
+    assert table.others(f"{FETCHED}#x", "sha256:" + "cd" * 32) == ["m"]
+    failed = Verification(result=VerifyResult.FAILED, reason=VerifyReason.MISMATCH, at_ms=Count(1))
+    table.records["m"] = models.verified(table.records["m"], failed)
+    assert table.others(FETCHED, "sha256:" + "cd" * 32) == []
+
+
+def test_what_is_cached_is_told_with_its_ids(tmp_path: Path) -> None:
+    done = fetched(tmp_path, FETCHED, b"model")
+    fetched(tmp_path, "hf:org/stray/m.gguf", b"stray")
+    table = known(registration(digest=done.digest), registration(id="n", digest=done.digest))
+    told = table.cached(entries([tmp_path])).cached
+    assert [(each.ref, each.models) for each in told] == [
+        (FETCHED, ("m", "n")), ("hf:org/stray/m.gguf", ()),
+    ]  # fmt: skip
+
+
+@pytest.mark.req("ORCH-3436")
+def test_the_word_of_a_fetch_counts_for_its_digest_only(tmp_path: Path) -> None:
+    done = fetched(tmp_path, FETCHED, b"model")
+    (cached,) = entries([tmp_path])
+    record = known(registration(digest=done.digest)).records["m"]
+    said = models.fetched(record, cached).verification
+    assert said is not None
+    assert (said.result, said.reason, said.at_ms) == ("ok", "match", cached.verified_ms)
+    other = known(registration()).records["m"]
+    assert models.fetched(other, cached) == other
+    assert models.fetched(record, None) == record

@@ -12,6 +12,8 @@ from orchd.kit.http import Response, json_response
 from orchd.wire.errors import Kind, OrchError
 
 MODELS = "/v1/catalog/models"
+CACHE = "/v1/catalog/cache"
+LOCATE = "/v1/catalog/locate"
 ARTIFACT = "6a1f0c2d3e4b5a69786a1f0c2d3e4b5a"
 DIGEST = "sha256:" + "ab" * 32
 
@@ -24,6 +26,13 @@ def model(model_id: str = "m", **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def cached(**more: Any) -> dict[str, Any]:
+    return {
+        "ref": "hf:o/r/m.gguf", "path": "/c/m.gguf", "size_bytes": 4_100_000_000, "digest": DIGEST,
+        "verified_ms": 1, **more,
+    }  # fmt: skip
+
+
 def stored(**more: Any) -> dict[str, Any]:
     return {
         "id": ARTIFACT, "kind": "plan", "digest": DIGEST, "created_ms": 1, "tags": ["a"], **more,
@@ -32,20 +41,57 @@ def stored(**more: Any) -> dict[str, Any]:
 
 def test_models_lists_every_page(peer, orchctl):
     verification = {"result": "failed", "reason": "mismatch", "at_ms": 5}
-    first = [model(), model("n", state="Retired", retires_at_ms=1, verification=verification)]
-    pages = [{"models": first, "next_cursor": "n"}, {"models": [model("o", verifying=True)]}]
+    first = [
+        model(pools=["big", "small"]),
+        model("n", state="Retired", retires_at_ms=1, verification=verification, pools=[]),
+    ]
+    other = "sha256:" + "cd" * 32
+    third = model("o", verifying=True, digest=other, pools=[])
+    pages = [{"models": first, "next_cursor": "n"}, {"models": [third]}]
     peer.say("GET", MODELS, *(json_response(page) for page in pages))
+    peer.say("GET", CACHE, json_response({"cached": [cached(models=["m", "n"])]}))
     ran = orchctl("models", "list", "--url", peer.url)
     rows = [line.split() for line in ran.out.splitlines()[1:]]
-    assert rows[0][:4] == ["m", "Active", "not", "verified"]
-    assert rows[1][:3] == ["n", "Retired", "mismatch"]
-    assert rows[2][:5] == ["o", "Active", "is", "being", "hashed"]
+    assert rows[0][:8] == ["m", "Active", "not", "verified", "4.1", "GB", "big", "small"]
+    assert rows[1][:5] == ["n", "Retired", "mismatch", "4.1", "GB"]
+    assert rows[2][:7] == ["o", "Active", "is", "being", "hashed", "-", "-"]
+    assert "not registered" not in ran.out + ran.err
     assert peer.asked(MODELS)[1].query == {"cursor": "n"}
     peer.say("GET", MODELS, json_response({"models": first}))
     whole = orjson.loads(orchctl("models", "list", "--json", "--url", peer.url).out)
-    assert whole == {"models": first}
+    assert whole == {"models": first, "cached": [cached(models=["m", "n"])]}
     peer.say("GET", MODELS, json_response({"models": []}))
+    peer.say("GET", CACHE, json_response({"cached": [cached(models=[])]}))
+    ran = orchctl("models", "list", "--url", peer.url)
+    (row,) = [line.split() for line in ran.out.splitlines()[1:]]
+    assert row == [
+        "-", "not", "registered", "-", "4.1", "GB", "-", f"{DIGEST[:19]}...", "hf:o/r/m.gguf", "-",
+    ]  # fmt: skip
+    assert "orchctl models fetch SOURCE" in ran.err
+    peer.say("GET", CACHE, json_response({"cached": []}))
     assert "The catalog is empty" in orchctl("models", "list", "--url", peer.url).err
+
+
+@pytest.mark.req("CAT-EXISTS", "CAT-LOCATE")
+def test_models_are_located_and_said_to_exist(peer, orchctl):
+    said = {"name": "a/b?c", "exists": True, "models": ["m"], "path": "/m.gguf", "size_bytes": 1}
+    peer.say("GET", LOCATE, json_response(said))
+    ran = orchctl("models", "locate", "--url", peer.url, "a/b?c")
+    assert (ran.code, ran.out) == (0, "/m.gguf\n")
+    assert peer.asked(LOCATE)[0].query == {"name": "a/b?c"}
+    assert orjson.loads(orchctl("models", "locate", "--json", "--url", peer.url, "m").out) == said
+    ran = orchctl("models", "exists", "--url", peer.url, "m")
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err == "It is in the catalog as m and on this machine.\n"
+    nowhere = {"name": "m", "exists": True, "models": ["m"]}
+    peer.say("GET", LOCATE, json_response(nowhere))
+    ran = orchctl("models", "locate", "--url", peer.url, "m")
+    assert (ran.code, ran.out, "m is not on this machine" in ran.err) == (65, "", True)
+    assert orchctl("models", "exists", "--url", peer.url, "m").err == "It is in the catalog as m.\n"
+    peer.say("GET", LOCATE, json_response({"name": "m", "exists": False, "models": []}))
+    for json in ((), ("--json",)):
+        ran = orchctl("models", "exists", "--url", peer.url, *json, "m")
+        assert (ran.code, "is neither in the catalog nor" in ran.err) == (65, True)
 
 
 def test_models_shows_one_with_its_warnings(peer, orchctl):
@@ -72,7 +118,22 @@ def test_models_adds_a_file_by_its_hash_and_a_reference_by_its_digest(peer, orch
     assert sent == {"id": "m", "digest": DIGEST, "source_url": "hf:o/r/m.gguf", "tags": ["a"],
                     "signatures": ["s"], "sbom": "b",
                     "trust_policy": {"mode": "strict"}}  # fmt: skip
+    here = {"name": "hf:o/r/m.gguf", "exists": True, "models": [], "digest": DIGEST}
+    peer.say("GET", LOCATE, json_response(here))
+    assert orchctl("models", "add", "--url", peer.url, "m", "hf:o/r/m.gguf").code == 0
+    sent = orjson.loads(peer.asked(MODELS)[-1].body)
+    assert (sent["digest"], sent["source_url"]) == (DIGEST, "hf:o/r/m.gguf")
+    peer.say("GET", LOCATE, json_response({"name": "x", "exists": False, "models": []}))
     ran = orchctl("models", "add", "--url", peer.url, "m", "hf:o/r/m.gguf")
+    assert (ran.code, "was not fetched: --digest is needed" in ran.err) == (2, True)
+    for number in (1, 2):
+        (folder / f"p-0000{number}-of-00002.gguf").write_bytes(b"part %d" % number)
+    part = str(folder / "p-00001-of-00002.gguf")
+    assert orchctl("models", "add", "--url", peer.url, "m", part).code == 0
+    sent = orjson.loads(peer.asked(MODELS)[-1].body)
+    assert sent["digest"] == f"sha256:{hashlib.sha256(b'part 1part 2').hexdigest()}"
+    (folder / "p-00002-of-00002.gguf").unlink()
+    ran = orchctl("models", "add", "--url", peer.url, "m", part)
     assert (ran.code, "--digest is needed" in ran.err) == (2, True)
     refusal = OrchError(Kind.UNTRUSTED_ARTIFACT, "$.signatures: model m has no signature")
     peer.say("POST", MODELS, refusal)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from orchd.kit.http import json_response
+from orchd.wire.errors import Kind, OrchError
+from tests.cli.test_catalog import CACHE, MODELS, model
 from tests.fakes.certs import make_certificate
 from tests.fakes.fileserver import Files
 from tests.fetch.making import content, sha256
@@ -40,6 +43,40 @@ def test_a_reference_is_fetched_once(secure: Files, tmp_path: Path, orchctl) -> 
     again = orchctl("models", "fetch", "--json", ref)
     assert json.loads(again.out)["fetched_bytes"] == 0
     assert "It was here already" in orchctl("models", "fetch", ref).err
+
+
+@pytest.mark.req("ORCH-3436")
+def test_what_came_is_registered_where_orchd_answers(secure: Files, orchctl, peer) -> None:
+    secure.add("/m.gguf", b"model")
+    ref = f"{secure.url}/m.gguf?sig=canary"
+    peer.say("GET", CACHE, json_response({"cached": []}))
+    ran = orchctl("models", "fetch", "--url", peer.url, ref)
+    path = ran.out.strip()
+    assert ran.code == 0
+    assert f"not registered in the catalog: this orchd does not see {path}" in ran.err
+    digest = f"sha256:{sha256(b'model')}"
+    held = {
+        "ref": f"{secure.url}/m.gguf", "path": path, "size_bytes": 5, "digest": digest,
+        "verified_ms": 1, "models": [],
+    }  # fmt: skip
+    peer.say("GET", CACHE, json_response({"cached": [held]}))
+    taken = OrchError(Kind.MODEL_EXISTS, "$.id: the catalog has another model m")
+    second = f"m-{digest[7:15]}"
+    peer.say("POST", MODELS, taken, json_response(model(second, digest=digest), 201))
+    ran = orchctl("models", "fetch", "--url", peer.url, ref)
+    assert (ran.code, f"The catalog has it as {second}" in ran.err) == (0, True)
+    sent = [json.loads(asked.body) for asked in peer.asked(MODELS)]
+    said = {"digest": digest, "source_url": f"{secure.url}/m.gguf"}
+    assert sent == [{"id": "m", **said}, {"id": second, **said}]
+    peer.say("GET", CACHE, json_response({"cached": [held | {"models": ["known"]}]}))
+    ran = orchctl("models", "fetch", "--json", "--url", peer.url, ref)
+    assert json.loads(ran.out)["model_id"] == "known"
+    assert len(peer.asked(MODELS)) == 2
+    peer.say("GET", CACHE, OrchError(Kind.MISSING_TOKEN, "a token is needed"))
+    ran = orchctl("models", "fetch", "--json", "--url", peer.url, ref)
+    assert (ran.code, "model_id" in json.loads(ran.out)) == (0, False)
+    assert "not registered in the catalog" in ran.err
+    assert "canary" not in ran.err
 
 
 @pytest.mark.req("ORCH-3206")

@@ -35,6 +35,12 @@ GOOD = [
     external("triton", ', metrics_url = "http://127.0.0.1:8002"'),
     external("triton", ', grpc_url = "unix:/run/g.sock"', ', api = "grpc"'),
     pool(engine='{ id = "vllm" }', model='{ ref = "/m" }', provisioning=HERE),
+    pool(engine='{ id = "tgi" }', model='{ ref = "/m" }', provisioning=HERE),
+    pool(
+        engine='{ id = "tgi" }',
+        model='{ ref = "/m" }',
+        provisioning='{ container = { tag = "3.3.6" } }',
+    ),
     pool(engine='{ id = "triton", served_name = "m" }', model='{ ref = "/m" }', provisioning=HERE),
 ]
 
@@ -49,7 +55,7 @@ def test_every_engine_can_be_configured(tmp_path, text):
 BAD = [
     (pool(engine='{ id = "openai" }', provisioning=HERE), f"{P}.mode", "must be external for op"),
     (pool(engine='{ id = "openai" }'), f"{P}.url", "is required for mode external"),
-    (pool(engine='{ id = "tgi" }', model='{ ref = "/m" }'), f"{P}.mode", "must be external"),
+    (pool(engine='{ id = "tgi" }', model='{ ref = "/m" }'), f"{P}.container.digest", "is required"),
     (external("openai", FAR), f"{P}.gpu_attested", "must be true for an engine on another machine"),
     (external("vllm", FAR), f"{P}.url", "http://127.0.0.1:PORT, not"),
     (external("openai", ', url = "http://api.example.org"'), f"{P}.url", "https://HOST"),

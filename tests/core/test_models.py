@@ -69,14 +69,14 @@ def test_a_model_that_no_pool_serves_is_refused_as_one_that_none_has() -> None:
     it = house(card(source="hf:org/other"))
     assert it.refuse(model_ref="lorem").kind is Kind.POOL_UNAVAILABLE
     assert it.refuse(2, model_ref=DIGEST).kind is Kind.POOL_UNAVAILABLE
-    assert it.front.engine_of("lorem") is None
+    assert it.front.served_by("lorem") == ()
 
 
 def test_the_engine_of_the_task_has_to_serve_it() -> None:
     it = house(card())
     assert it.refuse(model_ref="lorem", engine="vllm").kind is Kind.POOL_UNAVAILABLE
-    assert it.front.engine_of("lorem") == "mock"
-    assert it.front.engine_of("none") is None
+    assert [spec.engine for spec in it.front.served_by("lorem")] == ["mock"]
+    assert it.front.served_by("none") == ()
 
 
 def test_a_pool_with_a_digest_is_found_by_it_wherever_the_source_is() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -237,12 +238,12 @@ async def test_a_model_that_is_removed_while_it_is_hashed_stays_removed(
 ) -> None:
     (folder / "m.gguf").write_bytes(b"model")
     begun, go_on = trio.Event(), trio.Event()
-    real = files.sha256_of
+    real = files.sha256_of_all
 
-    async def slow(self: disk.Disk, path: str) -> str:
+    async def slow(self: disk.Disk, paths: Sequence[str]) -> str:
         begun.set()
         await go_on.wait()
-        return real(path, lambda: None)
+        return real(paths, lambda: None)
 
     monkeypatch.setattr(disk.Disk, "sha256_of", slow)
     async with front(ready=False) as it:

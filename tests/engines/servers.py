@@ -2,7 +2,8 @@
 
 Here: the servers of the conformance cases, a plain blocking HTTP client on a unix socket.
 Not here: the cases. The client is Python's own, so that nothing of the product helps the product.
-`openai` is the real llama-server once more, asked as any OpenAI-compatible server of others is.
+`openai` is the real llama-server once more, asked as any OpenAI-compatible server of others is;
+`tgi` is a stand-in (tests/lab/fake_tgi.py) behind the real bridge: no real one can be had here.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from attrs import evolve, frozen
 from orchd.config.pool import Api, Engine, Mode, Model, Pool, Provisioning
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, TaskId, Text
 from orchd.wire.shapes import Workload
+from poolmgr.edge import procs
 from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Pieces, Props, Reply
 from poolmgr.engines.registry import adapter
+from poolmgr.provision.bridged import here
 from tests.engines.grpc_client import GrpcAnswer
 from tests.lab.llama import LlamaBuild, llama_server_command, needs_of, tiny_model
 from tests.lab.needs import TRITON, require
+from tests.lab.tgi import install_tgi
 from tests.lab.tiny_gguf import PLAIN, TinyModel
 from tests.lab.triton import MODEL, repository, triton_command
 from tests.lab.vllm import VLLM, tiny_hf, vllm_command
@@ -38,8 +42,8 @@ REAL = tuple(str(build) for build in LlamaBuild)
 ALL = ("mock", *REAL)
 OPENAI = ("openai", "chat")
 TRITONS = ("triton", "triton-grpc")
-EVERY = (*ALL, *OPENAI, *TRITONS, "vllm")
-ENGINES = {"mock": "mock", "vllm": "vllm", "triton": "triton", "triton-grpc": "triton"}
+EVERY = (*ALL, *OPENAI, *TRITONS, "tgi", "vllm")
+ENGINES = {name: name.partition("-")[0] for name in ("mock", "tgi", "vllm", *TRITONS)}
 # What the wheel's main() does not know; it has no GPU backend and no web UI either.
 UNKNOWN_TO_WHEEL = {"--n-gpu-layers": 2, "--no-webui": 1}
 START_S = 40.0  # a loaded machine; alone 2 s for the slowest
@@ -138,7 +142,9 @@ class Running:
     def whole(self, job: Job) -> tuple[str, int, int]:
         """What the engine says of the same job when it is not streamed: text, tokens in and out."""
         if self.name in TRITONS:
-            return triton_says(job)
+            return letters(job, 0)
+        if self.name == "tgi":
+            return letters(job, 1)
         call = self.adapter.submit(job)
         asked = orjson.loads(call.body) | {"stream": False}
         asked.pop("stream_options", None)
@@ -178,13 +184,13 @@ class Running:
         return self.adapter.load_state(status, body)[0]
 
 
-def triton_says(job: Job) -> tuple[str, int, int]:
-    """What lab/triton_model.py makes of a job, said once more."""
+def letters(job: Job, begin_tokens: int) -> tuple[str, int, int]:
+    """What lab/triton_model.py and lab/fake_tgi.py make of a job, said once more."""
     prompt, seed = job.prompt or "", job.seed or 0
     count = min(job.max_tokens, 40 + seed * 37 % 400)
     begin = sum(prompt.encode()) + seed
     text = "".join(chr((begin + at * 7) % 26 + 97) for at in range(count))
-    return text, len(prompt.split()), count
+    return text, len(prompt.split()) + begin_tokens, count
 
 
 def read(adapter: Adapter, job: Job, status: int, body: bytes) -> Outcome:
@@ -259,6 +265,11 @@ def running(
         file = repository()
         api = Api.GRPC if name == "triton-grpc" else Api.HTTP
         made = pool(name, served_name=Text(MODEL), api=api, **more)
+    elif name == "tgi":
+        command = [str(install_tgi(folder / "tgi"))]
+        extra = {"TINY_DELAY_MS": str(more.pop("delay_ms", 0))}
+        file = tiny_hf()
+        made = pool(name, **more)
     elif name == "vllm":
         require(VLLM)
         command, extra = vllm_command()
@@ -273,6 +284,8 @@ def running(
     chosen = adapter(made)
     launch = chosen.launch(made, file, sock, ("GPU-none",))
     argv = [*command, *fitting(name, launch.argv)]
+    if launch.bridge is not None:
+        argv = list(here(launch.bridge, tuple(command), launch.argv, sock, made.slots))
     with (folder / "engine.log").open("wb") as log:
         environment = {**os.environ, **launch.env, **extra}
         child = subprocess.Popen(
@@ -287,8 +300,7 @@ def running(
                 server.props()  # an adapter learns from it
             yield server
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
+            kill(child.pid)
             child.wait()
 
 
@@ -322,6 +334,8 @@ def until(condition: Any, within_s: float) -> float:
     return time.monotonic() - began
 
 
-def kill(server: Running) -> None:
-    """End it as a crash would, with its helpers."""
-    os.killpg(server.pid, signal.SIGKILL)
+def kill(pid: int) -> None:
+    """End it as a crash would, with its helpers, whatever groups they have."""
+    for each in procs.tree(pid):
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)

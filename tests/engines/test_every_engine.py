@@ -17,6 +17,7 @@ import pytest
 
 from orchd.wire.errors import Kind
 from orchd.wire.shapes import FinishReason
+from poolmgr.edge import procs
 from poolmgr.engines.base import Broken, Finished
 from tests.engines import servers
 from tests.engines.servers import Running, job, running
@@ -31,7 +32,11 @@ pytestmark = [
 CTX = 512
 FREED_S = {"vllm": 0.5}
 """Within 100 ms; vLLM's two Python processes share two cores with all other tests (22 ms alone)."""
-KNOW_THEIR_CONTEXT = [name for name in servers.EVERY if name not in servers.TRITONS]
+REFUSE_FIRST = ("tgi",)
+"""They refuse a prompt with more `max_tokens` than their context has left."""
+KNOW_THEIR_CONTEXT = [
+    name for name in servers.EVERY if name not in (*servers.TRITONS, *REFUSE_FIRST)
+]
 
 
 @pytest.fixture(scope="module", params=servers.EVERY)
@@ -47,7 +52,7 @@ def slow(name: str, **more: Any) -> dict[str, Any]:
     """How to start a server that generates for seconds."""
     if name == "mock":
         more |= {"tokens_per_s": 200.0}
-    if name in servers.TRITONS:
+    if name in (*servers.TRITONS, "tgi"):
         more |= {"delay_ms": 5}
     return {"model": SLOW, **more}
 
@@ -96,7 +101,8 @@ def test_a_prompt_over_the_context_is_refused(server):
     assert isinstance(outcome.end, Broken)
     assert outcome.end.error.kind is Kind.INVALID_PARAMS
     assert outcome.end.error.fields.path == "$.prompt"
-    assert str(CTX) in outcome.end.error.message
+    limit = CTX - 1 if server.name in REFUSE_FIRST else CTX
+    assert str(limit) in outcome.end.error.message
     if server.name not in servers.TRITONS:  # there the model's own words
         assert "the prompt has " in outcome.end.error.message
     assert isinstance(server.run(job()).end, Finished), "and it goes on serving"
@@ -111,6 +117,17 @@ def test_a_context_that_fills_up_is_never_a_silent_end(server):
     assert isinstance(full.end, Broken)
     assert full.end.error.kind is Kind.INVALID_PARAMS
     assert "the context was full" in full.end.error.message
+
+
+@pytest.mark.req("ORCH-3016")
+@pytest.mark.parametrize("server", REFUSE_FIRST, indirect=True)
+def test_more_tokens_than_the_context_has_left_are_refused_before_the_first(server):
+    outcome = server.run(job("a b c", max_tokens=CTX))
+    assert outcome.texts == ()
+    assert isinstance(outcome.end, Broken)
+    assert outcome.end.error.kind is Kind.INVALID_PARAMS
+    assert outcome.end.error.fields.path == "$.max_tokens"
+    assert f"the prompt has 4 tokens and max_tokens is {CTX}" in outcome.end.error.message
 
 
 @pytest.mark.req("ORCH-3274")
@@ -146,7 +163,7 @@ def test_a_killed_server_breaks_the_stream_off(name: str, tmp_path: Path) -> Non
         asked = job(max_tokens=15000, seed=10)
         connection, answer = server.begin(server.adapter.submit(asked))
         got, cut = answer.read1(4096), False
-        threading.Timer(0.05, lambda: servers.kill(server)).start()
+        threading.Timer(0.05, lambda: servers.kill(server.pid)).start()
         try:
             while piece := answer.read1(65536):
                 got += piece
@@ -166,10 +183,12 @@ def test_a_killed_server_breaks_the_stream_off(name: str, tmp_path: Path) -> Non
 def test_nothing_listens_anywhere_else(server):
     """No TCP port: the engine's own routes are reachable through the pool's socket only."""
     inodes = set()
-    for link in Path(f"/proc/{server.pid}/fd").iterdir():
-        target = str(link.readlink()) if link.is_symlink() else ""
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
-    for table in ("tcp", "tcp6"):
-        lines = Path(f"/proc/{server.pid}/net/{table}").read_text().splitlines()[1:]
+    for pid in procs.tree(server.pid):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            target = str(link.readlink()) if link.is_symlink() else ""
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    assert inodes
+    for table in ("tcp", "tcp6"):  # of this machine: an engine may have a network of its own
+        lines = Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]
         assert not [line for line in lines if line.split()[9] in inodes]

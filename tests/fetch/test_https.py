@@ -9,8 +9,9 @@ import trio
 
 from orchd.fetch import attempts, parts
 from orchd.fetch.entry import Entry
-from orchd.fetch.orders import Progress, Shape
+from orchd.fetch.orders import Progress
 from orchd.kit import log
+from orchd.wire.cached import Shape
 from orchd.wire.errors import Kind
 from tests.fakes.fileserver import Files
 from tests.fetch.making import bring, content, order, read, refused, sha256

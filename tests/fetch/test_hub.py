@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchd.fetch.orders import Shape
 from orchd.kit import log
+from orchd.wire.cached import Shape
 from orchd.wire.errors import Kind
 from tests.fakes.fileserver import Files
 from tests.fakes.hubserver import COMMIT, Hub

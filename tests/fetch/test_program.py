@@ -18,9 +18,10 @@ import trio
 
 from orchd.fetch.child import fetched
 from orchd.fetch.entry import Entry, Journal
-from orchd.fetch.orders import Order, Progress, Shape
+from orchd.fetch.orders import Order, Progress
 from orchd.kit import log
 from orchd.wire import codec
+from orchd.wire.cached import Shape
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Text
 from tests.fakes.fileserver import Files

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchd.fetch.orders import Shape
 from orchd.kit import log
+from orchd.wire.cached import Shape
 from tests.fetch.making import below, bring, content, refused, sha256
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow")]

@@ -70,6 +70,22 @@ def test_only_a_pool_whose_engine_is_elsewhere_may_leave_this_machine(made):
     assert values(alone, "IPAddressAllow", "far:0") == []
 
 
+@pytest.mark.req("SYSD-11", "ORCH-3056")
+def test_an_engine_that_listens_on_tcp_may_have_a_network_of_its_own(made):
+    """A container has one by itself, and one of others is theirs."""
+    how = "provisioning = {{ {} }}".format
+    binary = how('mode = "binary", command = ["/opt/tgi/text-generation-launcher"]')
+    image = how('mode = "container", container = { tag = "3.3.6" }')
+    theirs = how('mode = "external", url = "http://127.0.0.1:1"')
+    for engine, more, wanted in (
+        ("tgi", binary, ["user net"]), ("tgi", image, []), ("tgi", theirs, []),
+        ("vllm", binary, []),
+    ):  # fmt: skip
+        text = pool(more=more).replace('"llamacpp"', f'"{engine}"').replace("file:", "")
+        for user in (False, True):
+            assert values(made(text, user=user), "RestrictNamespaces") == wanted
+
+
 @pytest.mark.req("SYSD-15")
 def test_each_replica_is_an_instance_that_the_target_wants(made):
     units = made(pool("a") + pool("b-2", replicas="[[1], [0, 2]]"))

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from poolmgr.edge import procs
 from tests.engines.servers import FOR_VLLM, START_VLLM_S, running
 from tests.fakes.tasks import task_body
 from tests.lab.llama import Command
 from tests.lab.needs import TRITON, require
 from tests.lab.nvml import FakeNvml
+from tests.lab.tgi import install_tgi
 from tests.lab.triton import MODEL, repository, triton_command
 from tests.lab.vllm import VLLM, tiny_hf, vllm_command
 from tests.sockets.suite import Suite
@@ -103,6 +105,56 @@ provisioning = {{ mode = "binary", command = {json.dumps(argv)} }}
     assert answer.status == 204
     await reads(live, "0")
     client.close()
+
+
+@pytest.mark.req("ORCH-3056", "OC-ADAPT-5040", "OC-ADAPT-5050", "OC-POOL-3012", "OC-ADAPT-5002")
+async def test_a_stand_in_for_tgi_is_started_proven_asked_and_cancelled(
+    suite_of: SuiteOf, fake_nvml: FakeNvml, tmp_path: Path
+) -> None:
+    """Its launcher's processes have groups of their own, and its port is in no network of ours."""
+    launcher = install_tgi(tmp_path / "tgi")
+    suite = suite_of(
+        f"""
+[[pools]]
+id = "tgi"
+engine = {{ id = "tgi" }}
+model = {{ ref = "file:{tiny_hf()}" }}
+devices = [0]
+ctx = 512
+provisioning = {{ mode = "binary", command = ["{launcher}"] }}
+""",
+        env=fake_nvml.env | {"TINY_DELAY_MS": "5"},
+        wait=False,
+    )
+    started = await trio.to_thread.run_sync(lambda: suite.wait_event("engine_started"))
+    engine_pid = int(started["engine_pid"])
+    fake_nvml.follow_process(0, engine_pid, 300)
+    await trio.to_thread.run_sync(suite.wait_ready)
+    client = suite.client()
+    health = await get(client, "/v1/pools/tgi/health")
+    snapshot = health["replicas"][0]["snapshot"]
+    assert snapshot["gpu_proof"] == "verified"
+    assert snapshot["engine_version"] == "3.3.6-b5e2a1c"
+    wanted = {"engine": "tgi", "model_ref": f"file:{tiny_hf()}", "ctx": 256}
+    task = await submit(client, **wanted, max_tokens=20, seed=3, prompt="one two three")
+    events = await events_of(client, task["task_id"])
+    assert (last(events)["tokens_in"], last(events)["tokens_out"]) == (4, 20)
+    assert len(text_of(events)) == 20
+    task = await submit(client, **wanted, max_tokens=250, seed=10, prompt="x")
+    answer = await post(client, f"/v1/tasks/{task['task_id']}/cancel")
+    assert answer.status == 204
+    # one slot: the next task begins when the engine has let go of the last
+    task = await submit(client, **wanted, max_tokens=5, seed=1, prompt="y")
+    assert last(await events_of(client, task["task_id"]))["tokens_out"] == 5
+    client.close()
+    pids = procs.tree(engine_pid)
+    assert len(pids) == 4, "bridge, launcher, router, shard"
+    said = [event["human"] for event in suite.events if event["event"] == "engine_output"]
+    assert "Using prefix caching 0" in said
+    await trio.to_thread.run_sync(suite.process.send_signal, signal.SIGINT)
+    with trio.fail_after(TEXT_S):
+        for pid in pids:
+            await procs.wait_gone(pid)
 
 
 @pytest.mark.timeout(300)

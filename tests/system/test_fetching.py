@@ -5,6 +5,7 @@ Here: pools as units of a booted machine. Not here: what is fetched how (tests/f
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from tests.lab.nvml import FakeNvml
 from tests.lab.venv import PREFIX, REPOSITORY
-from tests.system.house import House, pool
+from tests.system.house import House, pool, task
 from tests.system.test_sandbox import probed
 
 pytest_plugins = ("tests.lab.fixtures",)
@@ -29,6 +30,7 @@ model = {{ ref = "{ref}"{more} }}
 devices = [0]
 ctx = 8192
 """
+MODELS = "/v1/catalog/models"
 HUB = "hf:org/repo/m.gguf"
 PORT = 9123
 SIZE = 4_000_000
@@ -60,7 +62,8 @@ def hub(house: House, gpus: FakeNvml) -> Iterator[House]:
     house.wait(lambda: connects(house), "the Hub listens")
     yield house
     house.machine.systemctl("stop", "hub.service", check=False)
-    house.machine.run("rm -rf /var/cache/orchd/models")
+    house.machine.systemctl("stop", "orchd.service", check=False)
+    house.machine.run("rm -rf /var/cache/orchd/models /var/lib/orchd/catalog")
 
 
 def connects(house: House) -> bool:
@@ -137,3 +140,51 @@ def test_what_root_fetches_beforehand_is_the_pools_and_needs_no_network(hub: Hou
     hub.machine.systemctl("stop", "hub.service")
     hub.machine.systemctl("start", "--no-block", UNIT)
     hub.wait(lambda: "llama-server" in hub.property(UNIT, "StatusText"), "it has its model")
+
+
+@pytest.mark.req("ORCH-3436", "ORCH-3037", "ORCH-3031", "CAT-LOCATE", "SYSD-11")
+def test_orchd_registers_and_verifies_what_a_pool_fetched_and_may_not_change_it(hub: House) -> None:
+    """The model is in the cache of another user, to which orchd has no other way than its group."""
+    configure(hub)
+    hub.machine.systemctl("start", "orchd.service")
+    hub.machine.systemctl("start", "--no-block", UNIT)
+    where = f"{MODELS}/m"
+    hub.wait(lambda: hub.ask("GET", where).status == 200, "orchd has registered it")
+    model = hub.ask("GET", where).json
+    assert (model["source_url"], model["pools"], model["state"]) == (HUB, ["llama"], "Active")
+    assert model["digest"] == f"sha256:{hashlib.sha256(b'w' * SIZE).hexdigest()}"
+    hub.machine.systemctl("stop", UNIT)
+    assert verified(hub) == ("ok", "match")
+    located = hub.ask("GET", f"/v1/catalog/locate?name={HUB}").json
+    assert (located["models"], located["size_bytes"]) == (["m"], SIZE)
+    told = hub.machine.run("orchctl models locate m").stdout.strip()
+    assert told == located["path"]
+    modes = hub.machine.run(f"stat -c '%U:%G %a' /var/cache/orchd {told}").stdout.split("\n")
+    assert modes[:2] == ["poolmgr:poolmgr 750", "poolmgr:poolmgr 640"]
+    pid = hub.main_pid("orchd.service")
+    inside = f"nsenter -t {pid} -m setpriv --reuid=orchd --regid=orchd --init-groups"
+    assert hub.machine.run(f"{inside} head -c 1 {told}").stdout == "w"
+    assert hub.machine.run(f"{inside} touch {told}", check=False).returncode != 0
+    # changed behind everybody's back: what serves it is refused
+    hub.machine.run(f"printf x | dd of={told} conv=notrunc status=none")
+    assert verified(hub) == ("failed", "mismatch")
+    answer = hub.ask("POST", "/v1/tasks", task("llamacpp", model_ref="m"))
+    assert (answer.status, answer.json["code"]) == (400, "UNTRUSTED_ARTIFACT")
+    hub.machine.run(f"printf w | dd of={told} conv=notrunc status=none")
+    assert verified(hub) == ("ok", "match")
+    hub.machine.run("orchctl models retire m")
+    for name in ("m", HUB):
+        answer = hub.ask("POST", "/v1/tasks", task("llamacpp", model_ref=name))
+        assert (answer.status, answer.json["code"]) == (400, "MODEL_DEPRECATED")
+    fetch = f"HF_ENDPOINT=http://127.0.0.1:{PORT} orchctl models fetch --json"
+    done = json.loads(hub.machine.run(fetch, timeout_s=60).stdout)
+    assert (done["model_id"], done["fetched_bytes"]) == ("m", 0)
+    assert hub.ask("GET", where).json["state"] == "Retired"
+
+
+def verified(house: House) -> tuple[str, str]:
+    """Have orchd verify the model, and return what came of it."""
+    assert house.ask("POST", f"{MODELS}/m/verify").status == 202
+    house.wait(lambda: not house.ask("GET", f"{MODELS}/m").json["verifying"], "it is hashed")
+    said = house.ask("GET", f"{MODELS}/m").json["verification"]
+    return said["result"], said["reason"]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchd.wire.ids import MODEL_ID
 from orchd.wire.modelref import (
     MAX_SHARDS,
     HubRef,
@@ -15,6 +16,7 @@ from orchd.wire.modelref import (
     WebRef,
     entry_name,
     is_remote,
+    model_ids,
     parse,
     safe_name,
     shards,
@@ -112,3 +114,32 @@ def test_parts_of_a_model(name: str, count: int) -> None:
 def test_parts_that_cannot_be(name: str) -> None:
     with pytest.raises(ValueError):
         shards(name)
+
+
+@pytest.mark.req("ORCH-3436")
+@pytest.mark.parametrize(
+    ("ref", "name"),
+    [
+        ("hf:org/repo/deep/Tiny-Q4_K.gguf", "Tiny-Q4_K"),
+        ("hf:org/repo@v1/tiny.gguf", "tiny"),
+        ("hf:org/tiny", "tiny"),
+        ("https://a.test/x/tiny-00002-of-00003.gguf?sig=canary#x", "tiny"),
+        ("https://a.test/t%20iny.bin", "t-iny.bin"),
+        ("s3://bucket/deep/tiny/", "tiny"),
+        ("s3://bucket/tiny.gguf", "tiny"),
+        ("oci://a.test/org/tiny:v1.2", "tiny-v1.2"),
+        (f"oci://a.test/tiny@sha256:{HEX}", "tiny"),
+        ("https://a.test/.gguf", "model"),
+        (f"https://a.test/{'x' * 200}.gguf", "x" * 80),
+    ],
+)
+def test_what_a_fetched_model_is_called(ref: str, name: str) -> None:
+    first, second = model_ids(ref, f"sha256:{'ab' * 32}")
+    assert (first, second) == (name, f"{name}-abababab")
+    assert MODEL_ID.fullmatch(first)
+    assert MODEL_ID.fullmatch(second)
+
+
+def test_a_file_is_called_nothing() -> None:
+    with pytest.raises(ValueError, match="hf:, https:, s3: or oci:"):
+        model_ids("file:/m.gguf", f"sha256:{HEX}")

@@ -10,7 +10,7 @@ from typing import Final
 
 from orchd.wire import artifacts, catalog
 from orchd.wire.errors import Kind
-from orchd.wire.ids import ModelId
+from orchd.wire.ids import ModelId, Text
 from tools.openapi.table import ArtifactCursor, Operation, PageSize, Parameter, Reply
 
 _IF_NONE_MATCH: Final = Parameter(
@@ -42,7 +42,8 @@ MODELS: Final = (
         words="Keeps what is told of a model; a task may then name it by its id or its digest. The "
         "same registration again answers as before, another one of the same `id` is 409. A model "
         "without signature or SBOM is taken with a warning unless its `trust_policy`, or "
-        "`X-Trust-Policy: strict`, refuses it. A local file is verified in the background.",
+        "`X-Trust-Policy: strict`, refuses it. What is on this machine is verified in the "
+        "background; what a fetch found to have this digest is not hashed again.",
         parameters=(
             Parameter(
                 "header",
@@ -111,11 +112,43 @@ MODELS: Final = (
         method="POST",
         path="/v1/catalog/models/{model_id}/verify",
         summary="Verify a model's file",
-        words="Hashes the file in the background, where `source_url` names one of this machine, "
-        "and compares its digest. The result is the model's `verification`; after a mismatch tasks "
-        "that name the model are refused with UNTRUSTED_ARTIFACT.",
+        words="Hashes its files in the background, where `source_url` names a file of this "
+        "machine or was fetched, and compares their digest. The result is the model's "
+        "`verification`; after a mismatch tasks that name the model are refused with "
+        "UNTRUSTED_ARTIFACT.",
         replies={202: Reply("It is under way, or waits for others.", catalog.VerifyStarted)},
         kinds=_ABSENT,
+    ),
+    Operation(
+        id="locateModel",
+        plane="control",
+        tag="catalog",
+        method="GET",
+        path="/v1/catalog/locate",
+        summary="Say whether a model is here, and where",
+        words="For an id, a digest or a reference: which models of the catalog it names, and where "
+        "its files are on this machine, in a cache of fetched models or as a file. It only looks: "
+        "nothing is written, fetched or hashed.",
+        parameters=(
+            Parameter(
+                "query", "name", Text, "An id, `sha256:<hex>` or a reference.", required=True
+            ),
+        ),
+        replies={200: Reply("What is known of it, which may be nothing.", catalog.Located)},
+    ),
+    Operation(
+        id="listCachedModels",
+        plane="control",
+        tag="catalog",
+        method="GET",
+        path="/v1/catalog/cache",
+        summary="List what was fetched",
+        words="Each model that is whole in a cache, with the ids that the catalog has for it.",
+        parameters=(_IF_NONE_MATCH,),
+        replies={
+            200: Reply("All of them, by reference.", catalog.CachedModels, headers=("ETag",)),
+            304: Reply("It is as it was.", headers=("ETag",)),
+        },
     ),
     Operation(
         id="changeModelState",

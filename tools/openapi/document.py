@@ -33,6 +33,7 @@ from tools.openapi.table import (
     EventId,
     Operation,
     PageSize,
+    Parameter,
     Plane,
     Reply,
 )
@@ -165,7 +166,7 @@ class _Parts:
             own["security"] = WITH_OR_WITHOUT
         parameters = [
             *(_parameter("path", name, *IDS[name]) for name in re.findall(r"{(\w+)}", row.path)),
-            *(_parameter(p.place, p.name, p.kind, p.words) for p in (*row.parameters, CORRELATION)),
+            *map(_asked, (*row.parameters, CORRELATION)),
         ]
         own["parameters"] = parameters
         told = examples.of(row.id)
@@ -304,6 +305,11 @@ def _shared(status: int) -> str:
 
 def _ref(cls: type) -> Schema:
     return {"$ref": f"#/components/schemas/{cls.__name__}"}
+
+
+def _asked(parameter: Parameter) -> Schema:
+    told = _parameter(parameter.place, parameter.name, parameter.kind, parameter.words)
+    return {**told, "required": True} if parameter.required else told
 
 
 def _parameter(place: str, name: str, kind: Any, words: str) -> Schema:

@@ -30,13 +30,14 @@ EventId = NewType("EventId", str)
 
 @frozen
 class Parameter:
-    """A query parameter or a header that a route reads. None is required."""
+    """A query parameter or a header that a route reads."""
 
     place: Literal["query", "header"]
     name: str
     kind: Any
     """A leaf of orchd.wire or an enum."""
     words: str
+    required: bool = False
 
 
 @frozen

@@ -39,7 +39,9 @@ TOLD: Final = LLAMA | {
     "created_ms": 1_795_000_000_000,
     "verifying": False,
     "warnings": ["it has no signature", "it has no SBOM"],
+    "pools": [],
 }
+FOUND: Final = {"name": LLAMA["id"], "exists": True, "models": [LLAMA["id"]]}
 PLAN: Final[dict[str, Any]] = {"kind": "plan", "content": "First this.\n", "tags": ["demo"]}
 PLAN_ID: Final = stored.name(stored.plain(codec.structure(artifacts.ArtifactUpload, PLAN)), 0).id
 RECORD: Final = {
@@ -135,13 +137,39 @@ _POOLS: Final = (
     ),
 )  # fmt: skip
 _MODELS: Final = (
-    _run(
-        "models", "list", "--json",
-        ask=_ask(
-            "every model", MODEL, "/v1/catalog/models",
-            answer={"models": match.each_like(needed(catalog.CatalogModel, TOLD), min=1)},
+    Run(
+        arguments=("models", "list", "--json"),
+        asks=(
+            _ask(
+                "every model", MODEL, "/v1/catalog/models",
+                answer={"models": match.each_like(needed(catalog.CatalogModel, TOLD), min=1)},
+            ),
+            _ask(
+                "what was fetched", MODEL, "/v1/catalog/cache",
+                answer=needed(catalog.CachedModels, {"cached": []}),
+            ),
         ),
         out=LLAMA["id"],
+    ),
+    _run(
+        "models", "exists", LLAMA["id"], "--json",
+        ask=_ask(
+            "whether a model exists", MODEL, "/v1/catalog/locate", query={"name": LLAMA["id"]},
+            answer=needed(catalog.Located, FOUND) | {"exists": True},
+        ),
+        out='"exists":true',
+    ),
+    Run(
+        arguments=("models", "locate", "hf:org/none"),
+        asks=(
+            _ask(
+                "where a model is that is not here", NO_MODEL, "/v1/catalog/locate",
+                query={"name": "hf:org/none"},
+                answer=needed(catalog.Located, FOUND | {"name": "hf:org/none", "models": []})
+                | {"exists": False},
+            ),
+        ),
+        exit_code=TABLE[Kind.UNKNOWN_NAME].exit_code,
     ),
     _run(
         "models", "show", LLAMA["id"], "--json",

@@ -57,7 +57,7 @@ def test_a_stream_is_read_and_truly_counted(name, text, count, reason, cut):
     ("name", "text", "kind", "path"),
     [
         ("full", " Hi.", Kind.INVALID_PARAMS, "$.max_tokens"),
-        ("error200", "", Kind.INVALID_PARAMS, "$.prompt"),
+        ("error200", "", Kind.INVALID_PARAMS, "$.max_tokens"),
         ("validation", "", Kind.INVALID_PARAMS, "$.prompt"),
         ("late", " Hi", Kind.WORKER_RESET, None),
         ("cut", " Hi", Kind.ENGINE_DIED, None),

@@ -108,6 +108,23 @@ async def test_one_that_will_not_go_is_killed_with_all_it_started(
     assert gone(int(child.last_lines[0]))
 
 
+@pytest.mark.req("ORCH-3001")
+async def test_processes_in_groups_of_their_own_are_killed_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As those of TGI's launcher are."""
+    monkeypatch.setattr(module, "TERM_GRACE_S", 0.05)
+    child = sh('trap "" TERM; setsid sleep 60 & echo $!; while :; do sleep 0.01; done')
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child.listen)
+        with trio.fail_after(5):
+            while not child.last_lines:
+                await trio.sleep(0.005)
+            await child.stop()
+        nursery.cancel_scope.cancel()
+    assert gone(int(child.last_lines[0]))
+
+
 async def test_a_stop_that_is_cancelled_kills_at_once() -> None:
     child = sh('trap "" TERM; sleep 60 & echo $!; while :; do sleep 0.01; done')
     async with trio.open_nursery() as nursery:

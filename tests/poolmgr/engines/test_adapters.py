@@ -115,9 +115,42 @@ def test_triton_is_started_on_sockets_only(api):
     assert adapter(made).need(made, 7, Head()).weights_bytes == 7
 
 
-@pytest.mark.parametrize("engine", ["openai", "tgi"])
-def test_an_engine_of_others_is_never_started(engine):
-    made = pool(engine)
+@pytest.mark.req("ORCH-3056", "OC-ADAPT-5002", "OC-ADAPT-5021")
+def test_tgi_is_started_behind_a_bridge_with_a_port_that_nobody_shares():
+    made = pool("tgi", slots=4, args=("--quantize", "awq"))
+    launch = adapter(made).launch(made, Path("/models/m"), SOCKET, ("GPU-b", "GPU-a"))
+    argv = launch.argv
+    assert launch.bridge is not None
+    assert value_of(argv, "--model-id") == "/models/m"
+    assert value_of(argv, "--hostname") == "127.0.0.1"
+    assert value_of(argv, "--port") == str(launch.bridge.port)
+    assert value_of(argv, "--num-shard") == "2"
+    assert value_of(argv, "--max-concurrent-requests") == "4"
+    assert (value_of(argv, "--max-input-tokens"), value_of(argv, "--max-total-tokens")) == (
+        "4095", "4096",
+    )  # fmt: skip
+    shard = value_of(argv, "--shard-uds-path")
+    assert launch.files == (Path(f"{shard}-0"), Path(f"{shard}-1"))
+    assert argv[-2:] == ("--quantize", "awq")
+    assert launch.env["CUDA_VISIBLE_DEVICES"] == "GPU-b,GPU-a"
+    assert (launch.env["HF_HUB_OFFLINE"], launch.env["USAGE_STATS"]) == ("1", "off")
+    # strict jobs need one slot, and no prefix that is warm
+    assert "PREFIX_CACHING" not in launch.env
+    alone = pool("tgi")
+    one = adapter(alone).launch(alone, Path("/m"), SOCKET, ("GPU-a",))
+    assert one.env["PREFIX_CACHING"] == "0"
+    assert value_of(one.argv, "--num-shard") == "1"
+    need = adapter(made).need(made, 5 << 30, Head(weights_bytes=4 << 30))
+    assert (need.weights_bytes, need.kv_bytes) == (4 << 30, None)
+    ran_out = "Not enough memory to handle 4096 prefill tokens. You need to decrease"
+    assert adapter(made).telling(ran_out)
+    assert adapter(made).out_of_vram(["a", ran_out]) == ran_out
+    assert adapter(made).why_on_cpu(["Could not import: CUDA is not available"])
+    assert adapter(made).tuning(("-ub", "1")) == Tuning()
+
+
+def test_an_engine_of_others_is_never_started():
+    made = pool("openai")
     with pytest.raises(OrchError) as caught:
         adapter(made).launch(made, MODEL, SOCKET, ("GPU-a",))
     assert caught.value.kind is Kind.CONFIG_INVALID
@@ -126,7 +159,7 @@ def test_an_engine_of_others_is_never_started(engine):
     assert adapter(made).tuning(("-ub", "1")) == Tuning()
 
 
-@pytest.mark.parametrize("engine", ["vllm", "triton"])
+@pytest.mark.parametrize("engine", ["vllm", "tgi", "triton"])
 def test_an_engine_that_we_start_needs_its_folder(engine):
     made = pool(engine)
     with pytest.raises(OrchError) as caught:

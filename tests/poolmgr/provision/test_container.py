@@ -38,8 +38,8 @@ def made(tmp_path, who=ME, runtime="/usr/bin/podman", how="", **more):
     env = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     return run(
         one, engine(runtime, *more.get("run_args", ()), store=more.get("store")), who, SOCKET,
-        (Path("/models"),),
-        ("GPU-a", "GPU-b"), ("--host", str(SOCKET)), env,
+        (Path("/models"),), ("GPU-a", "GPU-b"), ("--host", str(SOCKET)), env,
+        one.provisioning.command,
     )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def test_names_differ_by_socket_and_paths_that_no_mount_can_name_are_refused(tmp
     assert container_name(SOCKET).startswith("orchd-big-0-engine-")
     one = pool(tmp_path, MODES["container"])
     with pytest.raises(OrchError, match="no comma"):
-        run(one, engine(), ME, SOCKET, (Path("/a,readonly=false"),), (), (), {})
+        run(one, engine(), ME, SOCKET, (Path("/a,readonly=false"),), (), (), {}, None)
 
 
 def test_a_model_s_folder_is_shown_with_what_its_links_lead_to(tmp_path):

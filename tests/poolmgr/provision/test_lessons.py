@@ -63,7 +63,7 @@ def test_another_file_or_build_or_argument_is_another_engine(tmp_path: Path) -> 
     def key(*args: str) -> object:
         made = pool(str(model))
         made = evolve(made, engine=evolve(made.engine, args=args))
-        return lessons.key_of(made, MASK, Staged("m.gguf", model, 1), [str(program)])
+        return lessons.key_of(made, MASK, Staged("m.gguf", model, 1), str(program))
 
     first = key()
     assert key() == first

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from attrs import evolve
 
 from orchd.config.pool import Api, Mode, Provisioning
+from orchd.wire.engines import PreparedEngine
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Text
 from poolmgr.engines.registry import adapter
+from poolmgr.provision import bridged
 from poolmgr.provision.models import Staged
 from poolmgr.provision.plan import MOCK_COMMAND, plan
 from tests.poolmgr.provision.test_models import pool
@@ -106,6 +109,50 @@ def test_an_engine_may_listen_on_more_sockets_than_one() -> None:
         "metrics": metrics,
         "grpc": grpc,
     }
+
+
+@pytest.mark.req("ORCH-3056", "OC-ADAPT-5002", "ORCH-3805")
+def test_an_engine_that_listens_on_tcp_has_a_bridge_and_no_port_of_this_machine() -> None:
+    mine = pool("/m", "tgi", provisioning=Provisioning(command=("sh", "-x")))
+    made = plan(mine, adapter(mine), Staged("m", Path("/m"), 1), SOCKET, UUIDS)
+    assert made.argv is not None
+    at = made.argv.index("--")
+    bridge, engine = made.argv[:at], made.argv[at + 1 :]
+    assert bridge[:4] == (sys.executable, "-I", "-S", str(bridged.PROGRAM))
+    assert bridge[4:] == (
+        "--socket", str(SOCKET), "--port", "8080", "--slots", "1", "--own-network",
+    )  # fmt: skip
+    assert engine[1:4] == ("-x", "--model-id", "/m")
+    assert made.program == engine[0] != "sh"
+    assert str(made.target) == f"unix:{SOCKET}"
+    assert made.sockets == (Path(f"{SOCKET}.shard-0"), Path(f"{SOCKET}.shard-1"))
+
+
+@pytest.mark.req("ORCH-3056", "ORCH-3801")
+def test_in_an_image_the_bridge_is_run_by_the_python_that_is_there() -> None:
+    mine = pool("/m", "tgi")
+    image = PreparedEngine(
+        name=mine.engine.id, version=Text("3"), build_ref=Text("r"), mode=Text("container"),
+        entry=Text("tgi@sha256:1"), runtime=Text("/usr/bin/podman"), workdir=Text("/"),
+        engine_catalog_id=Text("x"),
+    )  # fmt: skip
+    made = plan(mine, adapter(mine), Staged("m", Path("/m"), 1), SOCKET, UUIDS, image)
+    assert made.argv is not None
+    assert made.program == "tgi@sha256:1"
+    words = " ".join(made.argv)
+    assert f"type=bind,source={bridged.PROGRAM},target={bridged.PROGRAM},readonly" in words
+    assert "--network=none" in made.argv
+    assert "--entrypoint /bin/sh" in words
+    at = made.argv.index("--")
+    assert made.argv[at - 2 : at] == ("--entry", "/tgi-entrypoint.sh")
+    assert "--own-network" not in made.argv
+    assert made.argv[at + 1 : at + 4] == ("text-generation-launcher", "--model-id", "/m")
+    own = pool("/m", "tgi", provisioning=Provisioning(mode=Mode.CONTAINER, command=("/x", "y")))
+    made = plan(own, adapter(own), Staged("m", Path("/m"), 1), SOCKET, UUIDS, image)
+    assert made.argv is not None
+    assert "--entry" not in made.argv
+    at = made.argv.index("--")
+    assert made.argv[at + 1 : at + 4] == ("/x", "y", "--model-id")
 
 
 def test_an_external_engine_may_have_more_addresses_than_one() -> None:

@@ -62,7 +62,8 @@ def test_the_flags_of_a_build_are_in_one_form_and_cuda_stays_in(tmp_path):
     how = (
         'mode = "source"\n[pools.provisioning.source.build]\n'
         'cmake_flags = ["-DGGML_CUDA_FA_ALL_QUANTS=yes", "-DLLAMA_CURL:BOOL=true", '
-        '"-DLLAMA_CURL=off", "-DGGML_CUDA=1"]\ngenerator = "Unix Makefiles"'
+        '"-DLLAMA_CURL=off", "-DGGML_CUDA=1", "-DGGML_SCHED_MAX_COPIES=1"]\n'
+        'generator = "Unix Makefiles"'
     )
     planned = plan(pool(tmp_path, how), facts(programs={**WHOLE.programs, "ccache": "/b/ccache"}))
     assert planned.flags == (
@@ -74,10 +75,15 @@ def test_the_flags_of_a_build_are_in_one_form_and_cuda_stays_in(tmp_path):
         "-DCMAKE_C_COMPILER_LAUNCHER=ccache",
         "-DGGML_CUDA=ON",
         "-DGGML_CUDA_FA_ALL_QUANTS=ON",
+        "-DGGML_SCHED_MAX_COPIES=1",
         "-DLLAMA_BUILD_EXAMPLES=OFF",
+        "-DLLAMA_BUILD_NUMBER=11669",
         "-DLLAMA_BUILD_SERVER=ON",
         "-DLLAMA_BUILD_TESTS=OFF",
+        "-DLLAMA_BUILD_UI=OFF",
         "-DLLAMA_CURL=OFF",
+        "-DLLAMA_OPENSSL=OFF",
+        "-DLLAMA_USE_PREBUILT_UI=OFF",
     )
     configure, build = planned.steps[1:3]
     assert isinstance(configure, s.Configure)
@@ -91,6 +97,16 @@ def test_without_a_word_on_the_gpus_the_build_looks_for_itself(tmp_path):
     assert "-DCMAKE_CUDA_ARCHITECTURES=native" in plan(one, facts(gpus=())).flags
     how = 'source.build.cmake_flags = ["-DCMAKE_CUDA_ARCHITECTURES=90"]'
     assert "-DCMAKE_CUDA_ARCHITECTURES=90" in plan(pool(tmp_path, how), WHOLE).flags
+
+
+@pytest.mark.parametrize(
+    ("ref", "number"), [("b11434", "11434"), ("v0.6.0", "0"), ("a" * 40, "0"), ("b12-fix", "0")]
+)
+def test_the_build_has_the_number_that_its_tag_names(tmp_path, ref, number):
+    planned = plan(pool(tmp_path, f'source.git.ref = "{ref}"'), WHOLE)
+    assert f"-DLLAMA_BUILD_NUMBER={number}" in planned.flags
+    how = f'source = {{ git.ref = "{ref}", build.cmake_flags = ["-DLLAMA_BUILD_NUMBER=7"] }}'
+    assert "-DLLAMA_BUILD_NUMBER=7" in plan(pool(tmp_path, how), WHOLE).flags
 
 
 @pytest.mark.req("ORCH-3440")
@@ -108,7 +124,7 @@ def test_an_engine_s_name_follows_from_the_configuration_alone(tmp_path):
     assert len(names) == 5
     assert all(name is not None and name.startswith("llamacpp-source-b") for name in names)
     # one flag, written in three ways, is one engine
-    ways = ("-DGGML_CUDA_F16=ON", "-DGGML_CUDA_F16:BOOL=yes", "-DGGML_CUDA_F16=1")
+    ways = ("-DGGML_CUDA_F16=ON", "-DGGML_CUDA_F16:BOOL=yes", "-DGGML_CUDA_F16=true")
     each = {entry_id(pool(tmp_path, f'source.build.cmake_flags = ["{way}"]')) for way in ways}
     assert len(each) == 1
     # and what the machine has changes nothing of it
