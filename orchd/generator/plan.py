@@ -106,11 +106,7 @@ def _drop_in(
     if pool.limits.cpu_percent is not None:
         yield f"CPUQuota={pool.limits.cpu_percent}%"
     yield from _outside(settings, pool, user=user)
-    if pool.mode is Mode.CONTAINER:
-        yield CONTAINER_OF_USER if user else CONTAINER
-    if pool.engine.id == TGI and pool.mode not in (Mode.EXTERNAL, Mode.CONTAINER):
-        yield "# Its engine listens on TCP only: poolmgr/bridge.py gives it a network of its own."
-        yield "RestrictNamespaces=user net"
+    yield from _namespaces(pool, user=user)
     if user:
         return
     if settings.devices.backend is Backend.NVML:
@@ -130,6 +126,15 @@ def _drop_in(
         yield "ProtectHome=tmpfs"
         for path in homes:
             yield f'BindReadOnlyPaths="-{_literal(path)}"'
+
+
+def _namespaces(pool: Pool, *, user: bool) -> Iterator[str]:
+    """Let an engine be started in namespaces of its own, where it needs them."""
+    if pool.mode is Mode.CONTAINER:
+        yield CONTAINER_OF_USER if user else CONTAINER
+    elif pool.engine.id == TGI and pool.mode is not Mode.EXTERNAL:
+        yield "# Its engine listens on TCP only: poolmgr/bridge.py gives it a network of its own."
+        yield "RestrictNamespaces=user net"
 
 
 def _outside(settings: Settings, pool: Pool, *, user: bool) -> Iterator[str]:

@@ -78,12 +78,13 @@ def test_an_engine_that_listens_on_tcp_may_have_a_network_of_its_own(made):
     image = how('mode = "container", container = { tag = "3.3.6" }')
     theirs = how('mode = "external", url = "http://127.0.0.1:1"')
     for engine, more, wanted in (
-        ("tgi", binary, ["user net"]), ("tgi", image, []), ("tgi", theirs, []),
-        ("vllm", binary, []),
+        ("tgi", binary, True), ("tgi", image, False), ("tgi", theirs, False),
+        ("vllm", binary, False),
     ):  # fmt: skip
         text = pool(more=more).replace('"llamacpp"', f'"{engine}"').replace("file:", "")
         for user in (False, True):
-            assert values(made(text, user=user), "RestrictNamespaces") == wanted
+            found = values(made(text, user=user), "RestrictNamespaces")
+            assert ("user net" in found) is wanted
 
 
 @pytest.mark.req("SYSD-15")
