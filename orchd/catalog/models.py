@@ -1,6 +1,6 @@
 """The table of models: what may be registered, what is asked of it. Pure; the shelf keeps it.
 
-Which tasks a model lets in is core/models.py's.
+Which tasks a model lets in is core/state/models.py's.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import Literal
 
 from attrs import frozen
 
-from orchd.core.budgets import Left
 from orchd.core.events import CancelReason
+from orchd.core.limits.budgets import Left
 from orchd.wire.errors import OrchError
 from orchd.wire.ids import ReplicaId, TaskId
 from orchd.wire.shapes import Ended, Started, TaskAccepted, TaskRequest

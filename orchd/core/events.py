@@ -10,9 +10,9 @@ from typing import Literal
 
 from attrs import frozen
 
-from orchd.core.cards import ModelCard
-from orchd.core.spec import PoolSpec
-from orchd.core.workloads import Longest
+from orchd.core.given.cards import ModelCard
+from orchd.core.given.spec import PoolSpec
+from orchd.core.limits.workloads import Longest
 from orchd.wire import link
 from orchd.wire.errors import OrchError
 from orchd.wire.ids import PoolId, ReplicaId, SessionId, TaskId

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from orchd.core import admission, asking, gates, models, turns
-from orchd.core.world import World
+from orchd.core.flow import admission, asking, gates, turns
+from orchd.core.state import models
+from orchd.core.state.world import World
 from orchd.wire.errors import Envelope, OrchError
 from orchd.wire.ids import Count
 from orchd.wire.shapes import PlacementExplained, PlacementOutcome, TaskRequest

@@ -9,23 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from orchd.core import (
-    cancel,
-    drain,
-    endings,
-    explain,
-    hearing,
-    incoming,
-    models,
-    notes,
-    prompts,
-    reload,
-    runs,
-    turns,
-    views,
-    workers,
-)
-from orchd.core.cards import Models
+from orchd.core import explain, views
 from orchd.core.effects import Effect, Refused, WakeAt
 from orchd.core.events import (
     Cancel,
@@ -46,11 +30,15 @@ from orchd.core.events import (
     Submit,
     Tick,
 )
-from orchd.core.pool import Pool
-from orchd.core.spec import PoolSpec
-from orchd.core.task import LEASED
-from orchd.core.telling import tell
-from orchd.core.world import Limits, World
+from orchd.core.flow import cancel, endings, incoming, notes, prompts, runs, turns
+from orchd.core.flow.telling import tell
+from orchd.core.given.cards import Models
+from orchd.core.given.spec import PoolSpec
+from orchd.core.sets import drain, hearing, reload, workers
+from orchd.core.state import models
+from orchd.core.state.pool import Pool
+from orchd.core.state.task import LEASED
+from orchd.core.state.world import Limits, World
 from orchd.wire.control import Capabilities, PoolHealth, QueueDepths, WorkerRegistration
 from orchd.wire.errors import OrchError
 from orchd.wire.ids import PoolId, ReplicaId, SessionId, TaskId

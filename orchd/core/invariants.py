@@ -5,13 +5,13 @@ It only reads. A breach raises AssertionError that names the rule.
 
 from __future__ import annotations
 
-from orchd.core.budgets import NOTHING
 from orchd.core.effects import Dispatch, Effect
-from orchd.core.fifo import Fifo
 from orchd.core.front import Front
-from orchd.core.queue import PoolQueue
-from orchd.core.task import FINAL, LEASED, RUNNING, Life
-from orchd.core.world import World
+from orchd.core.limits.budgets import NOTHING
+from orchd.core.queues.fifo import Fifo
+from orchd.core.queues.queue import PoolQueue
+from orchd.core.state.task import FINAL, LEASED, RUNNING, Life
+from orchd.core.state.world import World
 from orchd.wire.ids import DeviceMask
 from orchd.wire.shapes import Priority
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from itertools import islice
 
-from orchd.core import cards, reach, shedding, turns, wishes
-from orchd.core.admission import why_unready
-from orchd.core.forecast import Outlook
-from orchd.core.pool import Pool
-from orchd.core.replica import Replica
-from orchd.core.slo import State
-from orchd.core.tally import of_replica
-from orchd.core.task import Life, Task
-from orchd.core.world import World
+from orchd.core.flow import reach, shedding, turns
+from orchd.core.flow.admission import why_unready
+from orchd.core.given import cards, wishes
+from orchd.core.state.forecast import Outlook
+from orchd.core.state.pool import Pool
+from orchd.core.state.replica import Replica
+from orchd.core.state.slo import State
+from orchd.core.state.tally import of_replica
+from orchd.core.state.task import Life, Task
+from orchd.core.state.world import World
 from orchd.wire.control import (
     API_VERSION,
     Capabilities,

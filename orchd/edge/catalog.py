@@ -1,7 +1,7 @@
 """The catalog of models, as routes ask it: the table in memory, its shelf on disk, core's cards.
 
-What may be registered is catalog/models.py's, what a state means for tasks core/models.py's. A
-change is on disk before it is answered, and before core hears of it.
+What may be registered is catalog/models.py's, what a state means for tasks
+core/state/models.py's. A change is on disk before it is answered, and before core hears of it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from orchd.catalog import models
 from orchd.catalog.files import Folder
 from orchd.catalog.models import Models
 from orchd.catalog.shelf import Shelf
-from orchd.core.cards import ModelCard
 from orchd.core.events import CatalogChanged
-from orchd.core.spec import PoolSpec
+from orchd.core.given.cards import ModelCard
+from orchd.core.given.spec import PoolSpec
 from orchd.edge.disk import Disk, Turn, tell_spoiled
 from orchd.edge.whereabouts import Whereabouts
 from orchd.kit import log

@@ -1,6 +1,6 @@
 """From what is configured to what the core knows: its bounds, and its pools.
 
-What they mean is said in core/world.py and core/pool.py.
+What they mean is said in core/state/world.py and core/state/pool.py.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from orchd.catalog import locate
 from orchd.config.pool import Pool
 from orchd.config.pool import Price as ConfiguredPrice
 from orchd.config.schema import Settings
-from orchd.core.budgets import PICO, Budget, Left, Price
-from orchd.core.spec import PoolSpec, Slo, Watchdog
-from orchd.core.throttle import Rates
-from orchd.core.world import Limits
+from orchd.core.given.spec import PoolSpec, Slo, Watchdog
+from orchd.core.limits.budgets import PICO, Budget, Left, Price
+from orchd.core.limits.throttle import Rates
+from orchd.core.state.world import Limits
 from orchd.kit.message import Headers
 from orchd.wire.modelref import shown
 

@@ -22,9 +22,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from orchd.core.cardinality import Cardinality, added_up, left_out
 from orchd.core.effects import Observe
 from orchd.core.front import Front
+from orchd.core.limits.cardinality import Cardinality, added_up, left_out
 from orchd.wire.ids import PoolId
 from orchd.wire.metrics import METRICS, MetricType
 

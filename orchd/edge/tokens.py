@@ -1,6 +1,6 @@
 """Asks pools how many tokens a text has: before admission where it matters, and for clients.
 
-When a prompt must be counted, and by whom, is core/prompts.py's; the answer is the engine's own.
+When a prompt must be counted, and by whom, is core/flow/prompts.py's; the answer is the engine's.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from attrs import frozen
 
 from orchd.config.pool import Pool
 from orchd.config.schema import Settings
-from orchd.core import workloads
 from orchd.core.front import Front
+from orchd.core.limits import workloads
 from orchd.kit import log
 from orchd.kit.client import Client, PeerError, Target
 from orchd.wire import codec

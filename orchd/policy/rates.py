@@ -1,7 +1,7 @@
 """How often each identity may have something fetched: a bucket each, and a bound on the buckets.
 
-As core/throttle.py: a bucket is the time at which it will be full again (GCRA). Pure; time is an
-argument, in seconds.
+As core/limits/throttle.py: a bucket is the time at which it will be full again (GCRA). Pure; time
+is an argument, in seconds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Words of policies: what a full pool does with one more task, in the configuration and in
 `policy_label`, and what policy plugins decide.
 
-What each means is core/full.py's and orchd/policy's.
+What each means is core/flow/full.py's and orchd/policy's.
 """
 
 from __future__ import annotations

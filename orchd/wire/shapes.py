@@ -72,7 +72,7 @@ class FinishReason(enum.StrEnum):
 
 
 class TaskState(enum.StrEnum):
-    """Where a task is in its life (core/task.py has the table)."""
+    """Where a task is in its life (core/state/task.py has the table)."""
 
     QUEUED = "queued"
     RUNNING = "running"

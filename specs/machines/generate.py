@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from orchd.core import task
+from orchd.core.state import task
 from orchd.wire.snapshot import Phase
 from poolmgr.core import life
 
 HEAD = """# A task's life
 
-Generated from `orchd/core/task.py` by `specs/machines/generate.py`; do not edit.
+Generated from `orchd/core/state/task.py` by `specs/machines/generate.py`; do not edit.
 
 ```mermaid
 stateDiagram-v2

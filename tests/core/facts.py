@@ -7,8 +7,8 @@ from typing import Any
 from attrs import evolve
 from hypothesis import strategies as st
 
-from orchd.core.facts import Question, ReplicaFacts
-from orchd.core.placement import PlacementInput
+from orchd.core.placing.facts import Question, ReplicaFacts
+from orchd.core.placing.placement import PlacementInput
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, ReplicaId
 from orchd.wire.shapes import Placement, PlacementMode, Workload
 

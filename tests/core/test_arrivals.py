@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from orchd.core.arrivals import TIME_S, Arrivals
+from orchd.core.learning.arrivals import TIME_S, Arrivals
 
 
 def test_nothing_came() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.budgets import NOTHING, PICO, Account, Amounts, Budget, Left, Price, Short
+from orchd.core.limits.budgets import NOTHING, PICO, Account, Amounts, Budget, Left, Price, Short
 
 AMOUNTS = st.builds(Amounts, st.integers(0, 500), st.integers(0, 500), st.integers(0, 500))
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchd.config.policies import MAX_PLUGINS
-from orchd.core.cardinality import OPEN, OTHER, added_up, left_out
-from orchd.core.tally import Tally
+from orchd.core.limits.cardinality import OPEN, OTHER, added_up, left_out
+from orchd.core.state.tally import Tally
 from orchd.wire.catalog import ModelState, VerifyResult
 from orchd.wire.ids import MAX_DEVICES
 from orchd.wire.metrics import BUDGETS, BY_NAME, METRICS

@@ -18,7 +18,7 @@ from orchd.core.effects import (
     Seal,
 )
 from orchd.core.events import DrainAll
-from orchd.core.spec import Watchdog
+from orchd.core.given.spec import Watchdog
 from orchd.wire.errors import Kind
 from orchd.wire.ids import Count, PoolId, ReplicaId
 from orchd.wire.shapes import Priority, Started, TaskAccepted, TaskState

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.lengths import WINDOW, Lengths, remaining_tokens
+from orchd.core.learning.lengths import WINDOW, Lengths, remaining_tokens
 
 RATIOS = st.lists(st.floats(0, 20), min_size=1, max_size=600)
 

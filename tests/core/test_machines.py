@@ -3,7 +3,7 @@
 import runpy
 from pathlib import Path
 
-from orchd.core.task import TABLE
+from orchd.core.state.task import TABLE
 
 MACHINES = Path(__file__).parents[2] / "specs" / "machines"
 

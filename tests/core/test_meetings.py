@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from orchd.core.budgets import Budget
-from orchd.core.cards import ModelCard
 from orchd.core.effects import Accepted, Break, Dispatch, Refused
 from orchd.core.events import CatalogChanged, EndSession
-from orchd.core.throttle import Rates
+from orchd.core.given.cards import ModelCard
+from orchd.core.limits.budgets import Budget
+from orchd.core.limits.throttle import Rates
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, PoolId, ReplicaId
 from orchd.wire.policy import FullPolicy

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from orchd.core.cards import ModelCard, Models
 from orchd.core.effects import Dispatch
 from orchd.core.events import CatalogChanged
+from orchd.core.given.cards import ModelCard, Models
 from orchd.wire.errors import Kind
 from orchd.wire.ids import PoolId
 from tests.core.making import GONE, House, only, pool, request, snapshot, uid

@@ -9,10 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from orchd.core import asking, invariants
-from orchd.core.decisions import for_slot
+from orchd.core import invariants
 from orchd.core.effects import Dispatch, Effect
-from orchd.core.placement import decide
+from orchd.core.flow import asking
+from orchd.core.placing.placement import decide
+from orchd.core.state.decisions import for_slot
 from orchd.wire.errors import Kind
 from orchd.wire.ids import DeviceMask, PoolId
 from orchd.wire.shapes import DecisionLog, Determinism, KvHint, Placement, PlacementMode, Priority

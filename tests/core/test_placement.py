@@ -7,9 +7,9 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.facts import Question, ReplicaFacts
-from orchd.core.filters import FILTERS, why_not
-from orchd.core.placement import MUCH_WORSE, PlacementInput, decide, end_ms
+from orchd.core.placing.facts import Question, ReplicaFacts
+from orchd.core.placing.filters import FILTERS, why_not
+from orchd.core.placing.placement import MUCH_WORSE, PlacementInput, decide, end_ms
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, ReplicaId
 from orchd.wire.shapes import Placement, PlacementMode, Workload
 from tests.core.facts import POOLS, asked, facts, pin, some_questions, some_sets

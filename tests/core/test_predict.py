@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.fifo import NOTHING, Backlog
-from orchd.core.predict import Slot, Ways, predict
+from orchd.core.learning.predict import Slot, Ways, predict
+from orchd.core.queues.fifo import NOTHING, Backlog
 
 FREE = st.floats(0, 50)
 SLOTS = st.lists(

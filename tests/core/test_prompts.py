@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchd.core.events import DrainAll
-from orchd.core.workloads import ADDED_TOKENS, most_tokens, to_count
+from orchd.core.limits.workloads import ADDED_TOKENS, most_tokens, to_count
 from orchd.wire.control import MAX_TEXT_BYTES
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.shapes import Workload

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.fifo import NOTHING, Backlog, Fifo
-from orchd.core.queue import PoolQueue
+from orchd.core.queues.fifo import NOTHING, Backlog, Fifo
+from orchd.core.queues.queue import PoolQueue
 from orchd.wire.ids import DeviceMask, TaskId
 from orchd.wire.shapes import Priority
 from tests.core.making import uid

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from orchd.core.effects import CancelJob, Dispatch, Effect, Finish, Moved, Seal
-from orchd.core.task import LEASED, Life
+from orchd.core.state.task import LEASED, Life
 from orchd.wire.shapes import FinishReason
 from tests.core.making import House, of, only, pool, snapshot, uid
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchd import core
-from orchd.core.cardinality import OTHER
-from orchd.core.runs import ENGINE_LOST
-from orchd.core.tally import REASONS, Tally
+from orchd.core.flow.runs import ENGINE_LOST
+from orchd.core.limits.cardinality import OTHER
+from orchd.core.state.tally import REASONS, Tally
 from orchd.wire.errors import Kind
 from orchd.wire.metrics import BUDGETS
 
@@ -38,7 +38,7 @@ def test_the_reasons_leave_the_budget_a_place_for_others() -> None:
 
 def test_every_refusal_that_core_knows_has_a_reason() -> None:
     (folder,) = core.__path__
-    source = "".join(path.read_text() for path in Path(folder).glob("*.py"))
+    source = "".join(path.read_text() for path in Path(folder).rglob("*.py"))
     named = {Kind[name] for name in re.findall(r"\bKind\.([A-Z_]+)\b", source)}
     assert named == set(REASONS) | NO_REFUSAL_OF_A_TASK
     assert not set(REASONS) & NO_REFUSAL_OF_A_TASK

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchd.core.effects import AskDrain, AskReload, Break, Dispatch, Effect, Refused
 from orchd.core.events import DrainPool, ReloadPool, ReloadRefused
-from orchd.core.reload import STAGE_S
+from orchd.core.sets.reload import STAGE_S
 from orchd.wire.control import MAX_DRAIN_MS
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId, Positive, ReplicaId

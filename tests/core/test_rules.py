@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from orchd.core import invariants
-from orchd.core.budgets import Budget
 from orchd.core.effects import (
     Accepted,
     Break,
@@ -26,9 +25,10 @@ from orchd.core.effects import (
     WakeAt,
 )
 from orchd.core.events import DrainAll, EndSession, Submit
-from orchd.core.spec import Watchdog
-from orchd.core.task import FINAL, LEASED, LEAVING
-from orchd.core.throttle import Rates
+from orchd.core.given.spec import Watchdog
+from orchd.core.limits.budgets import Budget
+from orchd.core.limits.throttle import Rates
+from orchd.core.state.task import FINAL, LEASED, LEAVING
 from orchd.wire.errors import Kind
 from orchd.wire.ids import ReplicaId, TaskId
 from orchd.wire.policy import FullPolicy

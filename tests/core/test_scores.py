@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.scores import PRIOR, WINDOW, Scores
+from orchd.core.learning.scores import PRIOR, WINDOW, Scores
 
 
 def learned(scores: list[float]) -> Scores:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from orchd.core import invariants
-from orchd.core.budgets import NOTHING, PICO, Budget, Left, Price
 from orchd.core.effects import Accepted, Effect, Note, Refused
 from orchd.core.events import EndSession, JobEnded, Submit
+from orchd.core.limits.budgets import NOTHING, PICO, Budget, Left, Price
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import SessionId
 from orchd.wire.shapes import Determinism, SessionStatus, Workload

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchd.core.effects import Note
-from orchd.core.slo import LEAST, PROBES, SHED_MAX_S, Breaker, State
-from orchd.core.spec import Slo
+from orchd.core.given.spec import Slo
+from orchd.core.state.slo import LEAST, PROBES, SHED_MAX_S, Breaker, State
 from orchd.wire.errors import Kind
 from orchd.wire.shapes import Priority
 from tests.core.making import House, of, pool, snapshot, uid

@@ -2,9 +2,9 @@
 
 import pytest
 
-from orchd.core.budgets import Account
-from orchd.core.sessions import Session, Turn
-from orchd.core.task import (
+from orchd.core.limits.budgets import Account
+from orchd.core.state.sessions import Session, Turn
+from orchd.core.state.task import (
     FINAL,
     LEASED,
     TABLE,
@@ -14,7 +14,7 @@ from orchd.core.task import (
     Task,
     expected_tokens,
 )
-from orchd.core.task import step as take
+from orchd.core.state.task import step as take
 from orchd.wire.ids import PoolId
 from orchd.wire.shapes import Workload
 from tests.core.making import request, session_id

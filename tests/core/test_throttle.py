@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchd.core.effects import Accepted
-from orchd.core.throttle import Rates, Throttle, cost
+from orchd.core.limits.throttle import Rates, Throttle, cost
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.shapes import Workload
 from tests.core.making import House, only, pool, request

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.core.timers import Timers
+from orchd.core.limits.timers import Timers
 
 KEYS = st.integers(0, 5)
 TIMES = st.integers(0, 20)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from orchd.core.effects import Break, CancelJob, Dispatch, Effect, Finish, Note, Seal
-from orchd.core.spec import Watchdog
-from orchd.core.task import Life
+from orchd.core.given.spec import Watchdog
+from orchd.core.state.task import Life
 from orchd.wire.errors import Kind
 from orchd.wire.shapes import TaskState, Workload
 from tests.core.making import GONE, House, acts, of, only, pool, snapshot, uid

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from orchd.core import workloads
 from orchd.core.effects import Accepted, Finish, Refused
 from orchd.core.events import Submit
-from orchd.core.task import TOKEN_BYTES
-from orchd.core.workloads import Longest
+from orchd.core.limits import workloads
+from orchd.core.limits.workloads import Longest
+from orchd.core.state.task import TOKEN_BYTES
 from orchd.wire.errors import Kind
 from orchd.wire.results import MAX_INPUTS, MAX_NUMBERS, Ready
 from orchd.wire.shapes import Workload

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from orchd.core.workloads import ADDED_TOKENS
+from orchd.core.limits.workloads import ADDED_TOKENS
 from poolmgr.engines.base import Finished, Load
 from tests.engines import servers
 from tests.engines.servers import Running, job, running

@@ -1,0 +1,1 @@
+"""All that the core keeps: the world, its pools, replicas, tasks and sessions, and their tables."""
