@@ -33,6 +33,8 @@ def attempt(name, deed):
 STATE = ("/var/lib/orchd", "/var/cache/orchd", "/run/poolmgr")
 for path in ("/etc", "/usr", "/var/lib", "/run", *STATE):
     attempt(f"write:{path}", lambda: os.close(os.open(f"{path}/probe", os.O_CREAT | os.O_WRONLY)))
+attempt("list:/var/cache/orchd", lambda: os.listdir("/var/cache/orchd"))
+attempt("read:/var/cache/orchd/secret", lambda: open("/var/cache/orchd/secret").close())
 attempt("read:/home/lab/model", lambda: open("/home/lab/model").close())
 attempt("write:/home/lab", lambda: os.close(os.open("/home/lab/x", os.O_CREAT | os.O_WRONLY)))
 attempt("inet", lambda: socket.create_server(("127.0.0.1", 0)).close())
@@ -55,6 +57,8 @@ def probed(house: House, unit: str, more: str = "") -> dict[str, str]:
     """What became of each attempt, made under the settings of `unit`."""
     house.machine.run(NODES, check=False)
     house.machine.run("rm -f /var/lib/orchd/probe /var/cache/orchd/probe /run/poolmgr/probe")
+    secret = "/var/cache/orchd/secret"  # as a pool writes its files
+    house.machine.run(f"install -m 600 -o poolmgr -g poolmgr /dev/null {secret}")
     house.add_address()
     house.machine.put("/usr/lib/orchd-probe.py", PROBE)
     run = "ExecStart=\nExecStart=/usr/bin/python3 /usr/lib/orchd-probe.py\n"
@@ -69,9 +73,11 @@ def probed(house: House, unit: str, more: str = "") -> dict[str, str]:
 def test_orchd_touches_its_own_state_and_nothing_else(house: House) -> None:
     found = probed(house, "orchd.service")
     assert found["write:/var/lib/orchd"] == "done"
-    for path in ("/etc", "/usr", "/var/lib", "/run", "/run/poolmgr"):
+    for path in ("/etc", "/usr", "/var/lib", "/run", "/run/poolmgr", "/var/cache/orchd"):
         assert found[f"write:{path}"] == "EROFS", found
-    assert found["write:/var/cache/orchd"] == "EACCES"  # closed to it even for reading
+    # of what is the pools' it may read what they show their group: models
+    assert found["list:/var/cache/orchd"] == "done"
+    assert found["read:/var/cache/orchd/secret"] == "EACCES"
     assert found["read:/home/lab/model"] in ("ENOENT", "EACCES")
     assert found["inet"] == "EAFNOSUPPORT"
     assert found["far"] == "EAFNOSUPPORT"
@@ -83,6 +89,7 @@ def test_orchd_touches_its_own_state_and_nothing_else(house: House) -> None:
 def test_poolmgr_reads_models_and_touches_its_cache(house: House) -> None:
     found = probed(house, UNIT)
     assert found["write:/var/cache/orchd"] == found["write:/run/poolmgr"] == "done"
+    assert found["read:/var/cache/orchd/secret"] == "done"
     for path in ("/etc", "/usr", "/var/lib", "/run", "/var/lib/orchd"):
         assert found[f"write:{path}"] == "EROFS", found
     assert found["read:/home/lab/model"] == "done"

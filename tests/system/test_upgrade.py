@@ -175,10 +175,11 @@ def test_a_fresh_install_serves(arch: House) -> None:
     said = install(arch)
     assert "systemctl enable --now orchd.target" in said
     users = arch.machine.run(
-        "id -nG poolmgr; stat -c '%U:%G %a' /run/orchd /var/cache/orchd"
+        "id -nG poolmgr; id -nG orchd; stat -c '%U:%G %a' /run/orchd /var/cache/orchd"
     ).stdout
-    assert users.split("\n")[1:3] == ["root:orchd 755", "poolmgr:poolmgr 750"]
-    assert {"poolmgr", "orchd"} <= set(users.split("\n")[0].split())
+    assert users.split("\n")[2:4] == ["root:orchd 755", "poolmgr:poolmgr 750"]
+    for groups in users.split("\n")[:2]:  # each is in the other's: sockets, and fetched models
+        assert {"poolmgr", "orchd"} <= set(groups.split())
     arch.machine.systemctl("enable", "--now", "orchd.target")
     assert version_of(arch) == orchd.__version__
     arch.apply(SIMULATED, mock_pool())
