@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from orchd.config.devices import Backend
-from orchd.config.load import load
+from orchd.config.load import SYSTEM_FILE, load
 from orchd.config.pool import Mode, Pool
 from orchd.config.schema import Settings
 from orchd.kit import log
@@ -130,7 +130,8 @@ async def provision(settings: Settings, pool: Pool, *, as_json: bool) -> None:
 async def facts_of(settings: Settings, pool: Pool) -> Facts:
     """Return what is known of this machine, its GPUs first."""
     gpus, no_driver = await _gpus(settings, pool)
-    return await look(pool, cache_of(settings, pool), gpus, no_driver)
+    units = settings.source == SYSTEM_FILE
+    return await look(pool, cache_of(settings, pool), gpus, no_driver, units=units)
 
 
 async def _gpus(settings: Settings, pool: Pool) -> tuple[tuple[GpuFact, ...], str | None]:

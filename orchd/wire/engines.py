@@ -43,6 +43,8 @@ class EngineEntry:
     """Absolute path of podman or docker, which has the image."""
     run_args: tuple[str, ...] = ()
     """What this machine's runtime needs to be told at each run."""
+    store: Text | None = None
+    """Absolute path of podman's images, where they are not in its user's own storage."""
     log: Text | None = None
     """Absolute path of what the tools said."""
     created_ms: Count
@@ -63,6 +65,8 @@ class PreparedEngine:
     runtime: Text | None = None
     run_args: tuple[str, ...] = ()
     """Of an image: what runs it, and what that needs to be told."""
+    store: Text | None = None
+    """Where podman has it, if not in its user's own storage."""
     args: tuple[str, ...] = ()
     """Behind the program, before the adapter's own."""
     env: Mapping[str, str] = field(factory=dict)
@@ -84,6 +88,7 @@ def prepared(entry: EngineEntry, args: tuple[str, ...], workdir: str) -> Prepare
         entry=entry.artifacts[0],
         runtime=entry.runtime,
         run_args=entry.run_args,
+        store=entry.store,
         args=args,
         workdir=Text(workdir),
         engine_catalog_id=entry.id,

@@ -6,6 +6,9 @@ How a child is held is child.py's, how an end is judged core/ending.py's.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -66,6 +69,8 @@ class Process:
             return None
         try:
             plan.socket.parent.mkdir(parents=True, exist_ok=True)
+            for folder in plan.folders:
+                _make_private(folder)
             for socket in (plan.socket, *plan.sockets):
                 socket.unlink(missing_ok=True)  # a stale file makes llama-server's bind fail
         except OSError as exc:
@@ -161,3 +166,13 @@ class Process:
             for socket in (plan.socket, *plan.sockets):
                 with contextlib.suppress(OSError):
                     socket.unlink()
+            if plan.sweep:  # its socket has a folder of its own
+                with contextlib.suppress(OSError):
+                    plan.socket.parent.rmdir()
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder for this user alone. Raises OSError, also where it is somebody else's."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.geteuid() or folder.is_symlink():
+        raise PermissionError(errno.EPERM, f"{folder} is not ours")

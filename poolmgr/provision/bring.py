@@ -62,6 +62,9 @@ async def bring(work: Work, pool: Pool, plan: s.Plan, now_ms: int) -> EngineEntr
         await _register(cache, entry, work)
         return entry
     finally:
+        if pool.mode is Mode.CONTAINER:
+            with trio.CancelScope(shield=True):  # it has a deadline
+                await images.rest(work.facts)
         release(held)
 
 
@@ -86,7 +89,9 @@ async def _there(cache: Path, entry_id: str, facts: Facts) -> EngineEntry | None
         return None
     runtime = planning.runtime(facts)
     if entry.image is not None and (
-        runtime is None or await images.digest_of(runtime, entry.artifacts[0]) is None
+        runtime is None
+        or entry.store != images.store_of(facts)
+        or await images.digest_of(runtime, entry.artifacts[0]) is None
     ):
         return None
     if str(entry.mode) == Mode.PACKAGE and facts.package.installed != entry.version:
@@ -112,6 +117,7 @@ def _entry(
         image=brought.image,
         runtime=None if brought.runtime is None else Text(brought.runtime),
         run_args=brought.run_args,
+        store=None if brought.store is None else Text(brought.store),
         log=Text(str(work.log.path)),
         created_ms=Count(now_ms),
     )

@@ -34,7 +34,7 @@ async def brought(settings: Settings, pool: Pool) -> PreparedEngine | None:
         raise missing(settings, pool, f"there is no {name} in {cache}")
     if not usable(entry):
         raise missing(settings, pool, f"{_what(entry)} of {name} is gone")
-    if entry.image is not None and Path(_what(entry)).name == "podman":
+    if entry.image is not None and entry.store is None and Path(_what(entry)).name == "podman":
         refuse_closed(pool, _status(), os.geteuid())
     return prepared_engine(pool, entry)
 
@@ -43,14 +43,16 @@ def refuse_closed(pool: Pool, status: str, uid: int) -> None:
     """Refuse rootless podman where no process may gain privileges (NoNewPrivileges= of the units).
 
     newuidmap, which maps its users, is a setuid program; podman's own words for that lead nowhere.
+    What is brought for the system's units does without it (store.py).
     `status` is the text of /proc/self/status. Raises OrchError(ENGINE_START_FAILED).
     """
     if uid != 0 and re.search(r"^NoNewPrivs:\s*1$", status, re.MULTILINE):
         raise OrchError(
             Kind.ENGINE_START_FAILED,
-            f"pool {pool.id}: rootless podman cannot start in the sandbox of this unit "
-            "(NoNewPrivileges=): run the pool by orchctl up, or the container in a unit of its own "
-            "and the pool with provisioning.mode = external",
+            f"pool {pool.id}: its image is in a user's own storage, and podman cannot map that "
+            "user's ids where nobody gains privileges (NoNewPrivileges=): for the system's units "
+            f"run sudo orchctl provision {pool.id}; else take NoNewPrivileges= from the unit, or "
+            "run the pool by orchctl up",
         )
 
 

@@ -4,6 +4,7 @@
     ID.part/       on its way; what is left of a kill is begun anew
     ID.lock        held, by the kernel, as long as somebody brings it
     catalog/       the records (orchd/catalog/engines.py)
+    images/        podman's, for the system's pools (store.py)
     logs/          what the tools said, one file for each time
 
 Removing the folder forgets all engines; nothing else knows of them [ORCH-3205].
@@ -40,5 +41,6 @@ def cache_of(settings: Settings, pool: Pool, environ: Mapping[str, str] = os.env
 def usable(entry: EngineEntry) -> bool:
     """Whether what the record speaks of is still here. Of an image only its runtime can tell."""
     if entry.image is not None:
-        return entry.runtime is not None and os.access(entry.runtime, os.X_OK)
+        runs = entry.runtime is not None and os.access(entry.runtime, os.X_OK)
+        return runs and (entry.store is None or Path(entry.store).is_dir())
     return bool(entry.artifacts) and os.access(entry.artifacts[0], os.X_OK)

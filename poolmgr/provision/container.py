@@ -17,6 +17,7 @@ from attrs import frozen
 from orchd.config.pool import TRITON, Pool
 from orchd.wire.engines import PreparedEngine
 from orchd.wire.errors import Kind, OrchError
+from poolmgr.provision import store
 
 SHM: Final = "8g"
 """What processes of one engine share, at most: vLLM's pass tensors through it. Taken as used."""
@@ -42,6 +43,8 @@ class Run:
     argv: tuple[str, ...]
     sweep: tuple[str, ...]
     """Ends the container, however it was left; no error where there is none."""
+    folders: tuple[Path, ...] = ()
+    """To be made first, for this user alone."""
 
 
 def socket_in_folder(socket: Path) -> Path:
@@ -72,6 +75,11 @@ def run(
     runtime = engine.runtime
     assert runtime is not None, "an image has one"
     docker = Path(runtime).name.startswith("docker")
+    call: tuple[str, ...] = (runtime,)
+    if engine.store is not None:
+        # not in our own environment: what ends the container is called without one
+        there = f"XDG_RUNTIME_DIR={store.RUN}"
+        call = ("/usr/bin/env", there, runtime, *store.running(Path(engine.store)))
     name = container_name(socket)
     rootless = not docker and who.uid != 0
     options = [
@@ -97,11 +105,15 @@ def run(
     if program is not None:
         options += ["--entrypoint", program[0]]
     before = _BEFORE.get(pool.engine.id, ()) if program is None else program[1:]
-    sweep = (runtime, "rm", "--force", *(() if docker else ("--ignore", "--time", "0")), name)
+    sweep = (*call, "rm", "--force", *(() if docker else ("--ignore", "--time", "0")), name)
     whole = (*options, engine.entry, *before, *argv)
     if docker:  # it has no --replace
         return Run(argv=("/bin/sh", "-c", _DOCKER, runtime, name, *whole), sweep=sweep)
-    return Run(argv=(runtime, *whole), sweep=sweep)
+    return Run(
+        argv=(*call, *whole),
+        sweep=sweep,
+        folders=() if engine.store is None else (store.OWN, store.RUN),
+    )
 
 
 def around(model: Path) -> Path:

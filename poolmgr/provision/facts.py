@@ -28,8 +28,15 @@ class Runtime:
     version: str
     oci: str = ""
     """podman: what it has containers made by: crun, runc."""
+    options: tuple[str, ...] = ()
+    """podman: what it is told at each call, before the verb."""
     why_not: str | None = None
     """None: it answers; else what it said."""
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """What a call begins with."""
+        return (self.path, *self.options)
 
 
 @frozen(kw_only=True)
@@ -59,9 +66,14 @@ class Facts:
     cdi: frozenset[str] = frozenset()
     """Names of the devices that CDI specifications have for nvidia.com/gpu."""
     subordinate_ids: bool = True
-    """Whether the user may map other users' ids: what rootless podman needs."""
+    """Whether the user may map other users' ids: what rootless podman needs outside of a unit."""
+    no_namespaces: str | None = None
+    """The setting of the kernel that keeps users from making a user namespace; None: they may."""
+    units: bool = False
+    """Whether the engine is for the system's units, where nobody gains privileges."""
     root: bool = False
     user: str = ""
+    """Who brings the engine; for the units whom the cache belongs to, who will be that."""
     sudo_user: str | None = None
     """root by sudo: who called it, and runs what refuses to run as root."""
     sudo_asks: bool = False

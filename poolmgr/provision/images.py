@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final
 
 from attrs import evolve
@@ -12,8 +13,9 @@ from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Digest
 from poolmgr.provision import planning, tool
-from poolmgr.provision.facts import Runtime
+from poolmgr.provision.facts import Facts, Runtime
 from poolmgr.provision.proxies import through
+from poolmgr.provision.store import images_of
 from poolmgr.provision.work import Brought, Work
 
 PULL_S: Final = 3 * 3600.0
@@ -33,7 +35,7 @@ async def pull(work: Work, pool: Pool) -> Brought:
         await work.door.permit(f"https://{one.image}", runtime.name)
         # docker's daemon has a proxy of its own (systemctl edit docker), and heeds nobody else's
         env = through(work.door.proxy)
-        await work.run([runtime.path, "pull", reference], PULL_S, env=env)
+        await work.run([*runtime.argv, "pull", reference], PULL_S, env=env)
     found = await digest_of(runtime, reference)
     if found is None:
         raise OrchError(Kind.PROVISION_FAILED, f"{reference} was pulled, and is not here")
@@ -51,7 +53,23 @@ async def pull(work: Work, pool: Pool) -> Brought:
         # in the cgroup of its pool, so that the unit's filter of devices and addresses, its limits
         # and its end are the container's too. Of the OCI runtimes crun alone can.
         run_args=("--cgroups=disabled",) if runtime.oci == "crun" else (),
+        store=store_of(work.facts),
     )
+
+
+async def rest(facts: Facts) -> None:
+    """End the process that podman leaves behind to hold its namespaces, where nobody else needs it:
+    the pools have their own. It makes no difference to what is here."""
+    runtime = planning.runtime(facts)
+    if runtime is not None and store_of(facts) is not None:
+        await tool.ask([*runtime.argv, "system", "migrate"], 60.0)
+
+
+def store_of(facts: Facts) -> str | None:
+    """Return where the units find images; None: in the storage of whoever runs podman, docker's."""
+    runtime = planning.runtime(facts)
+    own = facts.units and runtime is not None and runtime.name == "podman"
+    return str(images_of(Path(facts.cache))) if own else None
 
 
 async def digest_of(runtime: Runtime, reference: str) -> str | None:
@@ -60,7 +78,7 @@ async def digest_of(runtime: Runtime, reference: str) -> str | None:
         form = '{{join .RepoDigests " "}}'
     else:
         form = '{{.Digest}} {{join .RepoDigests " "}}'
-    said = await tool.ask([runtime.path, "image", "inspect", "--format", form, reference], 60.0)
+    said = await tool.ask([*runtime.argv, "image", "inspect", "--format", form, reference], 60.0)
     if said is None or said.code:
         return None
     wanted = _DIGEST.search(reference)

@@ -5,9 +5,11 @@ The GPUs are read by poolmgr/edge and handed in. What the facts mean is prefligh
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
+import pwd
 import re
 import shutil
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from orchd.config.pool import Mode, Pool
-from poolmgr.provision import planning, tool
+from poolmgr.provision import planning, store, tool
 from poolmgr.provision.facts import Facts, GpuFact, PackageFact, Runtime
 
 PROGRAMS: Final = (
@@ -28,6 +30,8 @@ CDI_PLACES: Final = ("/etc/cdi", "/var/run/cdi")
 CDI_MAX: Final = 4 << 20
 _CDI_NAME: Final = re.compile(r"""["']?name["']?\s*:\s*["']?([A-Za-z0-9][\w.:-]{0,99})""")
 _CDI_KIND: Final = re.compile(r"""["']?kind["']?\s*:\s*["']?nvidia\.com/gpu\b""")
+_NAMESPACES: Final = (("kernel.unprivileged_userns_clone", "0"), ("user.max_user_namespaces", "0"))
+"""Settings that keep users from namespaces: linux-hardened's own, and the kernel's."""
 JOB_BYTES: Final = 2 << 30
 """Of memory for each compiler: nvcc takes 1 to 2 GB for a file of llama.cpp's kernels."""
 
@@ -37,9 +41,11 @@ async def look(
     cache: Path,
     gpus: tuple[GpuFact, ...],
     no_driver: str | None,
+    *,
+    units: bool = False,
     cdi_places: Sequence[str] = CDI_PLACES,
 ) -> Facts:
-    """Return the facts that matter for this pool."""
+    """Return the facts that matter for this pool. `units`: its engine is for the system's."""
     programs = _programs(pool)
     versions: dict[str, str] = {}
     podman = docker = None
@@ -50,13 +56,14 @@ async def look(
             if said is not None and said.code == 0:
                 versions[name] = _version(said.text)
     elif pool.mode is Mode.CONTAINER:
-        podman, docker = await _podman(), await _docker()
+        podman = await (_podman_of_units(cache) if units else _podman())
+        docker = await _docker()
     sudo_user, sudo_asks = _sudo_user(), False
     if pool.mode is Mode.PACKAGE and "pacman" in programs:
         package = await _package(planning.package_name(pool))
         if package.installed is None and "sudo" in programs:
             sudo_asks = await _sudo_asks(sudo_user)
-    user = _user()
+    user = _owner(cache) if units else _user()
     return Facts(
         programs=programs,
         versions=versions,
@@ -65,7 +72,9 @@ async def look(
         podman=podman,
         docker=docker,
         cdi=cdi(cdi_places),
-        subordinate_ids=os.geteuid() == 0 or _subordinate(user),
+        subordinate_ids=_subordinate(user) or (os.geteuid() == 0 and not units),
+        no_namespaces=_no_namespaces(),
+        units=units,
         root=os.geteuid() == 0,
         user=user,
         sudo_user=sudo_user,
@@ -89,6 +98,22 @@ def _version(text: str) -> str:
     """Return the last line that has a version: nvcc begins with copyright lines."""
     found = [line.strip() for line in text.splitlines() if re.search(r"\d+\.\d+", line)]
     return found[-1 if "nvcc" in text.lower() else 0][:200] if found else ""
+
+
+async def _podman_of_units(cache: Path) -> Runtime | None:
+    """Return podman as the units call it. `podman info` would make a storage, also for a plan."""
+    path = shutil.which("podman")
+    if path is None:
+        return None
+    said = await tool.ask([path, "--version"])
+    return Runtime(
+        path=path,
+        name="podman",
+        version="" if said is None else said.text.strip().rpartition(" ")[2],
+        oci="" if shutil.which("crun") is None else "crun",
+        options=store.bringing(store.images_of(cache)),
+        why_not=None if said is not None and said.code == 0 else _last(said),
+    )
 
 
 async def _podman() -> Runtime | None:
@@ -168,7 +193,9 @@ def cdi(places: Sequence[str] = CDI_PLACES) -> frozenset[str]:
 
 
 def _subordinate(user: str) -> bool:
-    ids = {user, str(os.geteuid())}
+    ids = {user}
+    with contextlib.suppress(KeyError):
+        ids.add(str(pwd.getpwnam(user).pw_uid))
     try:
         lines = Path("/etc/subuid").read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -181,6 +208,25 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.geteuid())
+
+
+def _owner(cache: Path) -> str:
+    uid = _there(cache).stat().st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _no_namespaces() -> str | None:
+    for name, closed in _NAMESPACES:
+        try:
+            said = (Path("/proc/sys") / name.replace(".", "/")).read_text().strip()
+        except OSError:
+            continue  # this kernel has no such setting
+        if said == closed:
+            return name
+    return None
 
 
 def _there(cache: Path) -> Path:

@@ -55,6 +55,8 @@ class Plan:
     """None: the engine runs already, what it needs it has."""
     sweep: tuple[str, ...] = ()
     """Of a container: the command after which it is gone."""
+    folders: tuple[Path, ...] = ()
+    """To be made before it is started, for this user alone."""
     services: Mapping[Service, Target] = field(factory=dict)
     """Where else it answers."""
     sockets: tuple[Path, ...] = ()
@@ -143,6 +145,7 @@ def _contained(
         sockets=(*launch.sockets.values(), *launch.files),
         need=adapter.need(pool, model.size_bytes, model.head),
         sweep=run.sweep,
+        folders=run.folders,
     )
 
 

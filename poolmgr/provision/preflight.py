@@ -14,7 +14,7 @@ from attrs import frozen
 
 from orchd.config.pool import MOCK, Mode, Pool
 from poolmgr.provision import planning
-from poolmgr.provision.facts import Facts
+from poolmgr.provision.facts import Facts, Runtime
 
 SOURCE_BYTES: Final = 6 << 30
 """Of disk for a build: llama.cpp's source has 0.3 GB, its CUDA objects 1 to 4 GB."""
@@ -107,11 +107,8 @@ def _container(pool: Pool, facts: Facts) -> Iterator[Problem]:
         yield Problem(
             f"{runtime.name} does not work here: {runtime.why_not}", f"{runtime.name} info"
         )
-    elif runtime.name == "podman" and not facts.root and not facts.subordinate_ids:
-        yield Problem(
-            f"user {facts.user} has no subordinate ids, which rootless podman needs",
-            f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {facts.user}",
-        )
+    elif runtime.name == "podman":
+        yield from _podman(runtime, facts)
     masked = {index for mask in pool.replicas for index in mask.indices}
     wanted = [one.uuid for one in facts.gpus if one.index in masked]
     absent = [uuid for uuid in wanted if uuid not in facts.cdi]
@@ -120,6 +117,43 @@ def _container(pool: Pool, facts: Facts) -> Iterator[Problem]:
         names = ", ".join(absent)
         yield Problem(f"no CDI specification names nvidia.com/gpu={names}", toolkit + CDI)
     yield from _room(facts, IMAGE_BYTES)
+
+
+def _podman(runtime: Runtime, facts: Facts) -> Iterator[Problem]:
+    if facts.units:
+        yield from _podman_of_units(runtime, facts)
+    elif not facts.root and not facts.subordinate_ids:
+        yield Problem(
+            f"user {facts.user} has no subordinate ids, which rootless podman needs",
+            f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {facts.user}",
+        )
+    if facts.no_namespaces is not None and (facts.units or not facts.root):
+        value = "1" if facts.no_namespaces.endswith("clone") else "10000"
+        line = f"{facts.no_namespaces} = {value}"
+        yield Problem(
+            f"users may make no namespaces here, which rootless podman needs "
+            f"({facts.no_namespaces} is 0)",
+            f"echo '{line}' | sudo tee /etc/sysctl.d/60-orchd-namespaces.conf && "
+            "sudo sysctl --system",
+        )
+
+
+def _podman_of_units(runtime: Runtime, facts: Facts) -> Iterator[Problem]:
+    """Nobody gains privileges there, so podman maps one user and calls no setuid program."""
+    if facts.user == "root":
+        yield Problem(
+            f"the cache {facts.cache} is root's: the pools' podman cannot use what is there",
+            f"sudo install -d -o poolmgr -g poolmgr -m 750 {facts.cache}",
+        )
+    elif facts.subordinate_ids:
+        yield Problem(
+            f"user {facts.user} has subordinate ids, and podman in a unit cannot use them, nor do "
+            "without them where they are",
+            f"sudo sed -i '/^{facts.user}:/d' /etc/subuid /etc/subgid",
+        )
+    if runtime.oci != "crun":
+        what = "crun is not here (of what makes containers, it alone keeps them in their unit)"
+        yield Problem(what, pacman("crun"))
 
 
 def _package(pool: Pool, facts: Facts) -> Iterator[Problem]:

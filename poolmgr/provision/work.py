@@ -54,6 +54,7 @@ class Brought:
     image: ImageIdentity | None = None
     runtime: str | None = None
     run_args: tuple[str, ...] = ()
+    store: str | None = None
 
 
 @frozen

@@ -81,13 +81,16 @@ def test_what_engines_of_torch_need_is_open_to_them_alone(made, user):
     own, netlink = ["user net"], ["AF_NETLINK"]
     for engine, more, namespaces, families in (
         ("tgi", binary, own, netlink), ("vllm", binary, own, netlink),
-        ("tgi", image, [], netlink), ("triton", binary, [], netlink),
+        ("triton", binary, [], netlink),
         ("vllm", theirs, [], []), ("llamacpp", binary, [], []),
     ):  # fmt: skip
         text = pool(more=more).replace('"llamacpp"', f'"{engine}"').replace("file:", "")
         units = made(text, user=user)
         assert values(units, "RestrictNamespaces") == namespaces
         assert values(units, "RestrictAddressFamilies") == families
+    boxed = made(pool(more=image).replace('"llamacpp"', '"vllm"').replace("file:", ""), user=user)
+    assert values(boxed, "RestrictAddressFamilies") == (["AF_NETLINK", ""] if user else netlink)
+    assert "user net" not in values(boxed, "RestrictNamespaces")
 
 
 @pytest.mark.req("SYSD-15")
@@ -256,6 +259,23 @@ def test_orchd_gets_the_network_where_it_fetches_for_clients_and_not_otherwise(m
         "RestrictAddressFamilies=AF_INET AF_INET6",
         "IPAddressAllow=any",
     ]
+
+
+@pytest.mark.req("SYSD-28")
+def test_a_pool_of_mode_container_has_its_sandbox_opened_for_podman_and_no_other_pool(made):
+    box = 'provisioning = { mode = "container", container = { tag = "b1" } }'
+    text = pool("box", more=box) + pool("plain")
+    units = made(text)
+    assert values(units, "RestrictNamespaces", "box:0") == ["cgroup ipc mnt net pid user uts"]
+    assert values(units, "NoNewPrivileges", "box:0") == []
+    for key in ("ProtectKernelTunables", "ProtectKernelLogs", "ProtectHostname"):
+        assert values(units, key, "box:0") == ["no"]
+    opened = {"RestrictNamespaces", "SystemCallFilter", "NoNewPrivileges", "TemporaryFileSystem"}
+    assert not any(values(units, key, "plain:0") for key in opened)
+    own = made(text, user=True)
+    assert values(own, "NoNewPrivileges", "box:0") == ["no"]
+    assert values(own, "SystemCallFilter", "box:0") == [""]
+    assert not any(values(own, key, "plain:0") for key in opened)
 
 
 def test_a_cache_of_engines_in_a_home_is_shown(made):

@@ -7,7 +7,10 @@ What a plain `systemd-nspawn --boot` lacks, each seen failing without it:
  * a cgroup of its own (every `--keep-unit` machine would share one) that takes no help from the
    host's systemd, which may not be PID 1, and dies as a whole by cgroup.kill;
  * a mount namespace of its own, so that the overlay goes away with the last process;
- * CAP_BPF and the bpf call: without them DeviceAllow= and IPAddressDeny= are silently not enforced.
+ * CAP_BPF and the bpf call: without them DeviceAllow= and IPAddressDeny= are silently not enforced;
+ * a host's /proc that is not whole: nspawn leaves it in the machine's mount namespace, out of
+   sight, and because of it the kernel would let every user namespace mount a /proc of its own, also
+   in units where it refuses that on a real machine (ProtectKernelTunables=).
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ echo $$ > "$cgroup/machine/cgroup.procs"
 mkdir -p /run/systemd/nspawn
 mount -t tmpfs tmpfs /run/systemd/nspawn
 mount -t overlay overlay -o "$overlay" "$root"
+mount --bind /dev/null /proc/kallsyms
 exec env SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --directory="$root" "$@"
 """
 # Waits for the end of its input, which comes when the test process lets go or dies, however it

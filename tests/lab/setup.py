@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 from tests.lab import needs as lab_needs
+from tests.lab.boxes import box_layers
 from tests.lab.cache import Cache
 from tests.lab.cuda import NVCC, placeholders, toolkit
 from tests.lab.llama import LlamaBuild, build_llama, needs_of, tiny_model
@@ -45,12 +46,17 @@ def steps(cache: Cache) -> list[Step]:
         (f"{suite} system with our dependencies", MACHINE, partial(dependency_layer, suite, cache))
         for suite in Suite
     ]
+    boxes: list[Step] = [
+        (f"{suite} system with podman", MACHINE, partial(box_layers, suite, cache))
+        for suite in Suite
+    ]
     engines: list[Step] = [
         (f"llama.cpp's server, {build} build", needs_of(build), partial(build_llama, build, cache))
         for build in LlamaBuild
     ]
     return [
         *systems,
+        *boxes,
         *engines,
         ("tritonserver", TRITON, partial(build_triton, cache)),
         ("llama.cpp's source", LLAMA_SOURCE, partial(build_source, cache)),

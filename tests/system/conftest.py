@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests.lab.cache import Cache
 from tests.lab.machine import Machine
-from tests.lab.needs import FAKE_NVML, require
+from tests.lab.needs import FAKE_NVML, PACKAGING, require
 from tests.lab.nvml import FakeNvml, two_gpus
 from tests.lab.rootfs import Suite
+from tests.system import archpkg
 from tests.system.house import House, installed
 
 
@@ -22,6 +24,16 @@ def house_layers(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> list
     layer.mkdir()
     layer.parent.chmod(0o755)
     return installed(suite, layer)
+
+
+@pytest.fixture(scope="session")
+def package() -> Iterator[Path]:
+    """The Arch package of the working tree, built once."""
+    require(PACKAGING)
+    # pytest's own folders are closed to the user that builds
+    with TemporaryDirectory(prefix="makepkg-") as scratch:
+        Path(scratch).chmod(0o755)
+        yield archpkg.build(Path(scratch, "build"))
 
 
 @pytest.fixture(scope="module")

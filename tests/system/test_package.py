@@ -25,16 +25,6 @@ from tests.system.house import SIMULATED, House, mock_pool, names_of, task
 pytest_plugins = ("tests.lab.fixtures",)
 
 
-@pytest.fixture(scope="module")
-def package() -> Iterator[Path]:
-    """The package, built once."""
-    require(PACKAGING)
-    # pytest's own folders are closed to the user that builds
-    with TemporaryDirectory(prefix="makepkg-") as scratch:
-        Path(scratch).chmod(0o755)
-        yield archpkg.build(Path(scratch, "build"))
-
-
 @pytest.mark.req("SYSD-14")
 @pytest.mark.system
 @pytest.mark.slow

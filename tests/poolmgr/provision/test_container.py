@@ -10,6 +10,7 @@ from orchd.wire.engines import PreparedEngine
 from orchd.wire.errors import OrchError
 from orchd.wire.ids import EngineId, Text
 from poolmgr.provision.container import Who, around, container_name, run, socket_in_folder
+from poolmgr.provision.store import OWN, RUN
 from tests.poolmgr.provision.making import MODES, pool
 
 SOCKET = socket_in_folder(Path("/run/poolmgr/big:0.engine.sock"))
@@ -17,7 +18,7 @@ IMAGE = "docker.io/vllm/vllm-openai@sha256:1"
 ME, ROOT = Who(uid=971, gid=972), Who(uid=0, gid=0)
 
 
-def engine(runtime="/usr/bin/podman", *run_args: str) -> PreparedEngine:
+def engine(runtime="/usr/bin/podman", *run_args: str, store: str | None = None) -> PreparedEngine:
     return PreparedEngine(
         name=EngineId("vllm"),
         version=Text("v1"),
@@ -26,6 +27,7 @@ def engine(runtime="/usr/bin/podman", *run_args: str) -> PreparedEngine:
         entry=Text(IMAGE),
         runtime=Text(runtime),
         run_args=run_args,
+        store=None if store is None else Text(store),
         workdir=Text("/"),
         engine_catalog_id=Text("x"),
     )
@@ -35,8 +37,9 @@ def made(tmp_path, who=ME, runtime="/usr/bin/podman", how="", **more):
     one = pool(tmp_path, MODES["container"] + how, more.get("engine", "llamacpp"))
     env = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     return run(
-        one, engine(runtime, *more.get("run_args", ())), who, SOCKET, (Path("/models"),),
-        ("GPU-a", "GPU-b"), ("--host", str(SOCKET)), env, one.provisioning.command,
+        one, engine(runtime, *more.get("run_args", ()), store=more.get("store")), who, SOCKET,
+        (Path("/models"),), ("GPU-a", "GPU-b"), ("--host", str(SOCKET)), env,
+        one.provisioning.command,
     )  # fmt: skip
 
 
@@ -62,6 +65,24 @@ def test_a_rootless_container_sees_its_gpus_its_model_and_its_socket_alone(tmp_p
         "CUDA_DEVICE_ORDER=PCI_BUS_ID", "CUDA_VISIBLE_DEVICES=GPU-a,GPU-b",
     ]  # fmt: skip
     assert argv[-3:] == (IMAGE, "--host", str(SOCKET))
+
+
+@pytest.mark.req("ORCH-3801", "SYSD-28")
+def test_in_a_unit_podman_has_a_storage_of_its_own_above_the_images(tmp_path):
+    one = made(tmp_path, store="/var/cache/orchd/engines/images")
+    call = one.argv[: one.argv.index("run")]
+    assert call[:3] == ("/usr/bin/env", f"XDG_RUNTIME_DIR={RUN}", "/usr/bin/podman")
+    assert values(call, "--root") == [f"{OWN}/storage"]
+    assert values(call, "--storage-opt") == [
+        "overlay.ignore_chown_errors=true",
+        "overlay.imagestore=/var/cache/orchd/engines/images",
+    ]
+    # what ends the container has to look where it is
+    assert one.sweep[: len(call)] == call
+    assert one.sweep[len(call) :] == made(tmp_path).sweep[1:]
+    assert one.argv[len(call) :] == made(tmp_path).argv[1:]
+    assert one.folders == (OWN, RUN)
+    assert made(tmp_path).folders == ()
 
 
 def test_where_root_would_be_root_the_engine_is_us_by_number(tmp_path):

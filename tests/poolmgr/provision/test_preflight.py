@@ -81,6 +81,36 @@ def test_a_container_needs_a_runtime_ids_and_its_gpus_in_a_cdi_specification(tmp
     assert both.command == f"sudo pacman -S --needed nvidia-container-toolkit && {generate}"
 
 
+@pytest.mark.req("ORCH-3801", "ORCH-3804", "SYSD-28")
+def test_for_the_units_podman_needs_no_ids_and_may_have_none(tmp_path):
+    one = pool(tmp_path, MODES["container"])
+    alone = {"units": True, "user": "poolmgr", "subordinate_ids": False}
+    assert check(one, facts(**alone)) == ()
+    (ids,) = check(one, facts(**alone | {"subordinate_ids": True}))
+    assert ids.command == "sudo sed -i '/^poolmgr:/d' /etc/subuid /etc/subgid"
+    (owner,) = check(one, facts(**alone | {"user": "root"}))
+    assert owner.command == "sudo install -d -o poolmgr -g poolmgr -m 750 /var/cache/orchd/engines"
+    runc = Runtime(path="/p", name="podman", version="5", oci="")
+    (crun,) = check(one, facts(podman=runc, **alone))
+    assert crun.command == "sudo pacman -S --needed crun"
+    # nothing of that is docker's
+    assert check(one, facts(podman=None, **alone | {"subordinate_ids": True})) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("kernel.unprivileged_userns_clone", "1"), ("user.max_user_namespaces", "10000")],
+)
+def test_a_kernel_that_gives_users_no_namespaces_is_told(tmp_path, name, value):
+    one = pool(tmp_path, MODES["container"])
+    (closed,) = check(one, facts(no_namespaces=name))
+    assert closed.what.endswith(f"({name} is 0)")
+    assert closed.command.startswith(f"echo '{name} = {value}' | sudo tee /etc/sysctl.d/")
+    assert check(one, facts(no_namespaces=name, root=True)) == ()
+    assert len(check(one, facts(no_namespaces=name, root=True, units=True, user="poolmgr",
+                                subordinate_ids=False))) == 1  # fmt: skip
+
+
 @pytest.mark.req("ORCH-3434", "ORCH-3092", "OC-CONFIG-6026")
 def test_no_package_is_installed_unless_that_is_allowed(tmp_path):
     one = pool(tmp_path, MODES["package"])
