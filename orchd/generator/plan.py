@@ -33,7 +33,7 @@ ProtectKernelLogs=no
 ProtectHostname=no
 # podman keeps its locks there by its user: those of two pools must not meet.
 TemporaryFileSystem=/dev/shm:mode=1777"""
-"""What the sandbox leaves open for podman (specs/adr/0007-containers-in-units.md)."""
+"""What the sandbox leaves open for podman (specs/adr/0008-containers-in-units.md)."""
 CONTAINER_OF_USER: Final = """\
 # podman maps the user's subordinate ids by newuidmap, a setuid program. A user's manager can filter
 # nothing without forbidding those, so none of its filters stays; the container has podman's.
