@@ -76,7 +76,7 @@ provisioning = {{ mode = "external", url = "http://127.0.0.1:{port}" }}
     )
 
 
-@pytest.mark.req("OC-ADAPT-OAI-6000", "OC-ADAPT-OAI-6001", "ORCH-3613")
+@pytest.mark.req("OC-ADAPT-OAI-6000", "ORCH-3613")
 @pytest.mark.parametrize("api", ["chat", "completions"])
 async def test_transformers_serve_is_asked_counted_and_left(
     suite_of: SuiteOf, fake_nvml: FakeNvml, port: int, api: str
