@@ -133,13 +133,21 @@ async def _docker() -> Runtime | None:
     said = await tool.ask([path, "version", "--format", "{{.Server.Version}}"])
     if said is None or said.code:
         return Runtime(path=path, name="docker", version="", why_not=_last(said))
-    return Runtime(path=path, name="docker", version=said.text.strip()[:100])
+    info = await tool.ask([path, "info", "--format", "{{json .CDISpecDirs}}"])
+    return Runtime(
+        path=path,
+        name="docker",
+        version=said.text.strip()[:100],
+        cdi=info is not None and info.code == 0 and '["' in info.text,
+    )
 
 
 def _last(said: tool.Answer | None) -> str:
     if said is None:
         return "it does not answer"
     lines = [line.strip() for line in said.text.splitlines() if line.strip()]
+    # podman warns after it has said what fails
+    lines = [line for line in lines if line.startswith("Error")] or lines
     return lines[-1][:200] if lines else f"it ends with {said.code}"
 
 
