@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-vllm setup specs clean bench
+.PHONY: help demo check test test-vllm test-cuda setup specs clean bench
 
 PY := .venv/bin/python
 # An order that fails early: types take longest, so their worker starts first.
@@ -23,7 +23,11 @@ test: setup ## everything: also real engines, and a booted systemd where this ru
 	@$(PYTEST)
 
 test-vllm: setup ## the cases of every engine against the real vLLM too (installs 3.5 GB once; ten minutes)
-	@ORCHD_TEST_VLLM=1 $(PY) -m pytest -q tests/engines/test_every_engine.py tests/sockets/test_engines.py -k vllm
+	@ORCHD_TEST_VLLM=1 $(PY) -m pytest -q tests/engines/test_every_engine.py \
+		tests/engines/test_vectors.py tests/sockets/test_engines.py tests/system/test_engines.py -k vllm
+
+test-cuda: setup ## the whole of llama.cpp by the real nvcc, up to the look for a device (an hour or two once)
+	@ORCHD_TEST_CUDA_BUILD=1 $(PY) -m pytest -q tests/poolmgr/provision/test_llama_source.py
 
 setup: ## make .venv, when it is missing or pyproject.toml has changed
 	@tools/bootstrap.sh

@@ -1,9 +1,9 @@
-"""Stands before an engine that can listen on TCP only: its unix socket, and a network of its own.
+"""Stands before an engine that uses TCP: gives it a network of its own, and a unix socket.
 
-A program, started by its path: the engine is its child, and what comes to the socket goes to the
-engine's port on the loopback of a network namespace that nobody else is in. One file and the
-standard library alone: in a container the Python of the image runs it (provision/bridged.py). Not
-here: what the engine is, and what is said to it.
+A program, started by its path: the engine is its child, in a network namespace that nobody else is
+in. Where it can listen on TCP only, what comes to the socket goes to its port there. One file and
+the standard library alone: in a container, which has a network of its own, the Python of the image
+runs it (provision/bridged.py). Not here: what the engine is, and what is said to it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ SPARE = 8
 """Connections beside those of jobs: health, metrics, tokens of a text."""
 REFUSED = 78
 """EX_CONFIG: this machine does not let it have a network of its own."""
+MUST = "it listens on TCP, where all could reach it. Open them, or run it, mode external"
+MAY = "every program of this machine reaches the ports at which its processes meet"
 _NEWUSER, _NEWNET = 0x1000_0000, 0x4000_0000  # sched.h
 _GETFLAGS, _SETFLAGS, _UP = 0x8913, 0x8914, 1  # sockios.h, if.h
 _PDEATHSIG, _SUBREAPER = 1, 36  # prctl.h
@@ -37,29 +39,27 @@ _PDEATHSIG, _SUBREAPER = 1, 36  # prctl.h
 def main() -> int:
     """Run the engine behind the socket until it ends; return its exit status."""
     asked = _parser().parse_args()
-    if asked.own_network:
-        refusal = own_network()
-        if refusal is not None:
-            print(refusal, file=sys.stderr, flush=True)
-            return REFUSED
+    if asked.own_network is not None:
+        closed = own_network()
+        if closed is not None:
+            must = asked.own_network == "must"
+            print(f"{closed} {MUST if must else MAY}", file=sys.stderr, flush=True)
+            if must:
+                return REFUSED
         _die_with_parent()
         # what the engine forks and leaves behind becomes our child, not init's
         _libc().prctl(_SUBREAPER, 1, 0, 0, 0)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(asked.socket)
-    Path(asked.socket).chmod(0o600)
-    listener.listen(BACKLOG)
+    listener = None if asked.socket is None else _listen(asked.socket)
     program, *arguments = asked.program
     if asked.entry is not None and os.access(asked.entry, os.X_OK):
         program = asked.entry
     engine = _start(program, arguments)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _send(engine, signal.SIGTERM))
-    threading.stack_size(STACK_BYTES)
-    serve = threading.Thread(
-        target=_serve, args=(listener, asked.port, asked.slots + SPARE), daemon=True
-    )
-    serve.start()
+    if listener is not None:
+        threading.stack_size(STACK_BYTES)
+        most = asked.slots + SPARE
+        threading.Thread(target=_serve, args=(listener, asked.port, most), daemon=True).start()
     status = _reaped(engine)
     _kill_the_rest()
     if os.WIFSIGNALED(status) and os.getpid() != 1:  # told as it was, for whoever reads our end
@@ -70,15 +70,23 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bridge")
-    parser.add_argument("--socket", required=True, help="where it listens")
-    parser.add_argument("--port", required=True, type=int, help="where the engine listens")
-    parser.add_argument("--slots", required=True, type=int, help="jobs at the same time")
+    parser.add_argument("--socket", help="where to listen for the engine")
+    parser.add_argument("--port", type=int, help="where the engine listens, for --socket")
+    parser.add_argument("--slots", type=int, help="jobs at the same time, for --socket")
     parser.add_argument(
-        "--own-network", action="store_true", help="make one; a container has its own"
+        "--own-network", choices=("must", "may"), help="make one; a container has its own"
     )
     parser.add_argument("--entry", help="run in the program's place, where it is there")
     parser.add_argument("program", nargs="+", help="the engine and its arguments, after --")
     return parser
+
+
+def _listen(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    Path(path).chmod(0o600)
+    listener.listen(BACKLOG)
+    return listener
 
 
 def own_network() -> str | None:
@@ -91,10 +99,7 @@ def own_network() -> str | None:
     if libc.unshare(_NEWNET) != 0:
         if libc.unshare(_NEWUSER | _NEWNET) != 0:
             why = os.strerror(ctypes.get_errno())
-            return (
-                f"user namespaces are closed here ({why}), and it listens on TCP: open them "
-                "(sysctl user.max_user_namespaces), or run it yourself, mode external"
-            )
+            return f"user namespaces are closed here ({why}, sysctl user.max_user_namespaces):"
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")

@@ -14,7 +14,7 @@ from orchd.kit.client import Client
 from orchd.wire import codec
 from orchd.wire.control import PoolControl, PoolHealth, ReloadRequest
 from orchd.wire.errors import Kind
-from orchd.wire.ids import PoolId, Text
+from orchd.wire.ids import DIGEST, Digest, PoolId, Text
 from orchd.wire.snapshot import Outcome
 
 POLL_S: Final = 0.3
@@ -23,12 +23,14 @@ POLL_S: Final = 0.3
 @click.command(name="reload")
 @click.argument("pool", type=PoolName())
 @click.argument("model", required=False)
+@click.option("--digest", help="sha256:<hex> that MODEL must have, else the old model serves on.")
 @click.option("--no-wait", is_flag=True, help="Return once it has begun.")
 @reach.JSON
 @reach.options
 def command(
     pool: PoolId,
     model: str | None,
+    digest: str | None,
     no_wait: bool,
     as_json: bool,
     url: str | None,
@@ -39,8 +41,11 @@ def command(
     If that fails the pool stays on the model that it has. It ends a drain. To keep a model beyond
     the next reboot, write it into the configuration.
     """
+    if digest is not None and not DIGEST.fullmatch(digest):
+        raise click.BadParameter("must be sha256:<64 hex digits>", param_hint="--digest")
+    known = None if digest is None else Digest(digest)
     where = reach.find(url, token_file)
-    health, model = reach.run(where, _reload, pool, model, not no_wait)
+    health, model = reach.run(where, _reload, pool, model, known, not no_wait)
     if as_json:
         say.json(health or PoolControl(pool_id=pool, status="reloading"))
     elif health is None:
@@ -50,12 +55,12 @@ def command(
 
 
 async def _reload(
-    client: Client, pool: PoolId, model: str | None, wait: bool
+    client: Client, pool: PoolId, model: str | None, digest: Digest | None, wait: bool
 ) -> tuple[PoolHealth | None, str]:
     path = f"/v1/pools/{pool}"
     if model is None:
         model = (await reach.fetch(client, PoolHealth, f"{path}/health")).model_ref
-    body = codec.dumps(ReloadRequest(new_model_ref=Text(model)))
+    body = codec.dumps(ReloadRequest(new_model_ref=Text(model), digest=digest))
     await reach.ask(client, "POST", f"{path}/reload", body)
     if not wait:
         return None, model

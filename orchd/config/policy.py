@@ -23,7 +23,8 @@ class Outbound:
     deny: tuple[Text, ...] = ()
     """Hosts that nothing goes to, whatever else is said; without a port: on any."""
     proxy: Text | None = None
-    """http://host:port of an HTTP proxy that fetches go through; it is not asked about itself."""
+    """http://host:port of an HTTP proxy that fetches, git and podman go through; it is not asked
+    about itself."""
     max_mb: Positive | None = None
     """MiB that one file may have; a larger one is not fetched."""
     requests_per_min: Positive | None = None

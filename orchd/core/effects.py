@@ -123,6 +123,8 @@ class AskReload:
 
     replica_id: ReplicaId
     model_ref: str
+    digest: str | None = None
+    """That the model must have; None: what the configuration says of it, or whatever it has."""
 
 
 @frozen

@@ -124,6 +124,8 @@ class ReloadPool:
 
     pool_id: PoolId
     model_ref: str
+    digest: str | None = None
+    """That the model must have; None: whatever it has."""
 
 
 @frozen

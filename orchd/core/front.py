@@ -129,7 +129,7 @@ class Front:
             pool = world.pool(event.pool_id)
             if isinstance(event, DrainPool):
                 return drain.begin(world, pool, event.deadline_ms)
-            return reload.begin(world, pool, event.model_ref, now)
+            return reload.begin(world, pool, event.model_ref, event.digest, now)
         except OrchError as error:
             return [Refused(error)]
 

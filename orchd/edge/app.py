@@ -203,8 +203,9 @@ class App:
         """Begin to drain a pool. Raises OrchError."""
         self.handle(DrainPool(pool_id, deadline_ms))
 
-    def reload_pool(self, pool_id: PoolId, model_ref: str) -> None:
-        """Begin to reload a pool. Raises OrchError."""
+    def reload_pool(self, pool_id: PoolId, model_ref: str, digest: str | None) -> None:
+        """Begin to reload a pool; the model must have `digest` where one is given. Raises
+        OrchError."""
         for pool in self.settings.pools:
             if pool.id == pool_id and pool.mode is Mode.EXTERNAL:
                 raise OrchError(
@@ -214,7 +215,7 @@ class App:
                     path="$.new_model_ref",
                     pool_id=pool_id,
                 )
-        self.handle(ReloadPool(pool_id, model_ref))
+        self.handle(ReloadPool(pool_id, model_ref, digest))
 
     def reread(self, settings: Settings) -> Change:
         """Put into effect what can change while streams run; return what did, and what did not."""

@@ -18,7 +18,7 @@ from orchd.kit.client import Client, PeerError, Target
 from orchd.wire import codec
 from orchd.wire.control import DrainRequest, ReloadRequest
 from orchd.wire.errors import Envelope, Kind, OrchError
-from orchd.wire.ids import Positive, ReplicaId, Text
+from orchd.wire.ids import Digest, Positive, ReplicaId, Text
 
 ASK_S: Final = 5.0
 """For a poolmgr to say that it begins; the work itself comes after its answer."""
@@ -57,7 +57,9 @@ class Control:
                     reason=refused.kind,
                 )
             return
-        body = codec.dumps(ReloadRequest(new_model_ref=Text(effect.model_ref)))
+        digest = None if effect.digest is None else Digest(effect.digest)
+        wanted = ReloadRequest(new_model_ref=Text(effect.model_ref), digest=digest)
+        body = codec.dumps(wanted)
         refused = await self._post(effect.replica_id, "/reload", body)
         if refused is not None:
             self._report(ReloadRefused(effect.replica_id, refused))

@@ -161,7 +161,7 @@ class Routes(Shelves):
     async def _reload(self, asked: Asked) -> Answer:
         require_json(asked.request)
         wanted, pool_id = _body(ReloadRequest, asked.request), PoolId(asked.named)
-        self.app.reload_pool(pool_id, wanted.new_model_ref)
+        self.app.reload_pool(pool_id, wanted.new_model_ref, wanted.digest)
         return json_response(PoolControl(pool_id=pool_id, status="reloading"), 202)
 
     async def _register(self, asked: Asked) -> Answer:

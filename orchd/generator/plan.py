@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from orchd.config.devices import Backend
-from orchd.config.pool import TGI, Mode, Pool
+from orchd.config.pool import TGI, TRITON, VLLM, Mode, Pool
 from orchd.config.schema import Settings
 from orchd.generator import container, folders
 from orchd.generator.store import Units
@@ -83,7 +83,9 @@ def _drop_in(
     if pool.limits.cpu_percent is not None:
         yield f"CPUQuota={pool.limits.cpu_percent}%"
     yield from _outside(settings, pool, user=user)
-    yield from _namespaces(pool, user=user)
+    yield from _torch(pool)
+    if pool.mode is Mode.CONTAINER:  # after what is above: a user's takes filters away
+        yield from container.settings(user=user)
     if user:
         return
     if settings.devices.backend is Backend.NVML:
@@ -105,12 +107,14 @@ def _drop_in(
             yield f'BindReadOnlyPaths="-{_literal(path)}"'
 
 
-def _namespaces(pool: Pool, *, user: bool) -> Iterator[str]:
-    """Let an engine be started in namespaces of its own, where it needs them."""
-    if pool.mode is Mode.CONTAINER:
-        yield from container.settings(user=user)
-    elif pool.engine.id == TGI and pool.mode is not Mode.EXTERNAL:
-        yield "# Its engine listens on TCP only: poolmgr/bridge.py gives it a network of its own."
+def _torch(pool: Pool) -> Iterator[str]:
+    """Yield what engines need that are made with torch, where we start them."""
+    if pool.mode is Mode.EXTERNAL or pool.engine.id not in (VLLM, TGI, TRITON):
+        return
+    yield "# gloo and NCCL list the interfaces (getifaddrs), and do not start where they cannot."
+    yield "RestrictAddressFamilies=AF_NETLINK"
+    if pool.engine.id in (VLLM, TGI) and pool.mode is not Mode.CONTAINER:
+        yield "# It uses ports of its loopback: poolmgr/bridge.py gives it a network of its own."
         yield "RestrictNamespaces=user net"
 
 

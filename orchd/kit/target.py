@@ -100,15 +100,21 @@ class Target:
         raise failure or OSError(errno.EADDRNOTAVAIL, "the name has no address")
 
     async def _through(self, proxy: Target) -> Pipe:
-        pipe = await proxy.connect()
-        name = self.at[0] if self.at else self.host
-        host = f"[{name}]" if ":" in name else name
-        try:
-            await tunnel.through(pipe, f"{host}:{self.port}")
-        except BaseException:
-            pipe.close()
-            raise
-        return await self._secured(pipe) if self.tls else pipe
+        failure: OSError | None = None
+        for name in self.at or (self.host,):
+            host = f"[{name}]" if ":" in name else name
+            pipe = await proxy.connect()
+            try:
+                await tunnel.through(pipe, f"{host}:{self.port}")
+            except OSError as exc:
+                failure = exc  # the proxy may have no way to this one, such as without IPv6
+                pipe.close()
+                continue
+            except BaseException:
+                pipe.close()
+                raise
+            return await self._secured(pipe) if self.tls else pipe
+        raise failure or OSError(errno.EADDRNOTAVAIL, "the name has no address")
 
     async def _secured(self, pipe: Pipe) -> Pipe:
         from orchd.kit import tls  # 10 ms that no local client needs

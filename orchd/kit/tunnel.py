@@ -14,6 +14,8 @@ from orchd.kit import heads
 from orchd.kit.pipe import Pipe, PipeClosed
 
 MAX_HEAD = 16 << 10
+PASSWORD = 407
+"""Proxy Authentication Required (RFC 9110, 15.5.8)."""
 
 
 async def through(pipe: Pipe, authority: str) -> None:
@@ -37,7 +39,10 @@ async def through(pipe: Pipe, authority: str) -> None:
             elif isinstance(event, h11.Response):
                 if 200 <= event.status_code < 300:
                     return
-                raise OSError(errno.ECONNREFUSED, f"the proxy answered {event.status_code}")
+                why = f"the proxy answered {event.status_code}"
+                if event.status_code == PASSWORD:
+                    why += ": it wants a user and a password, and orchd gives none to a proxy"
+                raise OSError(errno.ECONNREFUSED, why)
     except PipeClosed as exc:
         raise OSError(errno.EPROTO, f"the proxy closed the connection: {exc}") from exc
     except h11.RemoteProtocolError as exc:

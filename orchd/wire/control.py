@@ -6,7 +6,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from orchd.wire.ids import Count, EngineId, PoolId, Positive, ReplicaId, Text
+from orchd.wire.ids import Count, Digest, EngineId, PoolId, Positive, ReplicaId, Text
 from orchd.wire.shapes import Priority, Workload
 from orchd.wire.snapshot import Cause, Snapshot
 
@@ -196,6 +196,9 @@ class ReloadRequest:
     """The body of `POST /v1/pools/{id}/reload`, and of `POST /reload` on a pool's socket."""
 
     new_model_ref: Text
+    digest: Digest | None = None
+    """That the model's files must have, else the reload fails and the old model serves on. None:
+    whatever they have; of the model that the configuration names, what that says."""
 
 
 def model_ref_fault(model_ref: str) -> str | None:

@@ -133,8 +133,9 @@ _orchctl() {
         esac
         ;;
     'reload')
-        options='--no-wait --json --ca-file --url --token-file --help'
+        options='--digest --no-wait --json --ca-file --url --token-file --help'
         case $prev in
+        --digest) return ;;
         --ca-file) options='' words='' files=1 ;;
         --url) return ;;
         --token-file) options='' words='' files=1 ;;

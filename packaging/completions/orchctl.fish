@@ -115,6 +115,7 @@ complete --command orchctl --condition '__orchctl_at drain' --long-option ca-fil
 complete --command orchctl --condition '__orchctl_at drain' --long-option url --exclusive --description 'unix:/path.sock or http[s]://HOST:PORT of orchd. Else ORCHD_URL, else found.'
 complete --command orchctl --condition '__orchctl_at drain' --long-option token-file --require-parameter --force-files --description 'File with the bearer token. Else ORCHD_AUTH_TOKEN, else the configured one.'
 complete --command orchctl --condition '__orchctl_at drain' --short-option h --long-option help --description 'Show this message and exit.'
+complete --command orchctl --condition '__orchctl_at reload' --long-option digest --exclusive --description 'sha256:<hex> that MODEL must have, else the old model serves on.'
 complete --command orchctl --condition '__orchctl_at reload' --long-option no-wait --description 'Return once it has begun.'
 complete --command orchctl --condition '__orchctl_at reload' --long-option json --description 'One JSON object, for programs.'
 complete --command orchctl --condition '__orchctl_at reload' --long-option ca-file --require-parameter --force-files --description 'PEM file to verify an https URL with. Else ORCHD_CA_FILE, else the system.'

@@ -255,13 +255,13 @@ class Life:
                 return [w.Announce(), w.Empty(deadline_s)] if after is P.EMPTYING else []
             case w.Emptied():
                 return self._emptied(before)
-            case w.ReloadAsked(model_ref):
+            case w.ReloadAsked(model_ref, digest):
                 self._words = ""
                 number = self.reload.number + 1 if self.reload else 1
                 self.reload = Reload(
                     number=Positive(number), model_ref=model_ref, outcome=Outcome.RUNNING
                 )
-                return [w.Announce(), w.PrepareNew(model_ref)]
+                return [w.Announce(), w.PrepareNew(model_ref, digest)]
             case _:
                 return self._reloaded(event, after)
 

@@ -108,6 +108,8 @@ class ReloadAsked:
     """Somebody wants another model, or the same one anew."""
 
     model_ref: str
+    digest: str | None = None
+    """That it must have; None: what the configuration says of it, or whatever it has."""
 
 
 @frozen
@@ -275,6 +277,7 @@ class PrepareNew:
     """Stage the model and see whether its engine fits beside the one that runs."""
 
     model_ref: str
+    digest: str | None = None
 
 
 @frozen

@@ -82,6 +82,12 @@ class TritonServer:
                 f"model {self._model!r} does not turn {triton.PROMPT} into {triton.TEXT}: name one "
                 "that does with engine.served_name, such as ensemble",
             )
+        if _parameter(value, "accumulate_tokens") == "true":
+            raise OrchError(
+                Kind.CONFIG_INVALID,
+                f"model {self._model!r} repeats its whole text with each token: set its parameter "
+                "accumulate_tokens to false",
+            )
         self._outline = Outline(inputs=types, batched=bool(value.get("max_batch_size")))
         trt = _parameter(value, "trtllm_version")
         digest = _parameter(value, "model_digest")

@@ -155,9 +155,12 @@ class Replica:
         """Begin to drain. Raises OrchError: RELOAD_UNDER_WAY, DRAINING when it stops already."""
         self._control(lw.DrainAsked(deadline_s))
 
-    def reload(self, model_ref: str) -> None:
-        """Begin to reload. Raises OrchError: RELOAD_UNDER_WAY, INVALID_PARAMS for an external
-        engine, POOL_UNREADY, DRAINING."""
+    def reload(self, model_ref: str, digest: str | None) -> None:
+        """Begin to reload; the model must have `digest` where one is given.
+
+        Raises OrchError: RELOAD_UNDER_WAY, INVALID_PARAMS for an external engine, POOL_UNREADY,
+        DRAINING.
+        """
         fault = model_ref_fault(model_ref)
         if fault is not None:
             raise OrchError(Kind.INVALID_PARAMS, fault, path="$.new_model_ref")
@@ -168,7 +171,7 @@ class Replica:
                 "it another model",
                 path="$.new_model_ref",
             )
-        self._control(lw.ReloadAsked(model_ref))
+        self._control(lw.ReloadAsked(model_ref, digest))
 
     def _control(self, event: lw.Event) -> None:
         if self._life.reloading:
@@ -242,8 +245,8 @@ class Replica:
                 self._emptying.cancel()
                 self._emptying = trio.CancelScope()
                 self._work.start_soon(self._empty, deadline_s, self._emptying)
-            case lw.PrepareNew(model_ref):
-                self._engines.prepare(model_ref)
+            case lw.PrepareNew(model_ref, digest):
+                self._engines.prepare(model_ref, digest)
             case lw.StopOld():
                 self._engines.stop_old()
             case lw.StartNew():

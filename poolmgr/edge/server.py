@@ -43,8 +43,8 @@ class Control(Protocol):
         """Begin to drain."""
         ...
 
-    def reload(self, model_ref: str) -> None:
-        """Begin to reload."""
+    def reload(self, model_ref: str, digest: str | None) -> None:
+        """Begin to reload; the model must have `digest` where one is given."""
         ...
 
 
@@ -102,7 +102,8 @@ class Server:
             self._control.drain(_body(DrainRequest, request).deadline_ms / 1000)
             status = "draining"
         else:
-            self._control.reload(_body(ReloadRequest, request).new_model_ref)
+            wanted = _body(ReloadRequest, request)
+            self._control.reload(wanted.new_model_ref, wanted.digest)
             status = "reloading"
         return json_response(PoolControl(pool_id=self._side.pool_id, status=status), 202)
 

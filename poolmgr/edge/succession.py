@@ -135,9 +135,10 @@ class Succession:
             self.step(self.now.watch_child)
         self.step(self.now.load)
 
-    def prepare(self, model_ref: str) -> None:
-        """Stage a model, and see whether its engine fits beside the one that serves."""
-        pool = with_model(self._board.pool, model_ref, self._configured)
+    def prepare(self, model_ref: str, digest: str | None) -> None:
+        """Stage a model, and see whether its engine fits beside the one that serves. It must have
+        `digest` where one is given."""
+        pool = with_model(self._board.pool, model_ref, digest, self._configured)
         log.event(
             "reload_began",
             f"Reloading {self._replica_id} with {model_ref}; what serves now does so until that is "
@@ -232,9 +233,7 @@ class Succession:
         self._board.engine, self._board.pool = new.facts, new.pool
         self._jobs.slots.forget_speed()
         self._jobs.attach(new.engine.client, new.pool.model.ref)
-        remember(
-            self._settings.reloaded_file(self._replica_id), self._configured, new.pool.model.ref
-        )
+        remember(self._settings.reloaded_file(self._replica_id), self._configured, new.pool.model)
         self.services.start_soon(self._retire, old)
         self.step(new.watch_health)
 

@@ -65,11 +65,12 @@ __all__ = [
 
 @frozen(kw_only=True)
 class Bridge:
-    """What an engine needs that can listen on TCP only: poolmgr/bridge.py in front of it."""
+    """What an engine needs that uses TCP: poolmgr/bridge.py before it, a network of its own."""
 
-    port: int
-    """Where it listens, on the loopback of a network that is its own."""
-    image_entry: str
+    port: int | None = None
+    """Where it listens, which is carried to the socket. None: it listens on the socket by itself,
+    and only its processes meet at ports, which nobody else should reach; that is wished for."""
+    image_entry: str = ""
     """What its image runs by itself, to be run in the place of the program's name."""
 
 
@@ -85,7 +86,7 @@ class Launch:
     files: tuple[Path, ...] = ()
     """Sockets that its processes make among themselves."""
     bridge: Bridge | None = None
-    """None: it listens on the socket by itself."""
+    """None: it uses no TCP."""
 
 
 class Adapter(Protocol):

@@ -16,7 +16,7 @@ from orchd.wire.shapes import Workload
 from poolmgr.core.fit import FLOOR, Need
 from poolmgr.core.modelfile import Head
 from poolmgr.dialects.vllm import VllmServer
-from poolmgr.engines.base import Launch, Told, gpu_environment
+from poolmgr.engines.base import Bridge, Launch, Told, gpu_environment
 
 if TYPE_CHECKING:
     from orchd.config.pool import Pool
@@ -89,7 +89,13 @@ class Vllm(Told, VllmServer):
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
         }
-        return Launch(argv=(*argv, *self.serving(pool), *pool.engine.args), env=environment)
+        return Launch(
+            argv=(*argv, *self.serving(pool), *pool.engine.args),
+            env=environment,
+            # torch.distributed, also of one GPU: ports of the loopback, where nobody is asked who
+            # he is (seen with 0.32.0: eight)
+            bridge=Bridge(),
+        )
 
     def need(self, pool: Pool, size_bytes: int | None, head: Head) -> Need:  # noqa: ARG002
         """Return what its weights take. It gives its KV cache the share of VRAM that

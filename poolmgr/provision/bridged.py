@@ -1,4 +1,4 @@
-"""How an engine that can listen on TCP only is started: behind poolmgr/bridge.py.
+"""How an engine that uses TCP is started: behind poolmgr/bridge.py.
 
 The command alone; what the bridge does is its own. Such an engine has the same port in every pool:
 each has a network to itself.
@@ -31,7 +31,11 @@ def here(
 ) -> tuple[str, ...]:
     """Return the command for a program of this machine, in a network that the bridge makes."""
     python = (sys.executable, "-I", "-S", str(PROGRAM))
-    return (*python, *_options(bridge, socket, slots), "--own-network", "--", *command, *argv)
+    if bridge.port is None:
+        options: tuple[str, ...] = ("--own-network", "may")
+    else:
+        options = (*_options(bridge, socket, slots), "--own-network", "must")
+    return (*python, *options, "--", *command, *argv)
 
 
 def in_image(

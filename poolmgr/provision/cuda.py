@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.provision import tool
+from poolmgr.provision import cmakelog, tool
+from poolmgr.provision.preflight import DRIVER
 from poolmgr.provision.tool import Log
 
 LIST_S: Final = 120.0
@@ -20,6 +21,7 @@ LINKED: Final = (b"libcuda.so.1", b"libcudart.so", b"libcublas.so")
 """What a program or library with CUDA names: to be linked, or to be opened by cudart itself."""
 PLUGIN: Final = "libggml-cuda*.so*"
 """Builds with loadable backends have CUDA in a file of its own, beside the program."""
+_ABSENT: Final = re.compile(r"error while loading shared libraries: (lib(?:cu|nv)\w*\.so[.\d]*):")
 _DEVICE: Final = re.compile(r"^\s*CUDA\d+\s*:", re.MULTILINE)
 
 
@@ -36,13 +38,23 @@ async def check(program: Path, log: Log) -> None:
     if said is None:
         raise OrchError(Kind.ENGINE_MISSING, f"{program} --list-devices does not answer")
     if said.code:
-        lines = said.text.strip().splitlines() or ["nothing"]
-        why = f"{program} --list-devices fails ({said.code}): {lines[-1][:300]}"
+        why = f"{program} --list-devices fails ({said.code}): {unloaded(said.text)}"
         raise OrchError(Kind.ENGINE_MISSING, why)
     if not lists_cuda(said.text):
         raise OrchError(
             Kind.CPU_FALLBACK, f"{program} lists no CUDA device: it would run on the CPU"
         )
+
+
+def unloaded(text: str) -> str:
+    """Return the last line of what a program said before it failed, and what it lacks."""
+    lines = text.strip().splitlines() or ["nothing"]
+    said = lines[-1][:300]
+    found = _ABSENT.search(said)
+    if found is None:
+        return said
+    driver = found[1].startswith("libcuda.so")
+    return f"{said} ({f'the NVIDIA driver: {DRIVER}' if driver else cmakelog.TOOLKIT})"
 
 
 def linked(program: Path) -> bool:

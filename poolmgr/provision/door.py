@@ -46,6 +46,11 @@ class PolicyDoor:
         asked = gate.load(self._plugins)
         self._outbound = Outbound(rules(self._configured, named), self._purpose, gate=asked)
 
+    @property
+    def proxy(self) -> str | None:
+        """The proxy that tools have to go through: http://host:port."""
+        return self._configured.proxy
+
     async def permit(self, url: str | None, via: str) -> None:
         """Return when `via` may ask `url`. Raises OrchError(OUTBOUND_DENIED)."""
         try:

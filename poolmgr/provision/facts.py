@@ -76,6 +76,10 @@ class Facts:
     root: bool = False
     user: str = ""
     """Who brings the engine; for the units whom the cache belongs to, who will be that."""
+    sudo_user: str | None = None
+    """root by sudo: who called it, and runs what refuses to run as root."""
+    sudo_asks: bool = False
+    """That user, or this one, gets nothing done by sudo without a password."""
     package: PackageFact = PackageFact()
     cache: str = ""
     """The folder of engines: absolute."""

@@ -14,6 +14,7 @@ from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Digest
 from poolmgr.provision import planning, tool
 from poolmgr.provision.facts import Facts, Runtime
+from poolmgr.provision.proxies import through
 from poolmgr.provision.store import images_of
 from poolmgr.provision.work import Brought, Work
 
@@ -32,7 +33,9 @@ async def pull(work: Work, pool: Pool) -> Brought:
     if await digest_of(runtime, reference) is None:
         work.tell("engine_pull", f"Pulling {reference} with {runtime.name}.")
         await work.door.permit(f"https://{one.image}", runtime.name)
-        await work.run([*runtime.argv, "pull", reference], PULL_S)
+        # docker's daemon has a proxy of its own (systemctl edit docker), and heeds nobody else's
+        env = through(work.door.proxy)
+        await work.run([*runtime.argv, "pull", reference], PULL_S, env=env)
     found = await digest_of(runtime, reference)
     if found is None:
         raise OrchError(Kind.PROVISION_FAILED, f"{reference} was pulled, and is not here")

@@ -58,8 +58,11 @@ async def look(
     elif pool.mode is Mode.CONTAINER:
         podman = await (_podman_of_units(cache) if units else _podman())
         docker = await _docker()
-    elif pool.mode is Mode.PACKAGE and "pacman" in programs:
+    sudo_user, sudo_asks = _sudo_user(), False
+    if pool.mode is Mode.PACKAGE and "pacman" in programs:
         package = await _package(planning.package_name(pool))
+        if package.installed is None and "sudo" in programs:
+            sudo_asks = await _sudo_asks(sudo_user)
     user = _owner(cache) if units else _user()
     return Facts(
         programs=programs,
@@ -74,6 +77,8 @@ async def look(
         units=units,
         root=os.geteuid() == 0,
         user=user,
+        sudo_user=sudo_user,
+        sudo_asks=sudo_asks,
         package=package,
         cache=str(cache),
         cache_problem=_writable(cache),
@@ -159,6 +164,21 @@ async def _package(name: str) -> PackageFact:
     if installed is not None and installed.code == 0:
         version = (installed.text.split() or ["", ""])[-1]
     return PackageFact(installed=version, in_repositories=known is not None and known.code == 0)
+
+
+def _sudo_user() -> str | None:
+    name = os.environ.get("SUDO_USER", "root")
+    return name if os.geteuid() == 0 and name != "root" else None
+
+
+async def _sudo_asks(called_by: str | None) -> bool:
+    """Return whether sudo wants a password of who would run pacman by it; a tool has no terminal
+    to give it. Root without a caller needs no sudo."""
+    if os.geteuid() == 0 and called_by is None:
+        return False
+    as_caller = () if called_by is None else ("sudo", "-n", "-u", called_by, "--")
+    said = await tool.ask([*as_caller, "sudo", "-n", "pacman", "--version"])
+    return said is None or said.code != 0
 
 
 def cdi(places: Sequence[str] = CDI_PLACES) -> frozenset[str]:

@@ -28,7 +28,7 @@ async def install(work: Work, pool: Pool, plan: s.Plan) -> Brought:
             case s.Install(argv=argv):
                 assert pool.provisioning.allow_package_installs, "preflight has seen it"
                 work.tell("engine_install", f"Installing package {name}.")
-                await work.door.permit(None, argv[argv.index("-S") - 1])
+                await work.door.permit(None, Path(argv[argv.index("-S") - 1]).name)
                 await work.run(argv, INSTALL_S)
             case s.FindProgram():
                 path = shutil.which(program) or ""

@@ -129,7 +129,7 @@ def _contained(
     reads = [] if model.path is None else [container.around(model.path)]
     reads += [Path(path) for path in pool.read_paths]
     program = own = pool.provisioning.command
-    if launch.bridge is not None:
+    if launch.bridge is not None and launch.bridge.port is not None:
         program = bridged.in_image(launch.bridge, pool.command, own, socket, pool.slots)
         reads.append(bridged.PROGRAM)
     run = container.run(

@@ -190,11 +190,27 @@ def _package(pool: Pool, facts: Facts) -> tuple[s.Step, ...]:
 
 
 def install_command(name: str, facts: Facts) -> tuple[str, ...]:
-    """Return the command that installs a package: an AUR helper asks for root by itself."""
-    if facts.package.in_repositories or not _helper(facts):
+    """Return the command that installs a package.
+
+    An AUR helper asks for root by itself and refuses to be root: whoever called sudo runs it then.
+    """
+    helper = _helper(facts)
+    if facts.package.in_repositories or not helper:
         sudo = () if facts.root else ("sudo",)
         return (*sudo, "pacman", "-S", "--needed", "--noconfirm", name)
-    return (_helper(facts), "-S", "--needed", "--noconfirm", name)
+    more = ("--skipreview",) if helper == "paru" else ()  # yay has none without a terminal
+    install = (helper, "-S", "--needed", "--noconfirm", *more, name)
+    if facts.sudo_user is None:
+        return install
+    # -H: its cache is in that user's home. By its path: sudo has a PATH of its own
+    as_user = ("sudo", "-n", "-u", facts.sudo_user, "-H", "--")
+    return (*as_user, facts.programs[helper], *install[1:])
+
+
+def by_hand(name: str, facts: Facts) -> str:
+    """Return the same for a terminal, where questions can be answered."""
+    unasked = ("-n", "--", "--noconfirm", "--skipreview")
+    return " ".join(word for word in install_command(name, facts) if word not in unasked)
 
 
 def _helper(facts: Facts) -> str:

@@ -166,11 +166,11 @@ def _package(pool: Pool, facts: Facts) -> Iterator[Problem]:
     name = planning.package_name(pool)
     if facts.package.installed is not None:
         return
-    command = " ".join(planning.install_command(name, facts)).replace(" --noconfirm", "")
+    command, aur = planning.by_hand(name, facts), not facts.package.in_repositories
     if not facts.has("pacman"):
         what = f"package {name} cannot be installed: there is no pacman here"
         yield Problem(what, "install the engine by hand, and set provisioning.command")
-    elif not facts.package.in_repositories and not any(map(facts.has, planning.AUR_HELPERS)):
+    elif aur and not any(map(facts.has, planning.AUR_HELPERS)):
         yield Problem(
             f"package {name} is in no repository of pacman, and there is no AUR helper",
             f"{pacman('paru')} && paru -S --needed {name}",
@@ -179,10 +179,14 @@ def _package(pool: Pool, facts: Facts) -> Iterator[Problem]:
         yield Problem(
             f"package {name} is not installed, and allow_package_installs is false", command
         )
-    elif facts.root and not facts.package.in_repositories:
-        yield Problem(f"package {name} is in the AUR, where nothing is built as root", command)
-    elif not facts.root and facts.package.in_repositories and not facts.has("sudo"):
+    elif facts.root and aur and facts.sudo_user is None:
+        what = f"package {name} is in the AUR, where nothing is built as root"
+        yield Problem(what, f"{command}  # as an ordinary user, or sudo orchctl provision as one")
+    elif not facts.root and not aur and not facts.has("sudo"):
         yield Problem(f"package {name} needs root to be installed", command)
+    elif facts.sudo_asks and (aur or not facts.root):
+        what = f"sudo asks {facts.sudo_user or facts.user} for a password, and there is no terminal"
+        yield Problem(f"{what} to give it", f"{command}  # then orchctl provision again")
 
 
 def _binary(pool: Pool, facts: Facts) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
-from orchd.config.pool import Pool
+from orchd.config.pool import Model, Pool
 from orchd.kit import log
 from orchd.wire.ids import Text
 from poolmgr.provision import state
@@ -26,13 +26,19 @@ class Reloaded:
     configured: Text
     """`model.ref` at the time."""
     model_ref: Text
+    digest: Text | None = None
+    """That the reload said the model must have."""
 
 
-def with_model(pool: Pool, model_ref: str, configured: Pool) -> Pool:
-    """Return the pool with another model. `model.digest` is the configured model's alone."""
-    if model_ref == configured.model.ref:
-        return evolve(pool, model=configured.model)
-    return evolve(pool, model=evolve(pool.model, ref=Text(model_ref), digest=None))
+def with_model(pool: Pool, model_ref: str, digest: str | None, configured: Pool) -> Pool:
+    """Return the pool with another model, which must have `digest` where one is given.
+
+    `model.digest` of the configuration is the configured model's alone.
+    """
+    model = configured.model
+    if model_ref != model.ref:
+        model = evolve(model, ref=Text(model_ref), digest=None)
+    return evolve(pool, model=model if digest is None else evolve(model, digest=Text(digest)))
 
 
 def in_force(pool: Pool, path: Path) -> Pool:
@@ -50,15 +56,15 @@ def in_force(pool: Pool, path: Path) -> Pool:
         "configuration. Reload it with that, or write the model into the configuration.",
         pool_id=pool.id,
     )
-    return with_model(pool, said.model_ref, pool)
+    return with_model(pool, said.model_ref, said.digest, pool)
 
 
-def remember(path: Path, configured: Pool, model_ref: str) -> None:
+def remember(path: Path, configured: Pool, model: Model) -> None:
     """Write the file. When that fails the reload stands all the same."""
-    if model_ref == configured.model.ref:
+    if model.ref == configured.model.ref:
         forget(path)
         return
-    said = Reloaded(configured=configured.model.ref, model_ref=Text(model_ref))
+    said = Reloaded(configured=configured.model.ref, model_ref=model.ref, digest=model.digest)
     lost = "after a restart of this poolmgr the model of the configuration is served"
     state.keep(path, said, "reload_not_kept", lost)
 

@@ -34,8 +34,8 @@ TERM_S: Final = 5.0
 _PASSED: Final = frozenset(
     {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME",
      "XDG_CACHE_HOME", "XDG_DATA_HOME", "CUDA_HOME", "CUDA_PATH", "CUDACXX", "CC", "CXX",
-     "CCACHE_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "DBUS_SESSION_BUS_ADDRESS",
-     "SUDO_ASKPASS", "CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF"}
+     "CUDAHOSTCXX", "NVCC_CCBIN", "CCACHE_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH",
+     "DBUS_SESSION_BUS_ADDRESS", "SUDO_ASKPASS", "CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF"}
 )  # fmt: skip
 """What tools may know of our environment: no token, no credential, no proxy that nobody named."""
 

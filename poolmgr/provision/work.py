@@ -25,6 +25,10 @@ TOLD_EACH_S = 5.0
 class Door(Protocol):
     """The one way out of this machine [ORCH-3206]."""
 
+    @property
+    def proxy(self) -> str | None:
+        """The proxy that tools have to go through: http://host:port."""
+
     async def permit(self, url: str | None, via: str) -> None:
         """Return when `via` may ask `url`; None: the tool chooses its hosts itself.
 

@@ -77,6 +77,17 @@ def test_reload_waits_until_the_pool_serves_the_model(peer, orchctl):
     assert (ran.code, ran.err) == (0, "Pool demo serves new.\n")
 
 
+@pytest.mark.req("OC-CTRL-2003", "ORCH-3436")
+def test_reload_sends_the_digest_that_the_model_must_have(peer, orchctl):
+    peer.say("POST", "/v1/pools/demo/reload", BEGUN["reload"])
+    digest = "sha256:" + "ab" * 32
+    ran = orchctl("reload", "demo", "new", "--digest", digest, "--no-wait", "--url", peer.url)
+    assert ran.code == 0
+    assert body_of(peer, "/v1/pools/demo/reload") == {"new_model_ref": "new", "digest": digest}
+    ran = orchctl("reload", "demo", "new", "--digest", "sha256:x", "--url", peer.url)
+    assert (ran.code, len(peer.requests)) == (2, 1)
+
+
 @pytest.mark.req("OC-CTRL-2003")
 def test_a_reload_that_failed_says_why_and_exits_with_its_row(peer, orchctl):
     peer.say("POST", "/v1/pools/demo/reload", BEGUN["reload"])

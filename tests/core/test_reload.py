@@ -146,6 +146,33 @@ def test_when_one_that_follows_fails_those_that_changed_go_back() -> None:
     assert [len(dispatched(house.submit(number))) for number in (1, 2, 3)] == [1, 1, 1]
 
 
+def digests(effects: list[Effect]) -> list[tuple[str, str, str | None]]:
+    return [(each.replica_id, each.model_ref, each.digest) for each in of(effects, AskReload)]
+
+
+@pytest.mark.req("OC-CTRL-2003", "ORCH-3436")
+def test_the_digest_of_a_reload_is_asked_of_every_replica_and_of_the_way_back() -> None:
+    house = a_set(2)
+    first, second = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
+    assert digests(house.send(ReloadPool(DEMO, NEW, first))) == [("demo:0", NEW, first)]
+    assert digests(house.see(told(0, Outcome.READY, NEW))) == [("demo:1", NEW, first)]
+    house.see(told(1, Outcome.READY, NEW))
+    # the same anew keeps it; another model has its own, and the way back leads to the first
+    assert digests(house.send(ReloadPool(DEMO, NEW))) == [("demo:0", NEW, first)]
+    house.see(told(0, Outcome.FAILED, NEW, number=2))
+    assert digests(house.send(ReloadPool(DEMO, "mock:third", second))) == [
+        ("demo:0", "mock:third", second)
+    ]
+    house.see(told(0, Outcome.READY, "mock:third", number=3))
+    assert digests(house.see(told(1, Outcome.FAILED, NEW, number=3))) == [("demo:0", NEW, first)]
+    house.see(told(0, Outcome.READY, NEW, number=4))
+    # and so does a replica that comes back with another model
+    house.lose("demo:1")
+    back = snapshot("demo:1", seq=1, instance="another life")
+    assert digests(house.see(back)) == [("demo:1", NEW, first)]
+    assert digests(house.send(ReloadPool(DEMO, OLD))) == [("demo:0", OLD, None)]
+
+
 @pytest.mark.parametrize("how", ["lost", "refused", "restarted", "overdue"])
 def test_a_replica_that_does_not_end_its_reload_fails_it(how: str) -> None:
     house = a_set(2)

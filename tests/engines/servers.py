@@ -273,7 +273,7 @@ def running(
     elif name == "vllm":
         require(VLLM)
         command, extra = vllm_command()
-        file = tiny_hf(model)
+        file = tiny_hf(model, classifier=more.get("workloads") == (Workload.RERANK,))
         made = pool(name, args=(*FOR_VLLM, *more.pop("args", ())), **more)
     else:
         build = "debian" if name in OPENAI else name

@@ -9,6 +9,7 @@ import pytest
 import trio
 from attrs import evolve
 
+from orchd.config.pool import Api
 from orchd.config.pool import Engine as EngineConfig
 from orchd.kit.client import PeerError, Target
 from orchd.wire.errors import Kind, OrchError
@@ -20,7 +21,7 @@ from poolmgr.engines.registry import adapter
 from tests.engines import servers
 from tests.engines.servers import Running, job, pool, running
 from tests.lab.cache import file_digest
-from tests.lab.triton import SOURCE
+from tests.lab.triton import SOURCE, TRTLLM
 
 pytestmark = [
     pytest.mark.engine,
@@ -50,6 +51,27 @@ def test_a_model_that_is_not_there_is_named(server):
         other.props()
     assert caught.value.kind is Kind.CONFIG_INVALID
     assert "'nope'" in caught.value.message
+
+
+@pytest.mark.req("ORCH-3274")
+def test_a_model_with_the_tensors_of_tensorrt_llm_is_asked_and_read(server):
+    """Their names, types and the dimension of a batch, which the server itself checks; it tells no
+    tokens of the prompt, and each answer is one."""
+    api = server.adapter.submit(job()).service == "grpc"
+    engine = EngineConfig(
+        id=EngineId("triton"), served_name=Text(TRTLLM), api=Api.GRPC if api else Api.HTTP
+    )
+    other = evolve(server, adapter=adapter(evolve(pool("triton"), engine=engine)))
+    assert other.props().engine_version == "2.51.0"
+    asked = job("one two three", max_tokens=30, seed=3)
+    text, _, tokens_out = server.whole(asked)
+    outcome = other.run(asked)
+    assert outcome.text == text
+    assert len(outcome.texts) == tokens_out
+    assert outcome.end == Finished(tokens_in=0, tokens_out=30, finish_reason=FinishReason.LENGTH)
+    ended = other.run(job("x", max_tokens=500, seed=1))
+    assert ended.end == Finished(tokens_in=0, tokens_out=77, finish_reason=FinishReason.STOP)
+    assert isinstance(other.run(job("boom")).end, Broken)
 
 
 @pytest.mark.req("ORCH-3276")

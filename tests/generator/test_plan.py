@@ -71,20 +71,26 @@ def test_only_a_pool_whose_engine_is_elsewhere_may_leave_this_machine(made):
 
 
 @pytest.mark.req("SYSD-11", "ORCH-3056")
-def test_an_engine_that_listens_on_tcp_may_have_a_network_of_its_own(made):
-    """A container has one by itself, and one of others is theirs."""
+@pytest.mark.parametrize("user", [False, True])
+def test_what_engines_of_torch_need_is_open_to_them_alone(made, user):
+    """A container has a network by itself, and an engine of others is theirs."""
     how = "provisioning = {{ {} }}".format
-    binary = how('mode = "binary", command = ["/opt/tgi/text-generation-launcher"]')
-    image = how('mode = "container", container = { tag = "3.3.6" }')
+    binary = how('mode = "binary", command = ["/opt/engine"]')
+    image = how('mode = "container", container = { tag = "1" }')
     theirs = how('mode = "external", url = "http://127.0.0.1:1"')
-    for engine, more, wanted in (
-        ("tgi", binary, True), ("tgi", image, False), ("tgi", theirs, False),
-        ("vllm", binary, False),
+    own, netlink = ["user net"], ["AF_NETLINK"]
+    for engine, more, namespaces, families in (
+        ("tgi", binary, own, netlink), ("vllm", binary, own, netlink),
+        ("triton", binary, [], netlink),
+        ("vllm", theirs, [], []), ("llamacpp", binary, [], []),
     ):  # fmt: skip
         text = pool(more=more).replace('"llamacpp"', f'"{engine}"').replace("file:", "")
-        for user in (False, True):
-            found = values(made(text, user=user), "RestrictNamespaces")
-            assert ("user net" in found) is wanted
+        units = made(text, user=user)
+        assert values(units, "RestrictNamespaces") == namespaces
+        assert values(units, "RestrictAddressFamilies") == families
+    boxed = made(pool(more=image).replace('"llamacpp"', '"vllm"').replace("file:", ""), user=user)
+    assert values(boxed, "RestrictAddressFamilies") == (["AF_NETLINK", ""] if user else netlink)
+    assert "user net" not in values(boxed, "RestrictNamespaces")
 
 
 @pytest.mark.req("SYSD-15")

@@ -1,8 +1,8 @@
 """A git repository with a CMake project that stands for llama.cpp: what a build of it looks like.
 
 Here: a program that says what the real one says to --version and --list-devices, built as the flags
-say. Tags: `b1` builds with CUDA, `cpu` ignores the flag, `broken` finds no CUDA compiler, `slow`
-compiles for a minute. Not here: inference, or CUDA itself.
+say. Tags: `b1` builds with CUDA, after a download if ASK names one, `cpu` ignores the flag,
+`broken` finds no CUDA compiler, `slow` compiles for a minute. Not here: inference, or CUDA itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ const char linked[] = "";
 #endif
 int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "--version")) {
-        fprintf(stderr, "version: 1234 (abcdef0)\nbuilt with a compiler\n");
+        fprintf(stderr, "version: 0.7.0 (build 1234, commit abcdef0)\nbuilt with a compiler\n");
         return 0;
     }
     if (argc > 1 && !strcmp(argv[1], "--list-devices")) {
@@ -43,12 +43,23 @@ if(GGML_CUDA)
   target_compile_definitions(llama-server PRIVATE GGML_CUDA)
 endif()
 """
+ASKS = """
+if(ASK)
+  file(DOWNLOAD ${ASK} ${CMAKE_BINARY_DIR}/page STATUS said TIMEOUT 20)
+  message(FATAL_ERROR "the download said ${said}")
+endif()
+"""
 BROKEN = 'message(FATAL_ERROR "Could not find nvcc, please set CUDAToolkit_ROOT.")\n'
 SLOW = """
 add_custom_target(wait COMMAND sleep 60)
 add_dependencies(llama-server wait)
 """
-TAGS = {"b1": LISTS + CUDA, "cpu": LISTS, "broken": LISTS + BROKEN, "slow": LISTS + CUDA + SLOW}
+TAGS = {
+    "b1": LISTS + CUDA + ASKS,
+    "cpu": LISTS,
+    "broken": LISTS + BROKEN,
+    "slow": LISTS + CUDA + SLOW,
+}
 NVCC = "#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n"
 
 

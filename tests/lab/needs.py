@@ -145,6 +145,10 @@ REGISTRY = Need(
     arch=("docker-registry",),  # from the AUR
 )
 
+SUDO = Need("sudo", has_program("sudo"), debian=("sudo",), arch=("sudo",))
+TINYPROXY = Need(
+    "tinyproxy", has_program("tinyproxy"), debian=("tinyproxy-bin",), arch=("tinyproxy",)
+)
 MAKEPKG = Need("makepkg", has_program("makepkg"), debian=("makepkg",), arch=("pacman",))
 PACMAN = Need(
     "pacman",
@@ -181,10 +185,22 @@ VENV = (GCC, LIBSYSTEMD, PYTHON_H)
 PACKAGING = (MAKEPKG, PACMAN, FAKEROOT)
 MANUAL = (GROFF, ZSH, FISH)
 BUILDING = (GIT, CMAKE, NINJA, GCC)
+PROXY = (ROOT, TINYPROXY)
 CONTAINERS = (ROOT, PODMAN, RUNC, UIDMAP)
 EVERYTHING = (
     *(*VENV, *MACHINE, *DEBIAN_LLAMA, *WHEEL_LLAMA, *TRITON),
-    *(*FAKE_NVML, *BUS, *PACKAGING, CLANG, REGISTRY, *MANUAL, *BUILDING, *CONTAINERS),
+    *(
+        *FAKE_NVML,
+        *BUS,
+        *PACKAGING,
+        CLANG,
+        REGISTRY,
+        *MANUAL,
+        *BUILDING,
+        *CONTAINERS,
+        TINYPROXY,
+        SUDO,
+    ),
 )
 
 

@@ -20,7 +20,9 @@ from functools import partial
 from tests.lab import needs as lab_needs
 from tests.lab.boxes import box_layers
 from tests.lab.cache import Cache
+from tests.lab.cuda import NVCC, placeholders, toolkit
 from tests.lab.llama import LlamaBuild, build_llama, needs_of, tiny_model
+from tests.lab.llama_source import LLAMA_SOURCE, build_source
 from tests.lab.needs import EVERYTHING, FAKE_NVML, MACHINE, TRITON, Need, install, missing
 from tests.lab.nvml import build_stub
 from tests.lab.rootfs import Suite
@@ -57,6 +59,8 @@ def steps(cache: Cache) -> list[Step]:
         *boxes,
         *engines,
         ("tritonserver", TRITON, partial(build_triton, cache)),
+        ("llama.cpp's source", LLAMA_SOURCE, partial(build_source, cache)),
+        ("NVIDIA's compiler", NVCC, lambda: [toolkit(cache), placeholders(cache)]),
         ("tiny models", (), lambda: [tiny_model(cache=cache), tiny_model(SLOW, cache)]),
         ("fake NVML", FAKE_NVML, lambda: build_stub(cache)),
     ]

@@ -8,6 +8,7 @@ rows of q and k are sorted anew, and both compute the same.
 from __future__ import annotations
 
 import json
+import random
 import struct
 import sys
 from array import array
@@ -18,8 +19,10 @@ from tests.lab.tiny_gguf import (
     CHATML,
     PLAIN,
     SPECIAL,
+    Matrix,
     TinyModel,
     logit_biases,
+    noise,
     tensors,
     vocabulary,
 )
@@ -60,14 +63,21 @@ def sorted_rows(values: array[float], columns: int, head_dim: int) -> array[floa
     return made
 
 
-def write_safetensors(path: Path, model: TinyModel) -> None:
+def score(model: TinyModel) -> Matrix:
+    """The head of a classifier with one class, which scores a text."""
+    return "score.weight", (1, model.dim), noise(random.Random(model.seed + 1), model.dim, 1.0)
+
+
+def write_safetensors(path: Path, model: TinyModel, *, classifier: bool) -> None:
     """The weights, as one file."""
     tokens, _, first_special = vocabulary()
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     parts: list[bytes] = []
     offset = 0
-    for name, shape, values in tensors(
-        model, len(tokens), logit_biases(len(tokens), first_special, model.eos_bias)
+    biases = logit_biases(len(tokens), first_special, model.eos_bias)
+    for name, shape, values in (
+        *tensors(model, len(tokens), biases),
+        *((score(model),) if classifier else ()),
     ):
         little = values[:]
         if name.endswith(("attn_q.weight", "attn_k.weight")):
@@ -76,7 +86,8 @@ def write_safetensors(path: Path, model: TinyModel) -> None:
             little.byteswap()
         raw = little.tobytes()
         end = offset + len(raw)
-        header[name_of(name)] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}
+        known = name if name == "score.weight" else name_of(name)
+        header[known] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}
         parts.append(raw)
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -147,8 +158,8 @@ def tokenizer(tokens: list[str], merges: list[str], first_special: int) -> dict[
     }  # fmt: skip
 
 
-def write_tiny_hf(folder: Path, model: TinyModel = PLAIN) -> None:
-    """Write the folder's files; it exists."""
+def write_tiny_hf(folder: Path, model: TinyModel = PLAIN, *, classifier: bool = False) -> None:
+    """Write the folder's files; it exists. A `classifier` gives a text a score, and no text."""
     tokens, merges, first_special = vocabulary()
     special = {"bos_token_id": first_special, "eos_token_id": first_special + 1,
                "pad_token_id": first_special + 4}  # fmt: skip
@@ -161,11 +172,15 @@ def write_tiny_hf(folder: Path, model: TinyModel = PLAIN) -> None:
         "clean_up_tokenization_spaces": False,
         "chat_template": CHATML,
     }
+    told = config(model, first_special, len(tokens))
+    if classifier:
+        one = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        told |= {"architectures": ["LlamaForSequenceClassification"], **one}
     for name, value in (
-        ("config.json", config(model, first_special, len(tokens))),
+        ("config.json", told),
         ("generation_config.json", special),
         ("tokenizer.json", tokenizer(tokens, merges, first_special)),
         ("tokenizer_config.json", about),
     ):
         (folder / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-    write_safetensors(folder / "model.safetensors", model)
+    write_safetensors(folder / "model.safetensors", model, classifier=classifier)

@@ -13,12 +13,14 @@ import sys
 from pathlib import Path
 
 from tests.lab.cache import Cache, file_digest
+from tests.lab.host_python import venv_in_machine
 from tests.lab.llama import Command, run_quietly
 from tests.lab.needs import PYTHON
 
 WHEEL = "nvidia-pytriton==0.7.0"
 NUMPY = "numpy<2"
 MODEL = "tinyllm"
+TRTLLM = "tensorrt_llm_bls"
 SOURCE = Path(__file__).with_name("triton_model.py")
 CONFIG = """
 name: "tinyllm"
@@ -43,6 +45,42 @@ output [
 instance_group [ { count: 1 kind: KIND_CPU } ]
 parameters { key: "trtllm_version" value: { string_value: "0.0-test" } }
 parameters { key: "model_digest" value: { string_value: "sha256:%s" } }
+"""
+
+
+INPUTS = (
+    *(("text_input", "STRING", ""), ("decoder_text_input", "STRING", "optional: true")),
+    ("max_tokens", "INT32", ""),
+    *((name, "INT32", "optional: true") for name in ("end_id", "pad_id", "top_k", "min_length")),
+    *((name, "INT32", "optional: true") for name in ("beam_width", "prompt_vocab_size")),
+    *((name, "FP32", "optional: true") for name in ("top_p", "temperature", "length_penalty")),
+    *((name, "FP32", "optional: true") for name in ("repetition_penalty", "presence_penalty")),
+    ("random_seed", "UINT64", "optional: true"),
+    ("stream", "BOOL", "optional: true"),
+    *(
+        (name, "BOOL", "reshape: { shape: [ ] } optional: true")
+        for name in ("return_log_probs", "return_context_logits", "return_generation_logits")
+    ),
+)
+OUTPUTS = (
+    *(("text_output", "STRING", "-1"), ("cum_log_probs", "FP32", "-1")),
+    *(("output_log_probs", "FP32", "-1, -1"), ("context_logits", "FP32", "-1, -1")),
+    *(("generation_logits", "FP32", "-1, -1, -1"), ("batch_index", "INT32", "1")),
+)
+"""Names, types and dimensions of TensorRT-LLM's model of text (tensorrt_llm_bls, 0.1x)."""
+TRTLLM_CONFIG = f"""
+name: "{TRTLLM}"
+backend: "python"
+max_batch_size: 8
+model_transaction_policy {{ decoupled: true }}
+input [
+{",".join(f'{{ name: "{n}" data_type: TYPE_{t} dims: [ 1 ] {more} }}' for n, t, more in INPUTS)}
+]
+output [
+{",".join(f'{{ name: "{n}" data_type: TYPE_{t} dims: [ {dims} ] }}' for n, t, dims in OUTPUTS)}
+]
+instance_group [ {{ count: 1 kind: KIND_CPU }} ]
+parameters {{ key: "accumulate_tokens" value: {{ string_value: "false" }} }}
 """
 
 
@@ -80,15 +118,32 @@ def triton_command(cache: Cache | None = None) -> Command:
 
 
 def repository(cache: Cache | None = None) -> Path:
-    """The folder of a model repository with our model, written once."""
+    """The folder of a model repository with our model in both its shapes, written once."""
     digest = file_digest(SOURCE)
+    configs = {MODEL: CONFIG.lstrip() % digest, TRTLLM: TRTLLM_CONFIG.lstrip()}
 
     def recipe(folder: Path) -> None:
-        version = folder / MODEL / "1"
-        version.mkdir(parents=True)
-        shutil.copy2(SOURCE, version / "model.py")
-        (folder / MODEL / "config.pbtxt").write_text(CONFIG.lstrip() % digest)
+        for name, config in configs.items():
+            version = folder / name / "1"
+            version.mkdir(parents=True)
+            shutil.copy2(SOURCE, version / "model.py")
+            (folder / name / "config.pbtxt").write_text(config)
 
     return (cache or Cache.default()).build(
-        "triton-repository", {"model": digest, "config": CONFIG}, recipe
+        "triton-repository", {"model": digest, "config": configs}, recipe
     )
+
+
+Inside = tuple[dict[Path, Path], list[str], dict[str, str]]
+
+
+def triton_in_machine(inside: Path, cache: Cache | None = None) -> Inside:
+    """In a Machine, below `inside`: what to bind there, argv, and environment."""
+    store = cache or Cache.default()
+    folder = build_triton(store)
+    server = inside / server_folder(folder).relative_to(folder)
+    binds, python = venv_in_machine(folder, inside, store)
+    libraries = inside / f"lib/python{PYTHON}/site-packages/nvidia_pytriton.libs"
+    argv = [str(server / "bin/tritonserver"), f"--backend-directory={server / 'backends'}"]
+    env = {"PATH": f"{inside}/bin:/usr/bin", "LD_LIBRARY_PATH": f"{libraries}:{python}"}
+    return binds, argv, env

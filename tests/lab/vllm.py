@@ -14,6 +14,7 @@ from pathlib import Path
 from attrs import asdict
 
 from tests.lab.cache import Cache, file_digest
+from tests.lab.host_python import venv_in_machine
 from tests.lab.llama import Command, run_quietly
 from tests.lab.needs import X86_64, Need
 from tests.lab.tiny_gguf import PLAIN, TinyModel
@@ -24,6 +25,8 @@ UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 """They come with it, are not needed for text, and do not load beside its torch."""
 ASKED = "ORCHD_TEST_VLLM"
 """In the environment: run the cases against vLLM too."""
+
+LIBNUMA = "libnuma.so.1"
 
 VLLM = (
     X86_64,
@@ -72,10 +75,29 @@ def vllm_command(cache: Cache | None = None) -> Command:
     return argv, ENVIRONMENT
 
 
-def tiny_hf(model: TinyModel = PLAIN, cache: Cache | None = None) -> Path:
+def tiny_hf(
+    model: TinyModel = PLAIN, cache: Cache | None = None, *, classifier: bool = False
+) -> Path:
     """The folder of a tiny model, written once."""
     source = file_digest(Path(write_tiny_hf.__code__.co_filename))
     inputs = {"model": asdict(model), "source": source}
     return (cache or Cache.default()).build(
-        f"{model.name}-hf", inputs, lambda folder: write_tiny_hf(folder, model)
+        f"{model.name}-{'score' if classifier else 'hf'}",
+        inputs,
+        lambda folder: write_tiny_hf(folder, model, classifier=classifier),
     )
+
+
+Inside = tuple[dict[Path, Path], list[str], dict[str, str]]
+
+
+def vllm_in_machine(inside: Path, cache: Cache | None = None) -> Inside:
+    """In a Machine, below `inside`: what to bind there, argv, and environment."""
+    store = cache or Cache.default()
+    binds, python = venv_in_machine(build_vllm(store), inside, store)
+    argv = [str(inside / "bin/python3"), "-m", "vllm.entrypoints.cli.main", "serve"]
+    for place in ("/usr/lib/x86_64-linux-gnu", "/usr/lib"):
+        if Path(place, LIBNUMA).exists():  # its kernels need it, and no minimal system has it
+            binds[Path(place, LIBNUMA).resolve()] = python / LIBNUMA
+            break
+    return binds, argv, {**ENVIRONMENT, "LD_LIBRARY_PATH": str(python)}

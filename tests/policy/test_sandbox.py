@@ -187,6 +187,26 @@ def test_what_counts_its_calls_counts_to_one() -> None:
     assert [it.decide(question()).allowed for _ in range(5)] == [True] * 5
 
 
+@pytest.mark.req("POLICY-4003")
+@pytest.mark.parametrize(
+    ("made", "one_form"),
+    [
+        ("(i64.reinterpret_f64 (f64.div (f64.const 0) (f64.const 0)))", "0x7ff8000000000000"),
+        ("(i64.reinterpret_f64 (f64.sqrt (f64.const -1)))", "0x7ff8000000000000"),
+        ("(i64.reinterpret_f64 (f64.add (f64.const 1) (f64.const -nan:0x8000000000123)))",
+         "0x7ff8000000000000"),
+        ("(i64.extend_i32_u (i32.reinterpret_f32 (f32.mul (f32.const inf) (f32.const 0))))",
+         "0x7fc00000"),
+        ("(i64.extend_i32_u (i32.reinterpret_f32 (f32.min (f32.const nan:0x400123)"
+         " (f32.const 1))))", "0x7fc00000"),
+    ],
+)  # fmt: skip
+def test_a_nan_has_one_form_however_it_was_made(made: str, one_form: str) -> None:
+    """Processors differ in its sign and payload, and a module can look at both."""
+    code = f"(if (i64.ne {made} (i64.const {one_form})) (then (return {answer(2)}))) {answer(1)}"
+    assert plugin(module(code)).decide(question()).allowed
+
+
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
 QUESTIONS = st.builds(
     Question,

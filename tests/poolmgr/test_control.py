@@ -242,6 +242,7 @@ async def test_a_wrong_request_is_told_what_is_wrong(tmp_path: Path) -> None:
             ("/reload", {}, "$.new_model_ref"),
             ("/reload", {"new_model_ref": ""}, "$.new_model_ref"),
             ("/reload", {**NEW, "more": 1}, "$.more"),
+            ("/reload", {**NEW, "digest": "sha256:x"}, "$.digest"),
             ("/reload", {"new_model_ref": "a\0b"}, "$.new_model_ref"),
             ("/reload", {"new_model_ref": "--slots"}, "$.new_model_ref"),
         ):

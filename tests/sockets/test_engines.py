@@ -39,9 +39,8 @@ async def reads(path: Path, text: str) -> None:
 
 def core_of(pid: int) -> int:
     """The process of vLLM's engine core below its server's."""
-    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    (core,) = [one for one in below if "EngineCor" in Path(f"/proc/{one}/comm").read_text()]
-    return int(core)
+    (core,) = [one for one in procs.tree(pid) if "EngineCor" in procs.name(one)]
+    return core
 
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

@@ -27,9 +27,9 @@ HEALTH = "/v1/pools/llama/health"
 CTX = 32_768
 
 
-async def failed(client: Client, model: Path) -> dict[str, Any]:
+async def failed(client: Client, model: Path, **more: str) -> dict[str, Any]:
     """Reload with a model that is no good; return the health, and hold that it served on."""
-    body = {"new_model_ref": f"file:{model}"}
+    body = {"new_model_ref": f"file:{model}", **more}
     assert (await post(client, "/v1/pools/llama/reload", body)).status == 202
     with trio.fail_after(60):
         while "reloading" in (health := await get(client, HEALTH)):
@@ -67,6 +67,12 @@ async def test_the_real_engine_serves_on_whatever_is_wrong_with_the_new_model(
             "model": "passed", "engine": "passed", "health": "passed",
         }  # fmt: skip
 
+        wrong = "sha256:" + "0" * 64
+        another = await failed(client, other, digest=wrong)
+        assert another["last_error"]["kind"] == "digest_mismatch"
+        assert wrong in another["last_error"]["message"]
+        assert another["model_ref"] == f"file:{old}"
+
         big = tmp_path / "big.gguf"
         big.touch()
         os.truncate(big, 200 << 30)  # sparse: it takes no room on the disk
@@ -91,7 +97,7 @@ async def test_the_real_engine_serves_on_whatever_is_wrong_with_the_new_model(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(show_engine)
-            canary = await failed(client, other)
+            canary = await failed(client, other, digest=digest)  # it has this one: it is a link
         assert canary["last_error"]["kind"] == "canary_failed", canary["last_error"]
         assert "canary.expect is not in its answer" in canary["last_error"]["message"]
         seen = canary["replicas"][0]["snapshot"]["reload"]["canary"]

@@ -17,6 +17,7 @@ from tools.bench import (
     core,
     dialects,
     page,
+    plugins,
     relay,
     staging,
     standing,
@@ -36,6 +37,7 @@ MEASURES: Final[dict[str, Callable[[int], list[Figure]]]] = {
     "dialects": dialects.dialects,
     "curve": core.curve,
     "crowd": core.crowd,
+    "plugins": plugins.decisions,
     "predictions": calibration.predictions,
     "staging": staging.staging,
 }

@@ -82,7 +82,8 @@ ROWS: Final = (
         words="The new model is loaded and tested before it serves. If that fails on any replica "
         "the whole pool stays on, or goes back to, the old one, and health has `last_error`. Tasks "
         "that wait for the old model when the pool changes end with POOL_UNAVAILABLE, retriable. "
-        "It ends a drain.",
+        "It ends a drain. With `digest` the new model's files must have it; the "
+        "reload fails otherwise.",
         body=control.ReloadRequest,
         replies={202: Reply("It has begun; health shows `reloading`.", control.PoolControl)},
         kinds=(

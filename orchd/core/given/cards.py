@@ -50,7 +50,7 @@ class Models:
         return self._by_digest.get(model_ref, [])
 
     def of(self, spec: PoolSpec) -> Iterator[ModelCard]:
-        """Yield the cards of what a pool serves: by its digest where one is configured."""
+        """Yield the cards of what a pool serves: by its digest where one is known."""
         names, digest = what(spec)
         if digest is not None:
             yield from self._by_digest.get(digest, ())
@@ -67,13 +67,14 @@ class Models:
 
 
 def what(spec: PoolSpec) -> tuple[tuple[str, ...], str | None]:
-    """Return what a pool's model is called, and its digest where that is configured.
+    """Return what a pool's model is called, and its digest where somebody said it.
 
-    A pool that was reloaded with another model has that model's reference, and no digest.
+    A pool that was reloaded with another model has that model's reference, and the digest that the
+    reload named.
     """
     if spec.model_ref in spec.model_names:
-        return spec.model_names, spec.model_digest
-    return (spec.model_ref,), None
+        return spec.model_names, spec.reload_digest or spec.model_digest
+    return (spec.model_ref,), spec.reload_digest
 
 
 def states(models: Models, now: float) -> dict[tuple[str, ...], float]:

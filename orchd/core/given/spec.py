@@ -65,6 +65,8 @@ class PoolSpec:
     """All that the model's place is called: for the catalog, which may have it in another form."""
     model_digest: str | None = None
     """`sha256:<hex>` that the model's file must have, where that is configured."""
+    reload_digest: str | None = None
+    """The same, where the reload that brought `model_ref` said it."""
     price: Price = FREE
     full_policy: FullPolicy = FullPolicy.REJECT
     batch_after: int = 16

@@ -27,8 +27,11 @@ STAGE_S: Final = 30 * 60.0
 MAY_RELOAD: Final = frozenset({Phase.READY, Phase.EMPTYING, Phase.DRAINED})
 
 
-def begin(world: World, pool: Pool, model_ref: str, now: float) -> list[Effect]:
-    """Begin. Raises OrchError: INVALID_PARAMS, RELOAD_UNDER_WAY, POOL_UNREADY when none could."""
+def begin(world: World, pool: Pool, model_ref: str, digest: str | None, now: float) -> list[Effect]:
+    """Begin; the model must have `digest` where one is given.
+
+    Raises OrchError: INVALID_PARAMS, RELOAD_UNDER_WAY, POOL_UNREADY when none could.
+    """
     fault = model_ref_fault(model_ref)
     if fault is not None:
         raise OrchError(Kind.INVALID_PARAMS, fault, path="$.new_model_ref")
@@ -37,9 +40,13 @@ def begin(world: World, pool: Pool, model_ref: str, now: float) -> list[Effect]:
     if not able:
         raise admission.unready(world, pool, now)
     first, *rest = able
+    if digest is None and model_ref == pool.spec.model_ref:
+        digest = pool.spec.reload_digest  # the same model anew
     reload = pool.reload = SetReload(
         target=model_ref,
         back_to=pool.spec.model_ref,
+        digest=digest,
+        back_digest=pool.spec.reload_digest,
         to_follow=tuple(replica.replica_id for replica in rest),
     )
     note = notes.reloading(pool, model_ref, len(able))
@@ -113,12 +120,13 @@ def _ask(
     now: float,
 ) -> list[Effect]:
     effects: list[Effect] = []
+    digest = reload.back_digest if reload.stage is Stage.BACK else reload.digest
     for replica in replicas:
         snapshot = replica.snapshot
         assert snapshot is not None
         number = snapshot.reload.number if snapshot.reload else 0
         reload.asked[replica.replica_id] = Asked(model_ref, snapshot.instance, number)
-        effects.append(AskReload(replica.replica_id, model_ref))
+        effects.append(AskReload(replica.replica_id, model_ref, digest))
     world.timers.set(("reload", pool.spec.pool_id), now + STAGE_S)
     return effects
 
@@ -159,7 +167,7 @@ def _go_on(world: World, pool: Pool, reload: SetReload, now: float) -> list[Effe
         reload.to_follow = ()
         if able:  # one that was lost meanwhile takes no part
             return _ask(world, pool, reload, able, reload.target, now)
-    return _end(world, pool, reload) + _serve(world, pool, reload.target, now)
+    return _end(world, pool, reload) + _serve(world, pool, reload.target, reload.digest, now)
 
 
 def _end(world: World, pool: Pool, reload: SetReload) -> list[Effect]:
@@ -168,11 +176,14 @@ def _end(world: World, pool: Pool, reload: SetReload) -> list[Effect]:
     return [notes.reloaded(pool, reload.target, reload.cause)]
 
 
-def _serve(world: World, pool: Pool, model_ref: str, now: float) -> list[Effect]:
+def _serve(
+    world: World, pool: Pool, model_ref: str, digest: str | None, now: float
+) -> list[Effect]:
     """Serve another model from now on. Tasks that wait for the old one end."""
-    if model_ref == pool.spec.model_ref:
+    same = model_ref == pool.spec.model_ref
+    pool.spec = evolve(pool.spec, model_ref=model_ref, reload_digest=digest)
+    if same:
         return []
-    pool.spec = evolve(pool.spec, model_ref=model_ref)
     pool.forecast.another_model()
     world.index()
     world.version.bump()
@@ -203,11 +214,11 @@ def _settle(
         return []
     if not pool.settled:
         pool.settled = True
-        return _serve(world, pool, snapshot.model_ref, now)
+        return _serve(world, pool, snapshot.model_ref, None, now)
     if replica.asked_instance == snapshot.instance:
         return []
     replica.asked_instance = snapshot.instance
-    return [AskReload(replica.replica_id, pool.spec.model_ref)]
+    return [AskReload(replica.replica_id, pool.spec.model_ref, pool.spec.reload_digest)]
 
 
 def _cause(words: str) -> Cause:

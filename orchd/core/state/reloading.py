@@ -36,6 +36,10 @@ class SetReload:
 
     target: str
     back_to: str
+    digest: str | None = None
+    """That `target` must have, where somebody said it."""
+    back_digest: str | None = None
+    """The same of `back_to`, from the reload that brought it."""
     stage: Stage = Stage.TRYING
     to_follow: tuple[ReplicaId, ...]
     asked: dict[ReplicaId, Asked] = field(factory=dict)

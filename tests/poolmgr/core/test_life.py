@@ -72,7 +72,8 @@ def test_a_fetch_is_told_of_until_it_is_over() -> None:
     life.handle(lw.Provisioned("m.gguf"), 4.0)
     assert "fetching" not in life.status(5.0, 0, 1)
     life = ready()
-    life.handle(lw.ReloadAsked("hf:o/r/new.gguf"), 50.0)
+    effects = life.handle(lw.ReloadAsked("hf:o/r/new.gguf", "sha256:0"), 50.0)
+    assert lw.PrepareNew("hf:o/r/new.gguf", "sha256:0") in effects
     life.handle(lw.Fetching("fetching new.gguf: 9 %"), 51.0)
     assert "(fetching new.gguf: 9 %)" in life.status(52.0, 0, 1)
     life.handle(lw.Roomy(), 53.0)

@@ -230,6 +230,24 @@ def test_vllms_backend_takes_its_sampling_as_one_text():
             server.read_props(replies)
 
 
+@pytest.mark.req("ORCH-3057", "ORCH-3274")
+def test_a_model_that_repeats_its_text_with_each_token_is_refused():
+    """TensorRT-LLM's `accumulate_tokens`: its answers could not be told from new ones."""
+    rows = [{"name": "text_input", "data_type": "TYPE_STRING"}]
+    config: dict[str, object] = {"input": rows, "output": [{"name": "text_output"}]}
+    for said, good in (("true", False), ("false", True), ("${accumulate_tokens}", True)):
+        config["parameters"] = {"accumulate_tokens": {"string_value": said}}
+        replies = [CONFIG[0], Reply(200, orjson.dumps(config))]
+        server = TritonServer("tensorrt_llm_bls", grpc=False, profile="v1")
+        if good:
+            server.read_props(replies)
+            continue
+        with pytest.raises(OrchError) as caught:
+            server.read_props(replies)
+        assert caught.value.kind is Kind.CONFIG_INVALID
+        assert "accumulate_tokens to false" in caught.value.message
+
+
 @pytest.mark.req("ORCH-3057", "OC-ADAPT-5070")
 def test_health_and_metrics():
     server = WAYS["triton"]

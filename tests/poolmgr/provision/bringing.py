@@ -54,7 +54,8 @@ class Place:
         return path
 
     def environment(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORCHD_"))}
+        others = ("XDG_", "ORCHD_", "SUDO_")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(others)}
         own = {
             "CACHE_DIRECTORY": str(self.folder / "cache"),
             "ORCHD_RUN_DIR": str(self.folder / "run"),

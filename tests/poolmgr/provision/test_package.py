@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from orchd.wire.errors import TABLE, Kind
 from tests.lab.fake_llama import MAIN
-from tests.lab.needs import GCC, PACMAN, ROOT, require
-from tests.poolmgr.provision.bringing import Place
+from tests.lab.needs import GCC, PACMAN, ROOT, SUDO, require
+from tests.poolmgr.provision.bringing import Done, Place, finished
 
 pytestmark = pytest.mark.slow
 CONF = """
@@ -26,6 +29,19 @@ Architecture = auto
 SigLevel = Never
 [lab]
 Server = file://{0}/repository
+"""
+AUR = "llama.cpp-git"
+"""In no repository: of the AUR, which cannot be reached here."""
+HELPER = """#!/bin/sh
+# stands for paru: refuses root, builds (here it is built already), has pacman install it by sudo
+[ "$(id -u)" = 0 ] && {{ echo "error: can't install AUR package as root"; exit 1; }}
+echo "$(id -un) $HOME $*" >"{record}"
+exec sudo "{pacman}" -U --noconfirm "{file}"
+"""
+SUDOERS = """
+Defaults !requiretty
+root ALL=(ALL:ALL) ALL
+nobody ALL=(ALL:ALL) {tag}ALL
 """
 INFO = """pkgname = llama.cpp-cuda
 pkgver = b1234-1
@@ -95,6 +111,70 @@ def test_where_it_is_allowed_pacman_installs_it(arch: Place) -> None:
     assert "engine_here" in arch.run("provision").names()
     plan = arch.run("plan").out
     assert "install" not in plan.partition("find_program")[0]
+
+
+@pytest.fixture
+def helped(arch: Place) -> Iterator[Path]:
+    """A machine with an AUR helper; where it writes who ran it and how."""
+    require((SUDO,))
+    with TemporaryDirectory(prefix="lab-aur-") as name:
+        folder, made = Path(name), arch.folder / "arch"
+        folder.chmod(0o777)
+        package = made / "package"
+        (package / ".PKGINFO").write_text(INFO.replace("llama.cpp-cuda", AUR))
+        file = made / f"{AUR}-b1234-1-any.pkg.tar.gz"
+        tar = ["bsdtar", "-czf", str(file), ".PKGINFO", "usr"]
+        subprocess.run(tar, cwd=package, check=True)
+        helper, record = folder / "paru", folder / "record"
+        helper.write_text(HELPER.format(record=record, pacman=made / "bin/pacman", file=file))
+        helper.chmod(0o755)
+        arch.env["PATH"] = f"{folder}:{arch.env['PATH']}"
+        arch.write(f'mode = "package"\npackage.name = "{AUR}"\nallow_package_installs = true')
+        yield record
+
+
+def by_sudo(place: Place, verb: str, tag: str = "NOPASSWD:") -> Done:
+    """Run it as root whom `nobody` has called by sudo, under sudoers of the test's own."""
+    sudoers = place.folder / "sudoers"
+    sudoers.write_text(SUDOERS.format(tag=tag))
+    inside = f'mount --bind "{sudoers}" /etc/sudoers && exec "$@"'
+    alone = ["unshare", "--mount", "--propagation", "private", "sh", "-c", inside, "sh"]
+    sudoers.chmod(0o440)
+    return finished(
+        subprocess.Popen(
+            [*alone, *place.argv(verb)],
+            env=place.environment() | {"ORCHD_LOG": "json", "SUDO_USER": "nobody"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    )
+
+
+@pytest.mark.req("ORCH-3434", "ORCH-3204")
+def test_an_aur_helper_is_run_by_whoever_called_sudo(arch: Place, helped: Path) -> None:
+    done = by_sudo(arch, "provision")
+    assert done.code == 0, done.events
+    assert installed(arch)
+    home = pwd.getpwnam("nobody").pw_dir
+    options = "-S --needed --noconfirm --skipreview"
+    assert helped.read_text() == f"nobody {home} {options} {AUR}\n"
+    (entry,) = arch.entries().values()
+    assert (entry.version, entry.build_ref) == ("b1234-1", f"{AUR} b1234-1")
+
+
+@pytest.mark.req("ORCH-3434", "ORCH-3202")
+def test_a_sudo_that_would_ask_for_a_password_is_told_before(arch: Place, helped: Path) -> None:
+    done = by_sudo(arch, "provision", tag="")
+    assert done.code == TABLE[Kind.ENGINE_MISSING].exit_code
+    assert "sudo asks nobody for a password, and there is no terminal to give it" in done.last()
+    assert f"paru -S --needed {AUR}  # then orchctl provision again" in done.last()
+    assert not helped.exists()
+    # root itself, whom nobody called, builds nothing
+    done = arch.run("provision")
+    assert done.code == TABLE[Kind.ENGINE_MISSING].exit_code
+    assert f"Run: paru -S --needed {AUR}  # as an ordinary user" in done.last()
+    assert not installed(arch)
 
 
 def test_a_package_of_the_aur_is_for_a_helper_and_not_for_root(arch: Place) -> None:

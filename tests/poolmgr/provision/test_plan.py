@@ -121,11 +121,31 @@ def test_an_engine_that_listens_on_tcp_has_a_bridge_and_no_port_of_this_machine(
     assert bridge[:4] == (sys.executable, "-I", "-S", str(bridged.PROGRAM))
     assert bridge[4:] == (
         "--socket", str(SOCKET), "--port", "8080", "--slots", "1", "--own-network",
+        "must",
     )  # fmt: skip
     assert engine[1:4] == ("-x", "--model-id", "/m")
     assert made.program == engine[0] != "sh"
     assert str(made.target) == f"unix:{SOCKET}"
     assert made.sockets == (Path(f"{SOCKET}.shard-0"), Path(f"{SOCKET}.shard-1"))
+
+
+@pytest.mark.req("OC-ADAPT-5002", "ORCH-3055")
+def test_an_engine_whose_processes_meet_at_ports_gets_a_network_for_them() -> None:
+    mine = pool("/m", "vllm", provisioning=Provisioning(command=("sh", "serve")))
+    made = plan(mine, adapter(mine), Staged("m", Path("/m"), 1), SOCKET, UUIDS)
+    assert made.argv is not None
+    assert made.argv[4:7] == ("--own-network", "may", "--")
+    assert made.argv[8:10] == ("serve", "/m")
+    image = PreparedEngine(
+        name=mine.engine.id, version=Text("1"), build_ref=Text("r"), mode=Text("container"),
+        entry=Text("vllm@sha256:1"), runtime=Text("/usr/bin/podman"), workdir=Text("/"),
+        engine_catalog_id=Text("x"),
+    )  # fmt: skip
+    contained = pool("/m", "vllm")
+    made = plan(contained, adapter(mine), Staged("m", Path("/m"), 1), SOCKET, UUIDS, image)
+    assert made.argv is not None
+    assert "--network=none" in made.argv
+    assert not [word for word in made.argv if "bridge" in word]
 
 
 @pytest.mark.req("ORCH-3056", "ORCH-3801")

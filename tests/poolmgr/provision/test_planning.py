@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 
 from orchd.config.pool import Mode
 from orchd.wire import codec
@@ -169,6 +170,13 @@ def test_a_package_is_installed_by_pacman_or_by_an_aur_helper(tmp_path):
     install = plan(one, aur).steps[0]
     assert isinstance(install, s.Install)
     assert install.argv == ("yay", "-S", "--needed", "--noconfirm", "llama.cpp-cuda")
+    both = {**aur.programs, "paru": "/b/paru"}
+    called = evolve(aur, programs=both, root=True, sudo_user="op")
+    install = plan(one, called).steps[0]
+    assert isinstance(install, s.Install)
+    assert " ".join(install.argv) == (
+        "sudo -n -u op -H -- /b/paru -S --needed --noconfirm --skipreview llama.cpp-cuda"
+    )
     there = plan(one, facts(package=PackageFact(installed="b1-1")))
     assert kinds(there) == ["find_program", "check_cuda", "register"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 
 from poolmgr.provision.facts import PackageFact, Runtime
 from poolmgr.provision.preflight import check
@@ -131,6 +132,20 @@ def test_no_package_is_installed_unless_that_is_allowed(tmp_path):
     assert check(allowed, aur) == ()
     (root,) = check(allowed, facts(programs=aur.programs, package=PackageFact(), root=True))
     assert "nothing is built as root" in root.what
+    assert root.command.startswith("paru -S --needed llama.cpp-cuda  # as an ordinary user")
+    # root by sudo: its caller builds, if sudo then asks nothing of them
+    called = facts(programs=aur.programs, package=PackageFact(), root=True, sudo_user="op")
+    assert check(allowed, called) == ()
+    (asked,) = check(allowed, evolve(called, sudo_asks=True))
+    assert asked.what == "sudo asks op for a password, and there is no terminal to give it"
+    assert asked.command.startswith(
+        "sudo -u op -H /usr/bin/paru -S --needed llama.cpp-cuda  # then"
+    )
+    (asked,) = check(allowed, evolve(official, sudo_asks=True))
+    assert asked.command.startswith("sudo pacman -S --needed llama.cpp-cuda  # then")
+    assert check(allowed, evolve(official, sudo_asks=True, root=True)) == ()
+    (sudo,) = check(allowed, facts(programs={**WHOLE.programs, "pacman": "/usr/bin/pacman"}))
+    assert sudo.what == "package llama.cpp-cuda needs root to be installed"
     (nobody,) = check(allowed, facts(programs=arch, package=PackageFact()))
     assert nobody.command == "sudo pacman -S --needed paru && paru -S --needed llama.cpp-cuda"
     (other,) = check(allowed, WHOLE)

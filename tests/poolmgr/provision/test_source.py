@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from orchd.wire.errors import TABLE, Kind
-from tests.lab.fake_llama import commit_of, stub_nvcc
+from poolmgr.provision.source import version_of
+from tests.lab.fake_llama import commit_of, repository, stub_nvcc
 from tests.lab.nvml import FakeNvml
 from tests.poolmgr.provision.bringing import finished
 
@@ -99,6 +101,50 @@ def test_root_builds_as_the_owner_of_the_cache(place, llama_repository, lab_cach
         done = place.run("provision", "--json")
         assert done.code == 0, done.events
         assert Path(json.loads(done.out)["entry"]).stat().st_uid == owner
+
+
+def test_a_repository_of_another_user_is_read(place, tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("for root alone")
+    with TemporaryDirectory(prefix="lab-git-") as name:
+        theirs = repository(Path(name) / 'a "llama"')
+        for path in (theirs, *theirs.rglob("*")):
+            os.chown(path, pwd.getpwnam("nobody").pw_uid, 0)
+        # git itself would not, whatever the operator's own configuration says
+        refused = subprocess.run(
+            ["git", "-C", str(theirs), "log"], capture_output=True, check=False
+        )
+        assert b"dubious ownership" in refused.stderr
+        place.write(f'mode = "source"\nsource.git = {{ repo = \'{theirs}\', ref = "b1" }}')
+        assert place.run("provision").code == 0
+
+
+@pytest.mark.req("ORCH-3206", "ORCH-3080")
+def test_a_build_downloads_nothing(place, llama_repository):
+    """llama.cpp's own would: its page for browsers, from the Hub."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/page"
+        place.write(source(llama_repository, more=f'source.build.cmake_flags = ["-DASK={url}"]'))
+        done = place.run("provision")
+        assert done.code == FAILED
+        assert "the download said" in done.last()
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.mark.parametrize(
+    ("said", "ref", "version"),
+    [
+        ("version: 0.7.0 (build 11669, commit ff45176)\nbuilt with", "b11669", "b11669-ff45176"),
+        ("version: 6500 (a1b2c3d)", "b6500", "b6500-a1b2c3d"),
+        ("version: 0.7.0 (build 0, commit ff45176)", "v0.7.0", "v0.7.0-ff45176"),
+        ("version: 0.7.0 (build 0, commit ff45176)", "a" * 40, "ff45176"),
+        ("something else", "v0.7.0", "v0.7.0"),
+    ],
+)
+def test_a_build_is_called_what_it_calls_itself(said, ref, version):
+    assert version_of(said, ref, "a" * 40) == version
 
 
 @pytest.mark.req("ORCH-3803")
