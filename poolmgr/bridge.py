@@ -40,8 +40,10 @@ def main() -> int:
     """Run the engine behind the socket until it ends; return its exit status."""
     asked = _parser().parse_args()
     if asked.own_network is not None:
-        closed = own_network()
-        if closed is not None:
+        closed = closed_here()
+        if closed is None:
+            own_network()
+        else:
             must = asked.own_network == "must"
             print(f"{closed} {MUST if must else MAY}", file=sys.stderr, flush=True)
             if must:
@@ -89,24 +91,50 @@ def _listen(path: str) -> socket.socket:
     return listener
 
 
-def own_network() -> str | None:
-    """Move into a new network namespace, with nothing but a loopback; return why it cannot be.
+def closed_here() -> str | None:
+    """Return why no network of its own can be had; None: it can.
+
+    Tried in a process that ends: where a security module lets a namespace be made and not be used,
+    half of one would be worse than none.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            own_network()
+        except OSError as exc:
+            os.write(writing, (exc.strerror or "refused").encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as said:
+        why = said.read().decode()
+    os.waitpid(pid, 0)
+    words = f"user namespaces are closed here ({why}, sysctl user.max_user_namespaces):"
+    return words if why else None
+
+
+def own_network() -> None:
+    """Move into a new network namespace, with nothing but a loopback. Raises OSError.
 
     Without the right to make one, a user namespace brings it: in that nobody gains a right over
     anything but what was made in it, and the engine is executed without even these.
     """
-    libc, uid, gid = _libc(), os.geteuid(), os.getegid()
-    if libc.unshare(_NEWNET) != 0:
-        if libc.unshare(_NEWUSER | _NEWNET) != 0:
-            why = os.strerror(ctypes.get_errno())
-            return f"user namespaces are closed here ({why}, sysctl user.max_user_namespaces):"
+    uid, gid = os.geteuid(), os.getegid()
+    if _unshare(_NEWNET):
+        if error := _unshare(_NEWUSER | _NEWNET):
+            raise OSError(error, os.strerror(error))
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         _, flags, _ = struct.unpack("16sH14s", fcntl.ioctl(control, _GETFLAGS, _request(0)))
         fcntl.ioctl(control, _SETFLAGS, _request(flags | _UP))
-    return None
+
+
+def _unshare(namespaces: int) -> int:
+    """Return 0, or the number of the error."""
+    return 0 if _libc().unshare(namespaces) == 0 else ctypes.get_errno()
 
 
 def _request(flags: int) -> bytes:

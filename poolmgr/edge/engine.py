@@ -49,7 +49,7 @@ TEST_PROMPT: Final = "Hello"
 _SPARED: Final = {"x-self-test": "1"}
 """llama-server ignores it; the mock engine injects no fault by tokens there."""
 DOUBT_S: Final = 1.0
-"""How long an engine that broke a job off may take to be seen ended."""
+"""How long an engine that broke a job off, or listens no more, may take to be seen ended."""
 FREE_S: Final = 5.0
 """For a cancelled job to free its slot: llama-server does so before its next token."""
 FREE_LOOK_S: Final = 0.01

@@ -28,7 +28,7 @@ from poolmgr.edge.blame import explained
 from poolmgr.edge.board import Board, Facts
 from poolmgr.edge.child import Child
 from poolmgr.edge.devices import Devices, Nvml, Simulated, masked
-from poolmgr.edge.engine import Engine
+from poolmgr.edge.engine import DOUBT_S, Engine
 from poolmgr.edge.health import Say
 from poolmgr.edge.process import LAST_LINE, Process
 from poolmgr.edge.reports import Reports
@@ -283,6 +283,8 @@ class Preload:
         """
         assert self.engine is not None
         lost = await health.lost(self.engine, self.facts, self.process.external_end)
+        if not self._external:
+            await trio.sleep(DOUBT_S)  # it may be ending, which its own watch tells better
         error = await explained(lost, self.devices, self._mask, self._board.ledger)
         if not self._external:
             raise error

@@ -1,6 +1,6 @@
 """Fetched models in the catalog: real daemons, a real source, the command line of a user.
 
-The machine has no engine, so the pools end after their model has come: what was fetched is
+In the first test there is no engine, so the pool ends after its model has come: what was fetched is
 registered all the same.
 """
 
@@ -16,14 +16,17 @@ from urllib.parse import quote
 import pytest
 import trio
 
+from orchd.wire.errors import TABLE, Kind
 from tests.fakes.certs import make_certificate
 from tests.fakes.fileserver import Files
 from tests.fakes.tasks import task_body
 from tests.fetch.making import content, sha256
 from tests.kit.test_cached import seen
+from tests.lab.llama import Command
 from tests.lab.nvml import FakeNvml
 from tests.sockets.suite import Suite
-from tests.sockets.talk import get, post
+from tests.sockets.talk import events_of, get, last, post, submit
+from tests.sockets.test_llama import llama_pool, ready_llama
 
 pytestmark = pytest.mark.slow
 MODELS = "/v1/catalog/models"
@@ -105,3 +108,40 @@ async def test_what_a_pool_and_a_user_fetch_is_in_the_catalog(
     client.close()
     kept = [path for path in suite.folder.rglob("*") if path.is_file()]
     assert not [path for path in kept if path != suite.config and b"canary" in path.read_bytes()]
+
+
+@pytest.mark.engine
+@pytest.mark.req("ORCH-3090", "ORCH-3436", "OC-CTRL-2003")
+async def test_a_task_names_a_fetched_model_by_its_id_and_a_reload_its_digest(
+    suite_of: Callable[..., Suite],
+    source: Files,
+    llama_command: Command,
+    tiny_gguf: Path,
+    fake_nvml: FakeNvml,
+    tmp_path: Path,
+) -> None:
+    model = await trio.Path(tiny_gguf).read_bytes()
+    source.add("/tiny.gguf", model)
+    source.add("/other.gguf", model + b"\0")
+    ref = f"{source.url}/tiny.gguf"
+    config = llama_pool(llama_command, tiny_gguf).replace(f"file:{tiny_gguf}", ref)
+    host = source.url.removeprefix("https://")
+    config = f'[policy.outbound]\nallow = ["{host}"]\n{config}'
+    env = environment(tmp_path, fake_nvml) | dict(llama_command[1])
+    suite = suite_of(config, env=env, wait=False)
+    await ready_llama(suite, fake_nvml)
+    await registered(suite, "tiny")
+    client = suite.client()
+    for name in ("tiny", f"sha256:{sha256(model)}"):
+        task = await submit(client, engine="llamacpp", model_ref=name, ctx=256, max_tokens=4)
+        assert last(await events_of(client, task["task_id"]))["tokens_out"] == 4
+    wrong = f"sha256:{sha256(b'')}"
+    reload = partial(suite.orchctl, "reload", "llama", f"{source.url}/other.gguf")
+    ran = await trio.to_thread.run_sync(partial(reload, "--digest", wrong))
+    assert ran.returncode == TABLE[Kind.DIGEST_MISMATCH].exit_code, ran.stderr
+    assert f"pool llama keeps {ref}" in ran.stderr
+    assert wrong in ran.stderr
+    assert [each["id"] for each in (await get(client, MODELS))["models"]] == ["tiny"]
+    task = await submit(client, engine="llamacpp", model_ref="tiny", ctx=256, max_tokens=4)
+    assert last(await events_of(client, task["task_id"]))["tokens_out"] == 4
+    client.close()

@@ -26,6 +26,7 @@ from poolmgr.core.life import Life
 from poolmgr.core.slots import Slots
 from poolmgr.edge import health as module
 from poolmgr.edge.board import Board
+from poolmgr.edge.engine import DOUBT_S
 from poolmgr.edge.preload import Preload
 from poolmgr.edge.reports import Kept, Reports
 from poolmgr.engines.base import Load, Props
@@ -253,6 +254,17 @@ async def test_an_engine_that_hangs_is_given_up_after_three_probes(
         await made.watch_health(unheard)
     assert caught.value.kind is kind
     assert made.engine.probes == 3 + probes  # type: ignore[union-attr]
+
+
+async def test_an_engine_that_listens_no_more_has_the_time_to_be_seen_ended(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """vLLM closes its socket, and then ends: its end is the cause."""
+    made, _ = await steps(tmp_path, GONE)
+    began = trio.current_time()
+    with pytest.raises(OrchError):
+        await made.watch_health(unheard)
+    assert trio.current_time() - began >= module.HEALTH_S + DOUBT_S
 
 
 @pytest.mark.req("ORCH-3022")
