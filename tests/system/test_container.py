@@ -201,6 +201,7 @@ def test_a_container_serves_in_the_hardened_unit(box: House) -> None:
     assert models.startswith("ro")
     # and it is under the unit's filters, in the unit's cgroup
     assert pid in box.engine_pids("llama:0")
+    box.machine.run(["systemd-analyze", "security", "--threshold=35", UNIT])
 
 
 @pytest.mark.req("ORCH-3801", "SYSD-28")
