@@ -22,6 +22,7 @@ LINKED: Final = (b"libcuda.so.1", b"libcudart.so", b"libcublas.so")
 PLUGIN: Final = "libggml-cuda*.so*"
 """Builds with loadable backends have CUDA in a file of its own, beside the program."""
 _ABSENT: Final = re.compile(r"error while loading shared libraries: (lib(?:cu|nv)\w*\.so[.\d]*):")
+_FAILED: Final = re.compile(r"ggml_cuda_init: failed to initialize CUDA: (.+)")
 _DEVICE: Final = re.compile(r"^\s*CUDA\d+\s*:", re.MULTILINE)
 
 
@@ -42,7 +43,8 @@ async def check(program: Path, log: Log) -> None:
         raise OrchError(Kind.ENGINE_MISSING, why)
     if not lists_cuda(said.text):
         raise OrchError(
-            Kind.CPU_FALLBACK, f"{program} lists no CUDA device: it would run on the CPU"
+            Kind.CPU_FALLBACK,
+            f"{program} lists no CUDA device{why_none(said.text)}: it would run on the CPU",
         )
 
 
@@ -69,6 +71,12 @@ def linked(program: Path) -> bool:
 def lists_cuda(text: str) -> bool:
     """Whether the answer to --list-devices has a CUDA device: `  CUDA0: NVIDIA ... (24 MiB)`."""
     return _DEVICE.search(text) is not None
+
+
+def why_none(text: str) -> str:
+    """Return what llama.cpp says of it in parentheses, such as a driver too old; else nothing."""
+    found = _FAILED.search(text)
+    return f" ({found[1].strip()[:200]})" if found is not None else ""
 
 
 def _names_cuda(path: Path) -> bool:

@@ -21,7 +21,7 @@ from poolmgr.provision.work import Brought, Work
 
 CONFIGURE_S: Final = 900.0
 BUILD_S: Final = 4 * 3600.0
-"""Two cores take three hours for the kernels of all GPUs; those of one GPU a third of it."""
+"""A core takes an hour for the kernels of one GPU on a busy machine; for all GPUs several."""
 _VERSION: Final = re.compile(
     r"version:\s*(?:\S+ \(build (?P<number>\d+), commit (?P<commit>\w+)\)"
     r"|(?P<old>\d+) \((?P<of>\w+)\))"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poolmgr.provision.cmakelog import TOOLKIT, about_cuda, advice
-from poolmgr.provision.cuda import unloaded
+from poolmgr.provision.cuda import unloaded, why_none
 
 NO_CUBLAS = """\
 -- Found CUDAToolkit: /opt/cuda/include (found version "13.0.88")
@@ -132,3 +132,11 @@ def test_a_program_that_lacks_a_library_of_cuda_says_which_package_has_it(
     assert unloaded(f"{said}\n") == f"{said} ({helps})"
     assert unloaded("a\nit is broken\n") == "it is broken"
     assert unloaded("") == "nothing"
+
+
+def test_why_there_is_no_device_is_told_where_llama_cpp_says_it() -> None:
+    """Recorded from b11434 with CUDA 13 over a driver that is none."""
+    why = "CUDA driver version is insufficient for CUDA runtime version"
+    said = f"0.00.013.546 E ggml_cuda_init: failed to initialize CUDA: {why}\n"
+    assert why_none(f"{said}Available devices:\n  (none)\n") == f" ({why})"
+    assert why_none("Available devices:\n  (none)\n") == ""
