@@ -14,6 +14,7 @@ from typing import Final
 
 from systemd import daemon
 
+from orchd.kit import ports
 from orchd.wire.errors import Kind, OrchError
 
 BACKLOG: Final = 1024  # the kernel cuts it to net.core.somaxconn
@@ -55,7 +56,9 @@ def bind_tcp(host: str, port: int) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as exc:
         sock.close()
-        raise OrchError(Kind.CONFIG_INVALID, f"cannot listen on {where}: {exc.strerror}") from exc
+        holder = ports.who_has(port) if exc.errno == errno.EADDRINUSE else None
+        why = exc.strerror if holder is None else f"{holder} does already"
+        raise OrchError(Kind.CONFIG_INVALID, f"cannot listen on {where}: {why}") from exc
     sock.setblocking(False)
     return sock
 

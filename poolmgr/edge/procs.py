@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from orchd.kit import ports
 from orchd.kit.client import Target
-from poolmgr.core.ports import Holder, Listener, listeners, on_loopback
 
 PROC: Final = Path("/proc")
 MAX_TREE: Final = 4096  # an engine has tens of processes; a fork bomb has more
@@ -82,20 +80,8 @@ def server_pid(target: Target) -> int | None:
     if target.path is not None:
         pid = _peer_of(target.path)
         return None if pid in _ancestors() else pid
-    found = on_loopback(target.port, _listening()) if target.host in _LOOPBACK else None
-    return None if found is None else _first(_holders_of(found.inode) - _ancestors())
-
-
-def port_holders(ports: Iterable[int]) -> dict[int, Holder]:
-    """Return who has which of these loopback ports; those that nobody has are left out."""
-    there, holders = tuple(_listening()), dict[int, Holder]()
-    for port in ports:
-        found = on_loopback(port, there)
-        if found is not None:
-            pid = _first(_holders_of(found.inode))
-            program = "?" if pid is None else name(pid)
-            holders[port] = Holder(port=port, uid=found.uid, pid=pid, program=program)
-    return holders
+    found = ports.on_loopback(target.port, ports.listening()) if target.host in _LOOPBACK else None
+    return None if found is None else _first(ports.holders_of(found.inode) - _ancestors())
 
 
 def _first(holders: frozenset[int]) -> int | None:
@@ -153,21 +139,3 @@ def _peer_of(path: Path) -> int | None:
         raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid = int(struct.unpack("3i", raw)[0])
     return pid or None  # 0: in a PID namespace that we cannot see
-
-
-def _listening() -> Iterator[Listener]:
-    for table in ("tcp", "tcp6"):
-        # without IPv6 in the kernel there is no tcp6
-        with contextlib.suppress(OSError):
-            yield from listeners((PROC / "net" / table).read_text())
-
-
-def _holders_of(inode: str) -> frozenset[int]:
-    wanted = f"socket:[{inode}]"
-    found = set()
-    for link in PROC.glob("[0-9]*/fd/*"):
-        # one that cannot be read was closed meanwhile, or is another user's
-        with contextlib.suppress(OSError):
-            if str(link.readlink()) == wanted:
-                found.add(int(link.parts[-3]))
-    return frozenset(found)

@@ -81,17 +81,5 @@ def test_the_same_port_of_another_address_is_another_server() -> None:
         assert procs.server_pid(Target(host="127.0.0.1", port=port)) is None
 
 
-@pytest.mark.req("ORCH-3804")
-def test_who_has_a_port_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as every:
-        ports = [each.getsockname()[1] for each in (one, every)]
-        found = procs.port_holders([*ports, 1])
-        assert set(found) == set(ports)
-        for holder in found.values():
-            assert (holder.pid, holder.uid) == (os.getpid(), os.geteuid())
-            assert holder.program == procs.name(os.getpid())
-    assert procs.port_holders(ports) == {}
-
-
 def test_there_is_memory_on_this_machine() -> None:
     assert procs.available_bytes() > 1 << 20

@@ -1,10 +1,17 @@
-"""TCP ports: what the kernel's tables say, and what is in the way of an engine."""
+"""TCP ports: what the kernel's tables say, and who has one."""
 
 from __future__ import annotations
 
+import os
+import socket
+from pathlib import Path
+
 import pytest
 
-from poolmgr.core.ports import Holder, in_the_way, listeners, on_loopback
+from orchd.kit import ports
+from orchd.kit.fds import bind_tcp
+from orchd.kit.ports import listeners, on_loopback, who_has
+from orchd.wire.errors import OrchError
 
 HEADING = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid ...\n"
 REST = "00000000:00000000 00:00000000 00000000"
@@ -44,15 +51,19 @@ def test_a_port_of_loopback_is_taken_by_its_address_and_by_all_addresses() -> No
     assert on_loopback(8082, there) is None
 
 
-@pytest.mark.req("ORCH-3804")
-def test_what_is_in_the_way_of_an_engine_says_who_has_the_port() -> None:
-    taken = {
-        8080: Holder(port=8080, uid=1000, pid=4711, program="llama-server"),
-        2024: Holder(port=2024, uid=0),
-    }
-    assert list(in_the_way((8080, 8080, 2024, 8081, 80), taken)) == [
-        (8080, "port 8080 is taken by pid 4711 (llama-server) of uid 1000"),
-        (2024, "port 2024 is taken by another user's process of uid 0"),
-        (80, "port 80 is for root: an engine may listen from 1024 on"),
-    ]
-    assert list(in_the_way((80,), {}, first_free=80)) == []
+def test_who_has_a_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as every:
+        numbers = [each.getsockname()[1] for each in (one, every)]
+        name = Path("/proc/self/comm").read_text().strip()
+        for number in numbers:
+            assert who_has(number) == f"pid {os.getpid()} ({name})"
+            with pytest.raises(OrchError, match=r"127\.0\.0\.1:\d+: pid \d+ \(.*\) does already"):
+                bind_tcp("127.0.0.1", number)
+    assert [who_has(number) for number in numbers] == [None, None]
+
+
+def test_of_another_user_s_process_the_user_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose open files only root may see."""
+    monkeypatch.setattr(ports, "holders_of", lambda _inode: frozenset())
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        assert who_has(one.getsockname()[1]) == f"a process of uid {os.geteuid()}"
