@@ -1,7 +1,7 @@
 """`python -m poolmgr.provisioner plan|provision POOL`: what `orchctl plan` and `provision` run.
 
 The composition root of provisioning: configuration, GPUs, facts, plan; then the doing. It is a
-program of the operator's and no daemon: specs/adr/0004-who-provisions.md.
+program of the operator's and no daemon: specs/adr/0005-who-provisions.md.
 """
 
 from __future__ import annotations

@@ -52,6 +52,8 @@ PROGRAMS = {
     "systemctl": "systemd",
     "nvidia-modprobe": "nvidia-utils",
     "llama-server": "llama.cpp-cuda",
+    "podman": "podman",
+    "nvidia-ctk": "nvidia-container-toolkit",
 }
 OURS = ("orchd", "poolmgr")
 

@@ -13,7 +13,7 @@ from typing import Final
 from orchd.config.devices import Backend
 from orchd.config.pool import TGI, TRITON, VLLM, Mode, Pool
 from orchd.config.schema import Settings
-from orchd.generator import folders
+from orchd.generator import container, folders
 from orchd.generator.store import Units
 from orchd.wire import modelref
 from orchd.wire.ids import DeviceMask, replica_id
@@ -23,29 +23,6 @@ DROP_IN: Final = "50-orchd.conf"
 HEAD: Final = """\
 # Written by orchd-generator at every daemon-reload; `systemctl edit` adds to it.
 """
-CONTAINER: Final = """\
-# podman makes a container in namespaces of its own, as the user of the pool and nobody more.
-RestrictNamespaces=cgroup ipc mnt net pid user uts
-SystemCallFilter=@mount @chown setresuid setresgid sethostname
-# The container has a /proc of its own, which the kernel refuses where any part of ours is covered.
-ProtectKernelTunables=no
-ProtectKernelLogs=no
-ProtectHostname=no
-# podman keeps its locks there by its user: those of two pools must not meet.
-TemporaryFileSystem=/dev/shm:mode=1777"""
-"""What the sandbox leaves open for podman (specs/adr/0008-containers-in-units.md)."""
-CONTAINER_OF_USER: Final = """\
-# podman maps the user's subordinate ids by newuidmap, a setuid program. A user's manager can filter
-# nothing without forbidding those, so none of its filters stays; the container has podman's.
-NoNewPrivileges=no
-RestrictAddressFamilies=
-LockPersonality=no
-RestrictRealtime=no
-RestrictSUIDSGID=no
-RestrictNamespaces=no
-SystemCallArchitectures=
-SystemCallFilter="""
-"""The same for a user's own instance, whose podman is the user's everyday one."""
 _MAJOR: Final = 195
 """NVIDIA's, for ever (Linux, Documentation/admin-guide/devices.txt). By number: the node may not be
 there yet when the unit starts."""
@@ -108,7 +85,7 @@ def _drop_in(
     yield from _outside(settings, pool, user=user)
     yield from _torch(pool)
     if pool.mode is Mode.CONTAINER:  # after what is above: a user's takes filters away
-        yield CONTAINER_OF_USER if user else CONTAINER
+        yield from container.settings(user=user)
     if user:
         return
     if settings.devices.backend is Backend.NVML:

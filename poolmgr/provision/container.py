@@ -22,6 +22,8 @@ from poolmgr.provision import store
 SHM: Final = "8g"
 """What processes of one engine share, at most: vLLM's pass tensors through it. Taken as used."""
 SOCKET: Final = "e.sock"
+LABEL: Final = "orchd.replica"
+"""Whose it is: `/run/poolmgr/POOL:MASK`. By it the unit ends what docker's daemon has of it."""
 _BEFORE: Final = {TRITON: ("tritonserver",)}
 """What is run where the image's own entry point wants a program."""
 _PLAIN: Final = re.compile(r"""/[^\x00-\x1f\x7f",]*""")
@@ -89,7 +91,8 @@ def run(
         "--cap-drop=all", "--security-opt=no-new-privileges",
         # of a rootless container root is whoever runs it; else it is that uid by its number
         "--user", "0:0" if rootless else f"{who.uid}:{who.gid}",
-        "--shm-size", SHM, "--log-driver=none", *engine.run_args,
+        "--shm-size", SHM, "--log-driver=none", "--label", f"{LABEL}={_replica(socket)}",
+        *engine.run_args,
     ]  # fmt: skip
     if not docker:
         # READY=1 is poolmgr's to say, after its self-test
@@ -114,6 +117,11 @@ def run(
         sweep=sweep,
         folders=() if engine.store is None else (store.OWN, store.RUN),
     )
+
+
+def _replica(socket: Path) -> str:
+    """`/run/poolmgr/big:0` of `/run/poolmgr/big:0.engine/e.sock`, whichever engine of two it is."""
+    return str(socket.parent).partition(".engine")[0]
 
 
 def around(model: Path) -> Path:

@@ -30,6 +30,8 @@ class Runtime:
     """podman: what it has containers made by: crun, runc."""
     options: tuple[str, ...] = ()
     """podman: what it is told at each call, before the verb."""
+    cdi: bool = True
+    """Whether it takes devices from CDI specifications: docker before 28.3 does when told to."""
     why_not: str | None = None
     """None: it answers; else what it said."""
 

@@ -1,13 +1,12 @@
-"""Reading the facts of this machine: programs, versions, runtimes, CDI, the cache. Changes nothing.
+"""Reading the facts of this machine: programs, versions, the cache. Changes nothing.
 
-The GPUs are read by poolmgr/edge and handed in. What the facts mean is preflight.py's.
+The GPUs are read by poolmgr/edge and handed in; what containers need is runtimes.py's, and what the
+facts mean preflight.py's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import getpass
-import json
 import os
 import pwd
 import re
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from orchd.config.pool import Mode, Pool
-from poolmgr.provision import planning, store, tool
-from poolmgr.provision.facts import Facts, GpuFact, PackageFact, Runtime
+from poolmgr.provision import planning, runtimes, tool
+from poolmgr.provision.facts import Facts, GpuFact, PackageFact
 
 PROGRAMS: Final = (
     "git", "cmake", "ninja", "make", "c++", "nvcc", "ccache", "nvidia-ctk", "nvidia-smi", "pacman",
@@ -26,12 +25,6 @@ PROGRAMS: Final = (
 )  # fmt: skip
 CUDA_PLACES: Final = ("/opt/cuda/bin", "/usr/local/cuda/bin")
 """Where distributions put nvcc, beside PATH."""
-CDI_PLACES: Final = ("/etc/cdi", "/var/run/cdi")
-CDI_MAX: Final = 4 << 20
-_CDI_NAME: Final = re.compile(r"""["']?name["']?\s*:\s*["']?([A-Za-z0-9][\w.:-]{0,99})""")
-_CDI_KIND: Final = re.compile(r"""["']?kind["']?\s*:\s*["']?nvidia\.com/gpu\b""")
-_NAMESPACES: Final = (("kernel.unprivileged_userns_clone", "0"), ("user.max_user_namespaces", "0"))
-"""Settings that keep users from namespaces: linux-hardened's own, and the kernel's."""
 JOB_BYTES: Final = 2 << 30
 """Of memory for each compiler: nvcc takes 1 to 2 GB for a file of llama.cpp's kernels."""
 
@@ -43,7 +36,7 @@ async def look(
     no_driver: str | None,
     *,
     units: bool = False,
-    cdi_places: Sequence[str] = CDI_PLACES,
+    cdi_places: Sequence[str] = runtimes.CDI_PLACES,
 ) -> Facts:
     """Return the facts that matter for this pool. `units`: its engine is for the system's."""
     programs = _programs(pool)
@@ -56,8 +49,8 @@ async def look(
             if said is not None and said.code == 0:
                 versions[name] = _version(said.text)
     elif pool.mode is Mode.CONTAINER:
-        podman = await (_podman_of_units(cache) if units else _podman())
-        docker = await _docker()
+        podman = await (runtimes.podman_of_units(cache) if units else runtimes.podman())
+        docker = await runtimes.docker()
     sudo_user, sudo_asks = _sudo_user(), False
     if pool.mode is Mode.PACKAGE and "pacman" in programs:
         package = await _package(planning.package_name(pool))
@@ -71,9 +64,9 @@ async def look(
         no_driver=no_driver,
         podman=podman,
         docker=docker,
-        cdi=cdi(cdi_places),
-        subordinate_ids=_subordinate(user) or (os.geteuid() == 0 and not units),
-        no_namespaces=_no_namespaces(),
+        cdi=runtimes.cdi(cdi_places),
+        subordinate_ids=runtimes.subordinate(user) or (os.geteuid() == 0 and not units),
+        no_namespaces=runtimes.no_namespaces(),
         units=units,
         root=os.geteuid() == 0,
         user=user,
@@ -98,54 +91,6 @@ def _version(text: str) -> str:
     """Return the last line that has a version: nvcc begins with copyright lines."""
     found = [line.strip() for line in text.splitlines() if re.search(r"\d+\.\d+", line)]
     return found[-1 if "nvcc" in text.lower() else 0][:200] if found else ""
-
-
-async def _podman_of_units(cache: Path) -> Runtime | None:
-    """Return podman as the units call it. `podman info` would make a storage, also for a plan."""
-    path = shutil.which("podman")
-    if path is None:
-        return None
-    said = await tool.ask([path, "--version"])
-    return Runtime(
-        path=path,
-        name="podman",
-        version="" if said is None else said.text.strip().rpartition(" ")[2],
-        oci="" if shutil.which("crun") is None else "crun",
-        options=store.bringing(store.images_of(cache)),
-        why_not=None if said is not None and said.code == 0 else _last(said),
-    )
-
-
-async def _podman() -> Runtime | None:
-    path = shutil.which("podman")
-    if path is None:
-        return None
-    form = '{"version":"{{.Version.Version}}","oci":"{{.Host.OCIRuntime.Name}}"}'
-    said = await tool.ask([path, "info", "--format", form])
-    if said is None or said.code:
-        return Runtime(path=path, name="podman", version="", why_not=_last(said))
-    lines = [line for line in said.text.splitlines() if line.startswith("{")]
-    told = json.loads(lines[-1]) if lines else {}
-    return Runtime(
-        path=path, name="podman", version=told.get("version", ""), oci=told.get("oci", "")
-    )
-
-
-async def _docker() -> Runtime | None:
-    path = shutil.which("docker")
-    if path is None:
-        return None
-    said = await tool.ask([path, "version", "--format", "{{.Server.Version}}"])
-    if said is None or said.code:
-        return Runtime(path=path, name="docker", version="", why_not=_last(said))
-    return Runtime(path=path, name="docker", version=said.text.strip()[:100])
-
-
-def _last(said: tool.Answer | None) -> str:
-    if said is None:
-        return "it does not answer"
-    lines = [line.strip() for line in said.text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else f"it ends with {said.code}"
 
 
 async def _package(name: str) -> PackageFact:
@@ -173,36 +118,6 @@ async def _sudo_asks(called_by: str | None) -> bool:
     return said is None or said.code != 0
 
 
-def cdi(places: Sequence[str] = CDI_PLACES) -> frozenset[str]:
-    """Return the names of NVIDIA's GPUs in CDI specifications, JSON or YAML.
-
-    Their lines are looked at, not parsed: a name that stands there is enough to go on, and the
-    runtime has the last word.
-    """
-    names: set[str] = set()
-    for place in places:
-        for path in sorted(Path(place).glob("*.[jy]*")):
-            try:
-                with path.open("rb") as file:
-                    text = file.read(CDI_MAX).decode("utf-8", "replace")
-            except OSError:
-                continue
-            if _CDI_KIND.search(text):
-                names |= set(_CDI_NAME.findall(text))
-    return frozenset(names)
-
-
-def _subordinate(user: str) -> bool:
-    ids = {user}
-    with contextlib.suppress(KeyError):
-        ids.add(str(pwd.getpwnam(user).pw_uid))
-    try:
-        lines = Path("/etc/subuid").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return False
-    return any(line.partition(":")[0] in ids for line in lines)
-
-
 def _user() -> str:
     try:
         return getpass.getuser()
@@ -216,17 +131,6 @@ def _owner(cache: Path) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
-
-
-def _no_namespaces() -> str | None:
-    for name, closed in _NAMESPACES:
-        try:
-            said = (Path("/proc/sys") / name.replace(".", "/")).read_text().strip()
-        except OSError:
-            continue  # this kernel has no such setting
-        if said == closed:
-            return name
-    return None
 
 
 def _there(cache: Path) -> Path:

@@ -109,6 +109,12 @@ def _container(pool: Pool, facts: Facts) -> Iterator[Problem]:
         )
     elif runtime.name == "podman":
         yield from _podman(runtime, facts)
+    elif not runtime.cdi:
+        yield Problem(
+            f"docker {runtime.version} takes no devices by CDI, as it is configured",
+            "sudo nvidia-ctk runtime configure --runtime=docker --cdi.enabled && "
+            "sudo systemctl restart docker",
+        )
     masked = {index for mask in pool.replicas for index in mask.indices}
     wanted = [one.uuid for one in facts.gpus if one.index in masked]
     absent = [uuid for uuid in wanted if uuid not in facts.cdi]

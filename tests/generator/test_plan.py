@@ -276,6 +276,9 @@ def test_a_pool_of_mode_container_has_its_sandbox_opened_for_podman_and_no_other
     assert values(own, "NoNewPrivileges", "box:0") == ["no"]
     assert values(own, "SystemCallFilter", "box:0") == [""]
     assert not any(values(own, key, "plain:0") for key in opened)
+    for made_so in (units, own):
+        (sweep,) = values(made_so, "ExecStopPost", "box:0")
+        assert "label=orchd.replica=%t/poolmgr/%i " in sweep
 
 
 def test_a_cache_of_engines_in_a_home_is_shown(made):

@@ -16,16 +16,24 @@ from tests.lab.nvml import uuid_of
 from tests.lab.rootfs import Suite, rootfs
 from tests.lab.venv import dependency_layer
 
-PACKAGES = ("podman", "crun", "docker-registry")
-OPTIONS = ("--system-call-filter=@keyring",)
+PACKAGES = ("podman", "crun", "uidmap", "docker-registry", "docker.io", "docker-cli")
+SERVICES = ("containerd", "docker", "docker-registry", "netavark-dhcp-proxy")
+"""That Debian starts at each boot; nothing here needs them."""
+OPTIONS = ("--system-call-filter=@keyring", *(f"systemd.mask={name}.service" for name in SERVICES))
 """nspawn keeps its machines from keyrings; crun makes one for each container."""
+DAEMON = (
+    *("systemd-run", "--quiet", "--unit=dockerd", "--property=Type=notify"),
+    # the bridge and the firewall would be this machine's own, and nobody here needs either
+    *("dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", "--group=docker"),
+)
 DISKS = """
 set -e
-for path in /var/cache/orchd /var/tmp /home; do
+for path in /var/cache/orchd /var/tmp /var/lib/docker /home; do
+    mkdir -p $path
     mount -t tmpfs -o size=64g,mode=1777 tmpfs $path
 done
 chmod 755 /home
-systemd-tmpfiles --create orchd.conf
+systemd-tmpfiles --create --prefix=/var/cache/orchd
 """
 """podman's overlays cannot lie upon the overlay that is the machine's own root. The size is no more
 than what is said: provisioning wants 30 GB for an image."""
@@ -75,6 +83,13 @@ def prepare(machine: Machine, shown: str, gpus: Sequence[int] = (0, 1)) -> None:
     machine.put("/opt/link", LINK, 0o755)
     machine.put("/opt/libcuda.so.1", "a library of the driver\n")
     machine.put("/etc/cdi/nvidia.json", json.dumps(specification(gpus)))
+
+
+def start_docker(machine: Machine, *, cdi: bool) -> None:
+    """Start docker's daemon, which takes devices by CDI when it is told to."""
+    machine.systemctl("stop", "dockerd", check=False)
+    machine.put("/etc/docker/daemon.json", json.dumps({"features": {"cdi": cdi}}))
+    machine.run(DAEMON)
 
 
 def specification(gpus: Sequence[int]) -> dict[str, object]:

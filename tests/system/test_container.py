@@ -23,6 +23,7 @@ from tests.lab.nvml import FakeNvml, uuid_of
 from tests.lab.rootfs import Suite
 from tests.system import archpkg
 from tests.system.house import House, names_of, pool, task, text_of
+from tests.system.lin import HOME, Lin
 
 pytest_plugins = ("tests.lab.fixtures",)
 pytestmark = [pytest.mark.system, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -200,6 +201,7 @@ def test_a_container_serves_in_the_hardened_unit(box: House) -> None:
     assert models.startswith("ro")
     # and it is under the unit's filters, in the unit's cgroup
     assert pid in box.engine_pids("llama:0")
+    box.machine.run(["systemd-analyze", "security", "--threshold=35", UNIT])
 
 
 @pytest.mark.req("ORCH-3801", "SYSD-28")
@@ -231,6 +233,69 @@ def test_no_container_outlives_its_pool(box: House) -> None:
     box.machine.systemctl("stop", "orchd.target", UNIT)
     assert not box.alive(pid)
     assert left(box) == []
+
+
+@pytest.mark.req("ORCH-3801", "ORCH-3804")
+def test_docker_runs_it_where_there_is_no_podman(box: House) -> None:
+    machine = box.machine
+    machine.run("mv /usr/bin/podman /usr/bin/podman.away; usermod --append --groups docker poolmgr")
+    try:
+        boxes.start_docker(machine, cdi=False)
+        code, said = provision(box)
+        assert code == TABLE[Kind.ENGINE_MISSING].exit_code
+        assert "nvidia-ctk runtime configure --runtime=docker" in said[-1]["human"]
+        boxes.start_docker(machine, cdi=True)
+        code, said = provision(box)
+        assert code == 0, said
+        assert "with docker" in next(e["human"] for e in said if e["event"] == "engine_pull")
+        box.start("llama:0")
+        box.wait_ready("llama")
+        assert names_of(box.complete(wish())) == ["started", "token", "end"]
+        (name,) = docker(box)
+        box.kill(box.main_pid(UNIT))
+        box.wait(lambda: docker(box) not in ([], [name]), "another container")
+        box.wait(lambda: box.property(UNIT, "ActiveState") == "active", "the pool is back")
+        box.kill(box.main_pid(UNIT))
+        machine.systemctl("stop", "orchd.target", UNIT)
+        assert docker(box) == []  # also where no poolmgr was left to end it
+    finally:
+        machine.run("mv /usr/bin/podman.away /usr/bin/podman; systemctl stop dockerd")
+
+
+def docker(house: House) -> list[str]:
+    """The containers that docker has, running or not."""
+    return house.machine.run("docker ps --all --quiet --no-trunc").stdout.split()
+
+
+@pytest.mark.req("ORCH-3801", "SYSD-22", "SYSD-28")
+def test_a_user_s_own_instance_runs_it_with_the_user_s_podman(
+    house: House, contained: image.Image
+) -> None:
+    machine, lin = house.machine, Lin(house.machine)
+    lin.make()
+    lin.put("models/tiny.gguf", machine.path(MODEL).read_bytes())
+    text = configuration(f'{REFERENCE}, digest = "{contained.digest}"')
+    text = text.replace(str(MODEL.parent), f"{HOME}/models")
+    lin.put(".config/orchd/orchd.toml", text.encode())
+    setting = f"[Service]\nEnvironment=FAKE_NVML={boxes.DRIVER_LOG}\n"
+    lin.put(f".config/systemd/user/{UNIT}.d/test.conf", setting.encode())
+    with lin.logged_in():
+        lin.run("env", f"FAKE_NVML={boxes.DRIVER_LOG}", "orchctl", "provision", "llama")
+        # podman's own process would lend its ids to any other, also where nobody gains privileges
+        lin.run("podman", "system", "migrate")
+        lin.systemctl("start", "orchd.target", UNIT)
+        assert "verified" in lin.systemctl("show", "--property=StatusText", UNIT)
+        (engine,) = engines(house)
+        mapped = machine.path(f"/proc/{engine}/uid_map").read_text()
+        assert len(mapped.splitlines()) == 2  # the user, and the subordinate ids
+        lin.systemctl("stop", "orchd.target", UNIT)
+        assert engines(house) == []
+
+
+def engines(house: House) -> list[int]:
+    """All engines of the machine."""
+    said = house.machine.run("grep -l llama-server /proc/[0-9]*/comm", check=False).stdout
+    return [int(Path(line).parent.name) for line in said.split()]
 
 
 CLOSED = (

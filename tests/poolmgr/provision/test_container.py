@@ -59,6 +59,7 @@ def test_a_rootless_container_sees_its_gpus_its_model_and_its_socket_alone(tmp_p
     closed = ["--network=none", "--pull=never", "--cap-drop=all", "--cgroups=disabled"]
     for option in (*closed, "--security-opt=no-new-privileges", "--sdnotify=ignore", "--replace"):
         assert argv.count(option) == 1
+    assert values(argv, "--label") == ["orchd.replica=/run/poolmgr/big:0"]
     # its root is nobody but us
     assert values(argv, "--user") == ["0:0"]
     assert values(argv, "--env") == [

@@ -172,5 +172,6 @@ def test_in_a_closed_unit_rootless_podman_is_refused_with_the_way_out(contained:
     done = finished(contained.start("setpriv", "--no-new-privs", sys.executable, "-m", "poolmgr",
                     "llama:0", "--config", str(contained.place.folder / "orchd.toml")))  # fmt: skip
     assert done.code == TABLE[Kind.ENGINE_START_FAILED].exit_code
-    assert "rootless podman cannot start in the sandbox of this unit" in done.last()
+    assert "its image is in a user's own storage" in done.last()
+    assert "sudo orchctl provision llama" in done.last()
     assert "orchctl up" in done.last()

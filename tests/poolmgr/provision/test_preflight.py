@@ -66,6 +66,9 @@ def test_a_container_needs_a_runtime_ids_and_its_gpus_in_a_cdi_specification(tmp
         "podman does not work here: cannot clone: no namespaces", "podman info",
     )  # fmt: skip
     assert check(one, facts(podman=broken, docker=DOCKER)) == ()
+    closed = Runtime(path="/d", name="docker", version="26.1", cdi=False)
+    (off,) = check(one, facts(podman=None, docker=closed))
+    assert off.what == "docker 26.1 takes no devices by CDI, as it is configured"
     (ids,) = check(one, facts(subordinate_ids=False))
     assert ids.command == (
         "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 op"
