@@ -22,9 +22,10 @@ test: setup ## everything: also real engines, and a booted systemd where this ru
 	@$(PY) -m tests.lab.setup || true # what is missing is skipped, and told at the end
 	@$(PYTEST)
 
-test-vllm: setup ## the cases of every engine against the real vLLM too (installs 3.5 GB once; ten minutes)
+test-vllm: setup ## the cases of every engine against the real vLLM and transformers too (installs 3.5 GB once; ten minutes)
 	@ORCHD_TEST_VLLM=1 $(PY) -m pytest -q tests/engines/test_every_engine.py \
-		tests/engines/test_vectors.py tests/sockets/test_engines.py tests/system/test_engines.py -k vllm
+		tests/engines/test_vectors.py tests/sockets/test_engines.py tests/system/test_engines.py \
+		tests/sockets/test_transformers.py -k "vllm or transformers"
 
 test-cuda: setup ## the whole of llama.cpp by the real nvcc, up to the look for a device (an hour or two once)
 	@ORCHD_TEST_CUDA_BUILD=1 $(PY) -m pytest -q tests/poolmgr/provision/test_llama_source.py

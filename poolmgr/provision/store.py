@@ -2,7 +2,7 @@
 
 In those units no process gains privileges, so no setuid program maps a user's subordinate ids.
 podman then maps the one user that it is run by, and needs nothing else
-(specs/adr/0007-containers-in-units.md). An image has files of several owners: all of them become
+(specs/adr/0008-containers-in-units.md). An image has files of several owners: all of them become
 that user's. What a container sees, and what it is called, is container.py's.
 """
 
