@@ -1,6 +1,6 @@
 """What a unit has to leave open, and to clean up, where its engine is a container.
 
-The reasons in full, and what was tried: specs/adr/0007-containers-in-units.md. What the sandbox is
+The reasons in full, and what was tried: specs/adr/0008-containers-in-units.md. What the sandbox is
 otherwise stands in units/poolmgr@.service.
 """
 
