@@ -35,7 +35,8 @@ _HINTS: Final = (
 )
 """One of these, case-folded, stands in whatever _LOOKS finds: ten times cheaper to look for."""
 _NAMES: Final = re.compile(
-    r"(?:.*[_-])?(?:token|secret|password|passwd|api_?key|authorization|cookie)", re.IGNORECASE
+    r"(?:.*[_-])?(?:(?<!per_)token|secret|password|passwd|api_?key|authorization|cookie)",
+    re.IGNORECASE,
 )
 
 
@@ -72,7 +73,8 @@ def encodable(text: str) -> str:
 
 @lru_cache(1024)
 def is_secret_name(name: str) -> bool:
-    """True for the name of a field whose value is a secret: auth_token, but not tokens_out."""
+    """True for the name of a field whose value is a secret: auth_token, but not tokens_out and
+    bytes_per_token."""
     return _NAMES.fullmatch(name) is not None
 
 
