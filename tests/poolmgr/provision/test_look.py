@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from poolmgr.provision.look import look
+from poolmgr.provision.machine.look import look
 from tests.lab.needs import ROOT, require
 from tests.poolmgr.provision.making import MODES, pool
 
