@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,6 +118,14 @@ class Podman:
         if done.returncode:
             raise RuntimeError(f"podman {' '.join(argv)}:\n{done.stdout}{done.stderr}")
         return done.stdout.strip()
+
+    def end(self) -> None:
+        """End the process that a rootless podman leaves behind to hold its namespaces."""
+        try:
+            pid = int((self.folder / "xdg/libpod/tmp/pause.pid").read_text())
+            os.kill(pid, signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            return  # root has none
 
 
 def llama_tar(cache: Cache, folder: Path) -> Path:

@@ -86,6 +86,7 @@ def contained(request, tar, lab_cache) -> Iterator[Contained]:
                 one.podman.inside(["podman", "unshare", "rm", "-rf", str(folder / "storage")]),
                 env={**os.environ, **one.podman.env}, cwd="/", capture_output=True, check=False,
             )  # fmt: skip
+            one.podman.end()
 
 
 def wait_for(what, condition, wait_s=15.0):
