@@ -37,6 +37,7 @@ def test_text_goes_to_stdout_and_the_rest_to_stderr(peer, orchctl):
     body = codec.loads(TaskRequest, peer.asked("/v1/tasks")[0].body)
     assert (body.engine, body.model_ref, body.prompt) == ("mock", "mock:lorem", "Say hello")
     assert (body.ctx, body.max_tokens, body.priority) == (4000, 100, "interactive")
+    assert body.determinism == "best_effort"  # a pool of several slots takes it too
 
 
 def test_every_option_reaches_the_task(peer, orchctl, monkeypatch):
@@ -44,10 +45,11 @@ def test_every_option_reaches_the_task(peer, orchctl, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("from stdin\n"))
     session = "0e6b8c8e-9d6e-4a52-8e6c-1fb3a3f0c001"
     options = "--engine mock --model mock:lorem --priority batch --max-tokens 7 --ctx 99 --seed -4"
-    more = f"--deadline-ms 1234 --session {session} --url {peer.url} -"
+    more = f"--strict --deadline-ms 1234 --session {session} --url {peer.url} -"
     assert orchctl("run", *options.split(), *more.split()).code == 0
     body = codec.loads(TaskRequest, peer.asked("/v1/tasks")[0].body)
     assert (body.priority, body.max_tokens, body.ctx, body.seed) == ("batch", 7, 99, -4)
+    assert body.determinism == "strict"
     assert (body.deadline_ms, body.session_id, body.prompt) == (1234, session, "from stdin\n")
 
 
