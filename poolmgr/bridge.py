@@ -3,7 +3,7 @@
 A program, started by its path: the engine is its child, in a network namespace that nobody else is
 in. Where it can listen on TCP only, what comes to the socket goes to its port there. One file and
 the standard library alone: in a container, which has a network of its own, the Python of the image
-runs it (provision/bridged.py). Not here: what the engine is, and what is said to it.
+runs it (provision/starting/bridged.py). Not here: what the engine is, and what is said to it.
 """
 
 from __future__ import annotations

@@ -25,19 +25,19 @@ from orchd.wire import codec
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import PoolId
 from poolmgr.edge.devices import Nvml
-from poolmgr.provision import words
-from poolmgr.provision.bring import bring
-from poolmgr.provision.brought import prepared_engine
-from poolmgr.provision.cache import cache_of
-from poolmgr.provision.door import PolicyDoor
-from poolmgr.provision.facts import Facts, GpuFact
-from poolmgr.provision.look import look
-from poolmgr.provision.owner import become_owner
-from poolmgr.provision.planning import plan
-from poolmgr.provision.preflight import check
-from poolmgr.provision.tool import Log
-from poolmgr.provision.upload import upload
-from poolmgr.provision.work import Work
+from poolmgr.provision.bringing.bring import bring
+from poolmgr.provision.bringing.door import PolicyDoor
+from poolmgr.provision.bringing.upload import upload
+from poolmgr.provision.bringing.work import Work
+from poolmgr.provision.machine.cache import cache_of
+from poolmgr.provision.machine.look import look
+from poolmgr.provision.machine.owner import become_owner
+from poolmgr.provision.machine.tool import Log
+from poolmgr.provision.plans import words
+from poolmgr.provision.plans.facts import Facts, GpuFact
+from poolmgr.provision.plans.planning import plan
+from poolmgr.provision.plans.preflight import check
+from poolmgr.provision.starting.brought import prepared_engine
 
 UPLOAD_S: Final = 3.0
 

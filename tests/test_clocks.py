@@ -26,7 +26,7 @@ ALLOWED = {
     "orchd/policy/gate.py": "the time of day in a question to a policy plugin",
     "orchd/kit/log.py": "the timestamp of a line",
     "poolmgr/edge/trial.py": "the timestamp of a report",
-    "poolmgr/provision/digests.py": "a file's age, against its mtime",
+    "poolmgr/provision/models/digests.py": "a file's age, against its mtime",
     "poolmgr/provisioner.py": "created_ms of an engine, and the name of its log",
 }
 

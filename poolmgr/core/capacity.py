@@ -1,7 +1,7 @@
 """What running out of VRAM has taught: with so much free, this engine did not load. Pure.
 
 A lesson holds for one model, engine, context and mask; any change of them begins anew. The file
-that keeps lessons is provision/lessons.py's.
+that keeps lessons is provision/models/lessons.py's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a model asks for, from its own files: architecture, quantisation, context, layers, KV cache.
 
-Bytes and JSON have been read (gguf.py, provision/heads.py); what the files do not tell stays None.
-Whether it fits is fit.py's.
+Bytes and JSON have been read (gguf.py, provision/models/heads.py); what the files do not tell stays
+None. Whether it fits is fit.py's.
 """
 
 from __future__ import annotations

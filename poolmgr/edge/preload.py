@@ -37,7 +37,7 @@ from poolmgr.edge.staging import Staging
 from poolmgr.edge.trial import Trial
 from poolmgr.engines.base import Adapter
 from poolmgr.engines.mock import held_bytes
-from poolmgr.provision import lessons
+from poolmgr.provision.models import lessons
 
 UVM: Final = Path("/dev/nvidia-uvm")
 _WAITED_OUT: Final = frozenset({Kind.ENGINE_UNHEALTHY, Kind.SELF_TEST_FAILED})

@@ -27,7 +27,7 @@ from poolmgr.edge.devices import Devices
 from poolmgr.edge.orphans import own_mark
 from poolmgr.edge.room import Room
 from poolmgr.engines.base import Adapter
-from poolmgr.provision.plan import Plan
+from poolmgr.provision.starting.plan import Plan
 
 LAST_BYTES_S: Final = 0.2
 """After the engine's end: its last lines are still in the pipe, and its jobs see for themselves."""

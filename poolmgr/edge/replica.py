@@ -37,7 +37,7 @@ from poolmgr.edge.server import Server
 from poolmgr.edge.sleep import SleepWatch
 from poolmgr.edge.succession import LAST_WORDS_S, Succession
 from poolmgr.engines.registry import adapter as adapter_of
-from poolmgr.provision.reloaded import in_force
+from poolmgr.provision.models.reloaded import in_force
 from poolmgr.provision.state import folder
 
 STUCK_S: Final = 15.0

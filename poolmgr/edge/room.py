@@ -20,7 +20,7 @@ from poolmgr.core.capacity import Key
 from poolmgr.core.fit import Need
 from poolmgr.core.gpus import Gpu, gib
 from poolmgr.edge.devices import Devices, masked
-from poolmgr.provision import lessons
+from poolmgr.provision.models import lessons
 
 MEMORY_BACK_S: Final = 5.0
 """From an engine's end to its memory's return: the driver takes some 100 ms for tens of GB."""

@@ -22,11 +22,11 @@ from poolmgr.core.gpus import Gpu
 from poolmgr.edge import procs
 from poolmgr.edge.room import Room
 from poolmgr.engines.base import Adapter
-from poolmgr.provision import lessons
-from poolmgr.provision.brought import brought
-from poolmgr.provision.models import Staged, digest_of, stage
-from poolmgr.provision.outward import gate_of
-from poolmgr.provision.plan import Plan, plan
+from poolmgr.provision.models import lessons
+from poolmgr.provision.models.models import Staged, digest_of, stage
+from poolmgr.provision.starting.brought import brought
+from poolmgr.provision.starting.outward import gate_of
+from poolmgr.provision.starting.plan import Plan, plan
 
 
 class Staging:

@@ -24,7 +24,7 @@ from poolmgr.edge.jobs import Jobs
 from poolmgr.edge.preload import Preload
 from poolmgr.edge.reports import Reports
 from poolmgr.engines.base import Adapter
-from poolmgr.provision.reloaded import remember, with_model
+from poolmgr.provision.models.reloaded import remember, with_model
 
 LAST_WORDS_S: Final = 1.0
 """How long the last messages may take to leave before the process does."""

@@ -23,7 +23,7 @@ from poolmgr.core.selftest import Report, Result, Step
 from poolmgr.core.slots import Slots
 from poolmgr.edge.board import Facts
 from poolmgr.edge.engine import Engine
-from poolmgr.provision.identity import check_identity
+from poolmgr.provision.starting.identity import check_identity
 
 
 class Trial:

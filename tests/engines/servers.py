@@ -29,7 +29,7 @@ from orchd.wire.shapes import Workload
 from poolmgr.edge import procs
 from poolmgr.engines.base import Adapter, Broken, Call, Finished, Job, Load, Pieces, Props, Reply
 from poolmgr.engines.registry import adapter
-from poolmgr.provision.bridged import here
+from poolmgr.provision.starting.bridged import here
 from tests.engines.grpc_client import GrpcAnswer
 from tests.lab.llama import LlamaBuild, llama_server_command, needs_of, tiny_model
 from tests.lab.needs import TRITON, require

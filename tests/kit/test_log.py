@@ -173,13 +173,14 @@ def test_no_sink_gets_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
             log.event(
                 "x", "It said swordfish.",
                 auth_token="a", nested={"password": "b1", "list": ["swordfish"]},
-                error=ValueError("swordfish"), tokens_out=3,
+                error=ValueError("swordfish"), tokens_out=3, kv_bytes_per_token=512,
             )  # fmt: skip
     shown = capsys.readouterr().err + repr(events)
     assert "swordfish" not in shown
     assert "b1" not in shown
     assert events[0]["auth_token"] == "[redacted]"
     assert events[0]["tokens_out"] == 3
+    assert events[0]["kv_bytes_per_token"] == 512
 
 
 def test_an_event_never_raises(

@@ -7,6 +7,7 @@ Not here: any use of pynvml; the product's own device code is what the tests exe
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,20 @@ def two_gpus() -> list[Gpu]:
 def build_stub(cache: Cache) -> Path:
     """The compiled stub under the name that pynvml loads."""
     return shared_library(cache, SOURCE, SONAME)
+
+
+def once_shown(argv: Sequence[str]) -> list[str]:
+    """The command that becomes `argv` once its process is on a fake GPU, as a CUDA build is before
+    it answers; after 10 s at the latest. Else a model of some kB is loaded sooner than it is shown.
+    """
+    wait = """
+tries=0
+until grep -q "^[LP] [0-9]* $$ " "$FAKE_NVML" || [ $tries -ge 500 ]; do
+    sleep 0.02; tries=$((tries + 1))
+done
+exec "$@"
+"""
+    return ["/bin/sh", "-c", wait, "sh", *argv]
 
 
 @define

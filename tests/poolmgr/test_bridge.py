@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from poolmgr.provision.bridged import PROGRAM
+from poolmgr.provision.starting.bridged import PROGRAM
 
 WAIT_S = 15.0
 NOBODY = 65534

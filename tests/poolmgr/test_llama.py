@@ -21,7 +21,7 @@ from orchd.wire.errors import TABLE, Kind
 from tests.lab.cache import Cache
 from tests.lab.llama import LlamaBuild, llama_server_command, needs_of, tiny_model
 from tests.lab.needs import require
-from tests.lab.nvml import FakeNvml
+from tests.lab.nvml import FakeNvml, once_shown
 from tests.lab.tiny_gguf import SLOW, TinyModel
 from tests.poolmgr.peer import last_of, linked
 from tests.poolmgr.runs import Run, poolmgr
@@ -65,8 +65,6 @@ async def llama(
     """Run it on GPU 0 of the stub; it shows up there once it is started."""
     argv, env = llama_server_command(LlamaBuild.DEBIAN)
     fake = FakeNvml.create(Cache.default(), folder / "nvml")
-    # half a second before it loads: time to put it on the list
-    command = ["/bin/sh", "-c", 'sleep 0.5; exec "$@"', "sh", *argv]
     pools = f"""
 [[pools]]
 id = "llama"
@@ -75,7 +73,7 @@ model = {{ ref = "{tiny_model(model)}" }}
 devices = [0]
 ctx = {ctx}
 slots = {slots}
-provisioning = {{ mode = "binary", command = {json.dumps(command)} }}
+provisioning = {{ mode = "binary", command = {json.dumps(once_shown(argv))} }}
 """
     env = {**env, **fake.env}
     async with poolmgr(folder, "llama:0", pools, head=HEAD, env=env) as run:

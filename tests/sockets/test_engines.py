@@ -16,7 +16,7 @@ from tests.engines.servers import FOR_VLLM, START_VLLM_S, running
 from tests.fakes.tasks import task_body
 from tests.lab.llama import Command
 from tests.lab.needs import TRITON, require
-from tests.lab.nvml import FakeNvml
+from tests.lab.nvml import FakeNvml, once_shown
 from tests.lab.tgi import install_tgi
 from tests.lab.triton import MODEL, repository, triton_command
 from tests.lab.vllm import VLLM, tiny_hf, vllm_command
@@ -77,7 +77,7 @@ engine = {{ id = "triton", api = "{api}", served_name = "{MODEL}" }}
 model = {{ ref = "file:{repository()}" }}
 devices = [0]
 ctx = 512
-provisioning = {{ mode = "binary", command = {json.dumps(argv)} }}
+provisioning = {{ mode = "binary", command = {json.dumps(once_shown(argv))} }}
 """,
         env=env | {"LD_LIBRARY_PATH": libraries},
         wait=False,

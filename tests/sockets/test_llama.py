@@ -15,7 +15,7 @@ from orchd.kit.client import Client, Target
 from tests.fakes.tasks import task_body
 from tests.lab.cache import file_digest
 from tests.lab.llama import Command
-from tests.lab.nvml import FakeNvml
+from tests.lab.nvml import FakeNvml, once_shown
 from tests.sockets.suite import Suite
 from tests.sockets.talk import events_of, get, last, post, stream, submit, text_of, until
 
@@ -33,7 +33,7 @@ model = {{ ref = "file:{model}" }}
 devices = [0]
 ctx = {ctx}
 slots = {slots}
-provisioning = {{ mode = "binary", command = {json.dumps(list(argv))} }}
+provisioning = {{ mode = "binary", command = {json.dumps(once_shown(argv))} }}
 """
 
 

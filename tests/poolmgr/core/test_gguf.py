@@ -11,8 +11,8 @@ import pytest
 
 from poolmgr.core import safetensors
 from poolmgr.core.gguf import Malformed, Short, parse
-from poolmgr.provision import heads
-from poolmgr.provision.heads import read_head
+from poolmgr.provision.models import heads
+from poolmgr.provision.models.heads import read_head
 from tests.lab.tiny_gguf import PLAIN, string, write_tiny_gguf
 
 

@@ -21,7 +21,7 @@ from orchd.wire.ids import EngineId, Positive, Text
 from orchd.wire.shapes import Workload
 from poolmgr.edge.engine import FREE_S, TOKENIZERS, Engine
 from poolmgr.engines.base import Props
-from poolmgr.provision.identity import check_identity
+from poolmgr.provision.starting.identity import check_identity
 from tests.poolmgr.edge.lines import Lines, Script, bench
 from tests.poolmgr.edge.test_link import put, silent
 from tests.poolmgr.provision.test_models import pool

@@ -15,7 +15,7 @@ from poolmgr.core.gpus import Gpu, GpuProcess
 from poolmgr.edge import room as module
 from poolmgr.edge.oom import OomKills, oom_kills
 from poolmgr.edge.room import Room
-from poolmgr.provision import lessons
+from poolmgr.provision.models import lessons
 from tests.poolmgr.core.test_capacity import KEY, NEED
 from tests.poolmgr.core.test_fit import GIB, gpu
 

@@ -10,7 +10,7 @@ from attrs import evolve
 from orchd.config.load import load
 from orchd.config.pool import Pool
 from orchd.config.schema import Settings
-from poolmgr.provision.facts import Facts, GpuFact, PackageFact, Runtime
+from poolmgr.provision.plans.facts import Facts, GpuFact, PackageFact, Runtime
 
 GPUS = (
     GpuFact(index=0, uuid="GPU-aa", name="RTX 4090", compute_capability="8.9"),

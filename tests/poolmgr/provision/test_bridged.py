@@ -19,8 +19,8 @@ from orchd.wire.engines import PreparedEngine
 from orchd.wire.ids import Text
 from poolmgr.engines.base import Finished, Load
 from poolmgr.engines.registry import adapter
-from poolmgr.provision.models import Staged
-from poolmgr.provision.plan import plan
+from poolmgr.provision.models.models import Staged
+from poolmgr.provision.starting.plan import plan
 from tests.engines.servers import Running, job, until
 from tests.lab.cache import Cache
 from tests.lab.needs import CONTAINERS, MMDEBSTRAP, require

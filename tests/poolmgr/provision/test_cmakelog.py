@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from poolmgr.provision.cmakelog import TOOLKIT, about_cuda, advice
-from poolmgr.provision.cuda import unloaded, why_none
+from poolmgr.provision.bringing.cmakelog import TOOLKIT, about_cuda, advice
+from poolmgr.provision.bringing.cuda import unloaded, why_none
 
 NO_CUBLAS = """\
 -- Found CUDAToolkit: /opt/cuda/include (found version "13.0.88")

@@ -9,8 +9,8 @@ import pytest
 from orchd.wire.engines import PreparedEngine
 from orchd.wire.errors import OrchError
 from orchd.wire.ids import EngineId, Text
-from poolmgr.provision.container import Who, around, container_name, run, socket_in_folder
-from poolmgr.provision.store import OWN, RUN
+from poolmgr.provision.machine.store import OWN, RUN
+from poolmgr.provision.starting.container import Who, around, container_name, run, socket_in_folder
 from tests.poolmgr.provision.making import MODES, pool
 
 SOCKET = socket_in_folder(Path("/run/poolmgr/big:0.engine.sock"))

@@ -18,9 +18,9 @@ from orchd.kit import log
 from orchd.kit.client import Target
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Digest, Positive, Text
-from poolmgr.provision.door import PolicyDoor
-from poolmgr.provision.models import Staged, stage
-from poolmgr.provision.outward import gate_of
+from poolmgr.provision.bringing.door import PolicyDoor
+from poolmgr.provision.models.models import Staged, stage
+from poolmgr.provision.starting.outward import gate_of
 from tests.fakes.certs import make_certificate
 from tests.fakes.fileserver import Files
 from tests.fetch.making import content, sha256

@@ -12,9 +12,9 @@ from orchd.kit.redact import redact
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import EngineId, Text
 from poolmgr.engines.registry import adapter
-from poolmgr.provision.keys import read_key
-from poolmgr.provision.models import Staged
-from poolmgr.provision.plan import plan
+from poolmgr.provision.models.models import Staged
+from poolmgr.provision.starting.keys import read_key
+from poolmgr.provision.starting.plan import plan
 from tests.poolmgr.provision.test_models import pool
 
 

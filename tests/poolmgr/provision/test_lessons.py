@@ -11,8 +11,8 @@ from orchd.config.schema import Settings
 from orchd.kit import log
 from orchd.wire.ids import DeviceMask, ReplicaId
 from poolmgr.core.capacity import Lessons
-from poolmgr.provision import lessons
-from poolmgr.provision.models import Staged
+from poolmgr.provision.models import lessons
+from poolmgr.provision.models.models import Staged
 from tests.poolmgr.core.test_capacity import KEY
 from tests.poolmgr.core.test_fit import GIB, gpu
 from tests.poolmgr.provision.test_models import pool

@@ -16,8 +16,8 @@ from orchd.kit import log
 from orchd.wire import codec
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, Text
-from poolmgr.provision.digests import Digests
-from poolmgr.provision.models import digest_of, stage
+from poolmgr.provision.models.digests import Digests
+from poolmgr.provision.models.models import digest_of, stage
 
 
 def pool(ref: str, engine: str = "llamacpp", digest: str | None = None, **more: Any) -> Pool:

@@ -13,9 +13,9 @@ from orchd.wire.engines import PreparedEngine
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Text
 from poolmgr.engines.registry import adapter
-from poolmgr.provision import bridged
-from poolmgr.provision.models import Staged
-from poolmgr.provision.plan import MOCK_COMMAND, plan
+from poolmgr.provision.models.models import Staged
+from poolmgr.provision.starting import bridged
+from poolmgr.provision.starting.plan import MOCK_COMMAND, plan
 from tests.poolmgr.provision.test_models import pool
 
 SOCKET = Path("/run/poolmgr/p:0.engine.sock")

@@ -7,11 +7,11 @@ from attrs import evolve
 
 from orchd.config.pool import Mode
 from orchd.wire import codec
-from poolmgr.provision import steps as s
-from poolmgr.provision import words
-from poolmgr.provision.facts import Facts, PackageFact
-from poolmgr.provision.planning import entry_id, plan, runtime
-from poolmgr.provision.preflight import check
+from poolmgr.provision.plans import steps as s
+from poolmgr.provision.plans import words
+from poolmgr.provision.plans.facts import Facts, PackageFact
+from poolmgr.provision.plans.planning import entry_id, plan, runtime
+from poolmgr.provision.plans.preflight import check
 from tests.poolmgr.provision.making import DIGEST, DOCKER, GPUS, MODES, PODMAN, WHOLE, facts, pool
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 
-from poolmgr.provision.facts import PackageFact, Runtime
-from poolmgr.provision.preflight import check
+from poolmgr.provision.plans.facts import PackageFact, Runtime
+from poolmgr.provision.plans.preflight import check
 from tests.poolmgr.provision.making import DOCKER, MODES, WHOLE, facts, pool, without
 
 DRIVER = "the NVIDIA driver does not answer: NVML Shared Library Not Found"

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from orchd.config.pool import Engine, Model, Pool
 from orchd.wire.ids import DeviceMask, EngineId, PoolId, Positive, Text
-from poolmgr.provision.reloaded import in_force, remember, with_model
+from poolmgr.provision.models.reloaded import in_force, remember, with_model
 
 OLD, NEW = "file:/old.gguf", "hf:org/new"
 DIGEST, OTHER = (Text("sha256:" + two * 32) for two in ("ab", "cd"))

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from orchd.wire.errors import TABLE, Kind
-from poolmgr.provision.source import version_of
+from poolmgr.provision.bringing.source import version_of
 from tests.lab.fake_llama import commit_of, repository, stub_nvcc
 from tests.lab.nvml import FakeNvml
 from tests.poolmgr.provision.bringing import finished

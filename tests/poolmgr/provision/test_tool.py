@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poolmgr.provision import tool
+from poolmgr.provision.machine import tool
 
 pytestmark = pytest.mark.slow
 

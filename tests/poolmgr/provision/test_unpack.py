@@ -10,9 +10,9 @@ import zipfile
 import pytest
 
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.provision import unpack as unpacking
-from poolmgr.provision.download import program
-from poolmgr.provision.unpack import unpack
+from poolmgr.provision.bringing import unpack as unpacking
+from poolmgr.provision.bringing.download import program
+from poolmgr.provision.bringing.unpack import unpack
 
 LINK = 0o120777 << 16
 

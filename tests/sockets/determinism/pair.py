@@ -16,7 +16,7 @@ from attrs import frozen
 
 from orchd.kit.client import Client
 from tests.lab.llama import Command
-from tests.lab.nvml import FakeNvml
+from tests.lab.nvml import FakeNvml, once_shown
 from tests.sockets.suite import Suite
 from tests.sockets.talk import events_of, get, last, submit
 
@@ -65,7 +65,7 @@ model = {{ ref = "file:{model}" }}
 replicas = {replicas}
 ctx = 1024
 slots = {slots}
-provisioning = {{ mode = "binary", command = {json.dumps(list(argv))} }}
+provisioning = {{ mode = "binary", command = {json.dumps(once_shown(argv))} }}
 """
 
 

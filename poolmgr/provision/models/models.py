@@ -24,9 +24,9 @@ from orchd.wire.modelref import is_remote, shown
 from poolmgr.core import requirements
 from poolmgr.core.modelfile import Head
 from poolmgr.core.requirements import ModelRequirements
-from poolmgr.provision import digests
-from poolmgr.provision.fetching import bring
-from poolmgr.provision.heads import read_config, read_head
+from poolmgr.provision.models import digests
+from poolmgr.provision.models.fetching import bring
+from poolmgr.provision.models.heads import read_config, read_head
 from poolmgr.provision.state import folder
 
 FOLDERS: Final = frozenset({VLLM, TGI, TRITON})

@@ -16,8 +16,8 @@ from orchd.config.pool import Mode, Pool
 from orchd.config.schema import Settings
 from orchd.wire.engines import EngineEntry, PreparedEngine, prepared
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.provision.cache import cache_of, usable
-from poolmgr.provision.planning import entry_id
+from poolmgr.provision.machine.cache import cache_of, usable
+from poolmgr.provision.plans.planning import entry_id
 
 
 async def brought(settings: Settings, pool: Pool) -> PreparedEngine | None:

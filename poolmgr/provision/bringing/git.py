@@ -14,9 +14,9 @@ from typing import Final
 import trio
 
 from orchd.catalog.files import is_file, make_folder
-from poolmgr.provision import steps as s
-from poolmgr.provision.proxies import through
-from poolmgr.provision.work import Work
+from poolmgr.provision.bringing.work import Work
+from poolmgr.provision.machine.proxies import through
+from poolmgr.provision.plans import steps as s
 
 CLONE_S: Final = 1800.0
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")

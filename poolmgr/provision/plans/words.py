@@ -8,8 +8,8 @@ from typing import Any, assert_never
 
 import attrs
 
-from poolmgr.provision import steps as s
-from poolmgr.provision.preflight import Problem
+from poolmgr.provision.plans import steps as s
+from poolmgr.provision.plans.preflight import Problem
 
 
 def sentence(step: s.Step) -> str:

@@ -17,7 +17,7 @@ from attrs import frozen
 from orchd.config.pool import TRITON, Pool
 from orchd.wire.engines import PreparedEngine
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.provision import store
+from poolmgr.provision.machine import store
 
 SHM: Final = "8g"
 """What processes of one engine share, at most: vLLM's pass tensors through it. Taken as used."""

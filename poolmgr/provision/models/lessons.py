@@ -18,7 +18,7 @@ from orchd.config.schema import Settings
 from orchd.wire.ids import DeviceMask, Positive, ReplicaId, Text
 from poolmgr.core.capacity import MAX_LESSONS, Key, Lessons
 from poolmgr.provision import state
-from poolmgr.provision.models import Staged
+from poolmgr.provision.models.models import Staged
 
 MAX_BYTES: Final = MAX_LESSONS * (16 << 10)
 

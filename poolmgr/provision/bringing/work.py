@@ -14,9 +14,9 @@ from attrs import field, frozen
 from orchd.kit import log
 from orchd.wire.engines import ImageIdentity
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.provision import tool
-from poolmgr.provision.facts import Facts
-from poolmgr.provision.tool import Log
+from poolmgr.provision.machine import tool
+from poolmgr.provision.machine.tool import Log
+from poolmgr.provision.plans.facts import Facts
 
 TOLD_EACH_S = 5.0
 """How often a long step says what its tool says."""

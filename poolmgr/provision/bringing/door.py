@@ -23,7 +23,7 @@ from orchd.policy.rules import Named
 from orchd.wire import address as addresses
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Text
-from poolmgr.provision import planning
+from poolmgr.provision.plans import planning
 
 DOWNLOADS = "downloads"
 """Below the cache: what a broken download has brought is there for the next try."""

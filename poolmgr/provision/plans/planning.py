@@ -17,9 +17,9 @@ from orchd.config.pool import LLAMACPP, MOCK, Mode, Pool
 from orchd.config.provisioning import Generator
 from orchd.wire.engines import ImageIdentity
 from orchd.wire.ids import Text
-from poolmgr.provision import steps as s
-from poolmgr.provision.facts import Facts, Runtime
-from poolmgr.provision.flags import build_number, normalised
+from poolmgr.provision.plans import steps as s
+from poolmgr.provision.plans.facts import Facts, Runtime
+from poolmgr.provision.plans.flags import build_number, normalised
 
 TARGET: Final = "llama-server"
 AUR_HELPERS: Final = ("paru", "yay")

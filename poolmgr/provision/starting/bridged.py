@@ -12,7 +12,7 @@ from typing import Final
 
 from poolmgr.engines.base import Bridge
 
-PROGRAM: Final = Path(__file__).resolve().parents[1] / "bridge.py"
+PROGRAM: Final = Path(__file__).resolve().parents[2] / "bridge.py"
 _PYTHONS: Final = (
     "python3", "/usr/src/.venv/bin/python3", "/usr/src/server/.venv/bin/python3",
     "/opt/conda/bin/python3",

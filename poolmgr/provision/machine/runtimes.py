@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from poolmgr.provision import store, tool
-from poolmgr.provision.facts import Runtime
+from poolmgr.provision.machine import store, tool
+from poolmgr.provision.plans.facts import Runtime
 
 CDI_PLACES: Final = ("/etc/cdi", "/var/run/cdi")
 CDI_MAX: Final = 4 << 20

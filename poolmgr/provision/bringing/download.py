@@ -10,10 +10,10 @@ import trio
 from orchd.catalog.files import sha256_of
 from orchd.config.pool import Pool
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.provision import cuda
-from poolmgr.provision import steps as s
-from poolmgr.provision.unpack import unpack
-from poolmgr.provision.work import Brought, Work
+from poolmgr.provision.bringing import cuda
+from poolmgr.provision.bringing.unpack import unpack
+from poolmgr.provision.bringing.work import Brought, Work
+from poolmgr.provision.plans import steps as s
 
 
 async def download(work: Work, pool: Pool, plan: s.Plan) -> Brought:

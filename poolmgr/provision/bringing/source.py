@@ -13,11 +13,11 @@ import trio
 from orchd.catalog.files import is_file, sha256_of
 from orchd.config.pool import Pool
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.provision import cmakelog, cuda, git
-from poolmgr.provision import steps as s
-from poolmgr.provision.planning import TARGET
-from poolmgr.provision.proxies import NOWHERE
-from poolmgr.provision.work import Brought, Work
+from poolmgr.provision.bringing import cmakelog, cuda, git
+from poolmgr.provision.bringing.work import Brought, Work
+from poolmgr.provision.machine.proxies import NOWHERE
+from poolmgr.provision.plans import steps as s
+from poolmgr.provision.plans.planning import TARGET
 
 CONFIGURE_S: Final = 900.0
 BUILD_S: Final = 4 * 3600.0

@@ -12,11 +12,12 @@ from orchd.config.pool import Pool
 from orchd.kit import log
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Digest
-from poolmgr.provision import planning, tool
-from poolmgr.provision.facts import Facts, Runtime
-from poolmgr.provision.proxies import through
-from poolmgr.provision.store import images_of
-from poolmgr.provision.work import Brought, Work
+from poolmgr.provision.bringing.work import Brought, Work
+from poolmgr.provision.machine import tool
+from poolmgr.provision.machine.proxies import through
+from poolmgr.provision.machine.store import images_of
+from poolmgr.provision.plans import planning
+from poolmgr.provision.plans.facts import Facts, Runtime
 
 PULL_S: Final = 3 * 3600.0
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")

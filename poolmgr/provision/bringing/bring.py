@@ -22,11 +22,12 @@ from orchd.kit import log
 from orchd.wire.engines import EngineEntry
 from orchd.wire.errors import Kind, OrchError
 from orchd.wire.ids import Count, Digest, Text
-from poolmgr.provision import download, images, packages, planning, source
-from poolmgr.provision import steps as s
-from poolmgr.provision.cache import usable
-from poolmgr.provision.facts import Facts
-from poolmgr.provision.work import Brought, Work
+from poolmgr.provision.bringing import download, images, packages, source
+from poolmgr.provision.bringing.work import Brought, Work
+from poolmgr.provision.machine.cache import usable
+from poolmgr.provision.plans import planning
+from poolmgr.provision.plans import steps as s
+from poolmgr.provision.plans.facts import Facts
 
 WAIT_S: Final = 6 * 3600.0
 """For another program that brings the same engine: as long as the slowest build."""

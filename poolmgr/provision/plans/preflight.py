@@ -13,8 +13,8 @@ from typing import Final, assert_never
 from attrs import frozen
 
 from orchd.config.pool import MOCK, Mode, Pool
-from poolmgr.provision import planning
-from poolmgr.provision.facts import Facts, Runtime
+from poolmgr.provision.plans import planning
+from poolmgr.provision.plans.facts import Facts, Runtime
 
 SOURCE_BYTES: Final = 6 << 30
 """Of disk for a build: llama.cpp's source has 0.3 GB, its CUDA objects 1 to 4 GB."""

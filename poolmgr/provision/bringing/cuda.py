@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.provision import cmakelog, tool
-from poolmgr.provision.preflight import DRIVER
-from poolmgr.provision.tool import Log
+from poolmgr.provision.bringing import cmakelog
+from poolmgr.provision.machine import tool
+from poolmgr.provision.machine.tool import Log
+from poolmgr.provision.plans.preflight import DRIVER
 
 LIST_S: Final = 120.0
 """The first use of a GPU after a boot takes tens of seconds without persistence mode."""

@@ -21,9 +21,9 @@ from orchd.wire.engines import PreparedEngine
 from orchd.wire.errors import Kind, OrchError
 from poolmgr.core.fit import Need
 from poolmgr.engines.base import Adapter, Service, check_profile
-from poolmgr.provision import bridged, container
-from poolmgr.provision.keys import read_key
-from poolmgr.provision.models import Staged
+from poolmgr.provision.models.models import Staged
+from poolmgr.provision.starting import bridged, container
+from poolmgr.provision.starting.keys import read_key
 
 MOCK_COMMAND: Final = (sys.executable, "-m", "poolmgr.mockengine")
 INSTALL: Final = {

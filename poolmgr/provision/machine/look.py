@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from orchd.config.pool import Mode, Pool
-from poolmgr.provision import planning, runtimes, tool
-from poolmgr.provision.facts import Facts, GpuFact, PackageFact
+from poolmgr.provision.machine import runtimes, tool
+from poolmgr.provision.plans import planning
+from poolmgr.provision.plans.facts import Facts, GpuFact, PackageFact
 
 PROGRAMS: Final = (
     "git", "cmake", "ninja", "make", "c++", "nvcc", "ccache", "nvidia-ctk", "nvidia-smi", "pacman",

@@ -11,9 +11,11 @@ import trio
 from orchd.catalog.files import sha256_of
 from orchd.config.pool import Pool
 from orchd.wire.errors import Kind, OrchError
-from poolmgr.provision import cuda, planning, tool
-from poolmgr.provision import steps as s
-from poolmgr.provision.work import Brought, Work
+from poolmgr.provision.bringing import cuda
+from poolmgr.provision.bringing.work import Brought, Work
+from poolmgr.provision.machine import tool
+from poolmgr.provision.plans import planning
+from poolmgr.provision.plans import steps as s
 
 INSTALL_S: Final = 3 * 3600.0
 """An AUR helper compiles."""

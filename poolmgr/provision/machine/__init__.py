@@ -1,0 +1,1 @@
+"""This machine: what it has, where engines are kept on it, how its tools are run."""
