@@ -83,7 +83,8 @@ async def provision(settings: Settings, pool: Pool, *, as_json: bool) -> None:
     Raises OrchError: PROVISION_FAILED with the first command that mends it, and what bring raises.
     """
     cache = cache_of(settings, pool)
-    if pool.mode is not Mode.PACKAGE:  # pacman wants root, or asks for it
+    for_good = pool.mode is not Mode.PACKAGE  # pacman wants root, or asks for it
+    if for_good:
         become_owner(cache)
     facts = await facts_of(settings, pool)
     planned, problems = plan(pool, facts), check(pool, facts)
@@ -102,6 +103,8 @@ async def provision(settings: Settings, pool: Pool, *, as_json: bool) -> None:
     if planned.entry_id is None:
         log.event("nothing_to_bring", f"Pool {pool.id} needs nothing brought.", pool_id=pool.id)
         return
+    if not for_good:  # what the facts say of root and of sudo is known now
+        become_owner(cache, for_good=False)
     now_ms = time.time_ns() // 1_000_000
     said = Log(cache / "logs" / f"{planned.entry_id}-{now_ms}.log")
     try:

@@ -16,6 +16,7 @@ from attrs import frozen
 from orchd.cli import reach, say
 from orchd.fetch.progress import size
 from orchd.kit.client import Client
+from orchd.wire import modelref
 from orchd.wire.catalog import (
     CachedModel,
     CachedModels,
@@ -144,7 +145,9 @@ def model_exists(name: str, as_json: bool, url: str | None, token_file: Path | N
 
 
 async def locate(client: Client, name: str) -> Located:
-    """Return what orchd knows of a name. Raises OrchError."""
+    """Return what orchd knows of a name, of which no query is sent. Raises OrchError."""
+    if modelref.is_remote(name):
+        name = modelref.shown(name)
     return await reach.fetch(client, Located, f"{LOCATE}?name={quote(name, safe='')}")
 
 

@@ -60,6 +60,8 @@ def add_model(
 ) -> None:
     """Register a model: SOURCE is a file, or what a pool's model.ref says (hf:..., https://...)."""
     where = reach.find(url, token_file)
+    if modelref.is_remote(source):
+        source = modelref.shown(source)  # a presigned URL has its secret in the query
     if digest is None and modelref.is_remote(source):
         digest = reach.run(where, locate, source).digest
         if digest is None:

@@ -57,11 +57,13 @@ def holders_of(inode: str) -> frozenset[int]:
     """Return the processes that have a socket open: of other users' only root sees it. Blocks."""
     wanted = f"socket:[{inode}]"
     found = set()
-    for link in PROC.glob("[0-9]*/fd/*"):
-        # one that cannot be read was closed meanwhile, or is another user's
+    for folder in PROC.glob("[0-9]*"):
+        # a process may end at any moment, close what it had, or be another user's
         with contextlib.suppress(OSError):
-            if str(link.readlink()) == wanted:
-                found.add(int(link.parts[-3]))
+            for link in (folder / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if str(link.readlink()) == wanted:
+                        found.add(int(folder.name))
     return frozenset(found)
 
 

@@ -123,6 +123,11 @@ def test_models_adds_a_file_by_its_hash_and_a_reference_by_its_digest(peer, orch
     assert orchctl("models", "add", "--url", peer.url, "m", "hf:o/r/m.gguf").code == 0
     sent = orjson.loads(peer.asked(MODELS)[-1].body)
     assert (sent["digest"], sent["source_url"]) == (DIGEST, "hf:o/r/m.gguf")
+    presigned = "https://a.test/m.gguf?X-Amz-Signature=secret"
+    assert orchctl("models", "add", "--url", peer.url, "m", presigned).code == 0
+    assert b"secret" not in b"".join(each.body for each in peer.asked(MODELS))
+    asked = [each.query["name"] for each in peer.asked(LOCATE)]
+    assert asked == ["hf:o/r/m.gguf", "https://a.test/m.gguf"]
     peer.say("GET", LOCATE, json_response({"name": "x", "exists": False, "models": []}))
     ran = orchctl("models", "add", "--url", peer.url, "m", "hf:o/r/m.gguf")
     assert (ran.code, "was not fetched: --digest is needed" in ran.err) == (2, True)

@@ -90,7 +90,7 @@ def test_what_the_code_of_requests_names_is_listed() -> None:
     files = [
         file
         for room in ("kit", "edge", "core", "catalog")
-        for file in (ROOT / "orchd" / room).glob("*.py")
+        for file in (ROOT / "orchd" / room).rglob("*.py")
     ]
     files = [file for file in files if file.name not in ("links.py", "runs.py", "units.py")]
     assert len(files) > 30

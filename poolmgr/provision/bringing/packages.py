@@ -31,7 +31,7 @@ async def install(work: Work, pool: Pool, plan: s.Plan) -> Brought:
                 assert pool.provisioning.allow_package_installs, "preflight has seen it"
                 work.tell("engine_install", f"Installing package {name}.")
                 await work.door.permit(None, Path(argv[argv.index("-S") - 1]).name)
-                await work.run(argv, INSTALL_S)
+                await work.run(argv, INSTALL_S, root=True)
             case s.FindProgram():
                 path = shutil.which(program) or ""
                 if not path:

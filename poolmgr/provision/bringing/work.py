@@ -89,8 +89,9 @@ class Work:
         *,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        root: bool = False,
     ) -> None:
-        """Run a tool to its end. Raises OrchError(PROVISION_FAILED)."""
+        """Run a tool to its end, as `root` where we can. Raises OrchError(PROVISION_FAILED)."""
         await tool.run(
             argv,
             self.log,
@@ -99,6 +100,7 @@ class Work:
             say=self.progress,
             cwd=cwd,
             env=env,
+            root=root,
         )
 
     async def asked(self, argv: Sequence[str], deadline_s: float = tool.ASK_S) -> str:

@@ -135,8 +135,9 @@ def _owner(cache: Path) -> str:
 
 
 def _there(cache: Path) -> Path:
-    """Return the nearest folder above that is there already."""
-    return next(folder for folder in (cache, *cache.parents) if folder.exists())
+    """Return the nearest folder above that is there already, and that we may see."""
+    # not Path.exists: it raises PermissionError below a folder that is closed to us
+    return next(folder for folder in (cache, *cache.parents) if os.path.exists(folder))  # noqa: PTH110
 
 
 def _writable(cache: Path) -> str | None:

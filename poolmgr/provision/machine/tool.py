@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shlex
 import signal
 import subprocess
@@ -60,7 +61,7 @@ async def ask(argv: Sequence[str], deadline_s: float = ASK_S) -> Answer | None:
     try:
         with trio.fail_after(deadline_s):
             lines: list[str] = []
-            code = await _run(argv, None, None, lines.append, MAX_ANSWER)
+            code = await _run(argv, None, environment(), lines.append, MAX_ANSWER)
     except (OSError, trio.TooSlowError):
         return None
     return Answer(code, "\n".join(lines))
@@ -105,9 +106,11 @@ async def run(
     say: Callable[[str], None] = lambda _line: None,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    root: bool = False,
 ) -> None:
     """Run a tool to its end; `say` gets each line. Cancelled, it ends the tool with its children.
 
+    `root`: as root where we still can be (owner.py), else as who we are.
     Raises OrchError(failed) with the tool's last lines.
     """
     log.write(f"$ {shlex.join(argv)}")
@@ -122,7 +125,7 @@ async def run(
     name = Path(argv[0]).name
     try:
         with trio.fail_after(deadline_s):
-            code = await _run(argv, cwd, env, take, MAX_LOG)
+            code = await _run(argv, cwd, environment(env), take, MAX_LOG, root=root)
     except trio.TooSlowError:
         why = f"{name} did not end within {deadline_s:.0f} s"
         raise OrchError(failed, f"{why}; its log: {log.path}") from None
@@ -136,19 +139,29 @@ async def run(
 async def _run(
     argv: Sequence[str],
     cwd: Path | None,
-    env: Mapping[str, str] | None,
+    env: Mapping[str, str],
     take: Callable[[str], None],
     most: int,
+    *,
+    root: bool = False,
 ) -> int:
     """Return how it ended; `take` gets its lines, up to `most` bytes of them."""
+    user = group = None
+    if os.getuid() != os.geteuid():  # root that has become another
+        user, group = (0, 0) if root else (os.geteuid(), os.getegid())
+        if root:  # it believes nothing that is in that user's home
+            own = pwd.getpwuid(0)
+            env = {**env, "HOME": own.pw_dir, "USER": own.pw_name, "LOGNAME": own.pw_name}
     process = await trio.lowlevel.open_process(
         list(argv),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=cwd,
-        env=environment(env),
+        env=env,
         start_new_session=True,
+        user=user,
+        group=group,
     )
     assert process.stdout is not None, "it was asked for"
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,34 @@ def test_where_it_is_allowed_pacman_installs_it(arch: Place) -> None:
     assert "engine_here" in arch.run("provision").names()
     plan = arch.run("plan").out
     assert "install" not in plan.partition("find_program")[0]
+
+
+@pytest.mark.req("ORCH-3434", "ORCH-3205")
+def test_root_writes_nothing_into_the_cache_of_another(arch: Place) -> None:
+    """pacman alone is root's: what the owner of the cache puts there leads root nowhere."""
+    arch.write('mode = "package"\nallow_package_installs = true')
+    nobody = pwd.getpwnam("nobody")
+    with TemporaryDirectory(prefix="lab-cache-") as name, TemporaryDirectory() as roots:
+        Path(name).chmod(0o755)
+        cache = Path(name, "cache")
+        cache.mkdir()
+        logs = cache / "engines/logs"
+        logs.parent.mkdir()
+        logs.symlink_to(roots)
+        for path in (cache, logs.parent):
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        arch.env["CACHE_DIRECTORY"] = str(cache)
+        # what is installed, where everybody may see it: the test's root is closed to others
+        shutil.copy(arch.folder / "arch/package/usr/bin/llama-server", name)
+        arch.env["PATH"] = f"{name}:{arch.env['PATH']}"
+        assert arch.run("provision").code != 0
+        assert not installed(arch)
+        assert list(Path(roots).iterdir()) == []
+        logs.unlink()
+        done = arch.run("provision")
+        assert done.code == 0, done.events
+        assert installed(arch)
+        assert {path.stat().st_uid for path in cache.rglob("*")} == {nobody.pw_uid}
 
 
 @pytest.fixture
