@@ -41,7 +41,9 @@ _WHAT: Final = {
     Workload.EMBEDDING: "embeddings",
     Workload.RERANK: "reranking",
 }
-COUNT: Final = click.IntRange(min=1)
+COUNT: Final = click.IntRange(1, 10**9)
+"""Tokens, or milliseconds of eleven days: beyond every pool, and within what JSON carries."""
+SEED: Final = click.IntRange(-(2**63), 2**63 - 1)
 STRICT: Final = click.option(
     "--strict", is_flag=True, help="Only where the same seed gives the same bytes: slots = 1."
 )
@@ -115,7 +117,7 @@ class End:
     metavar="MS",
     help="From admission to its end; refused when it cannot be met.",
 )
-@click.option("--seed", type=int, metavar="N", help="Seed of the sampler.")
+@click.option("--seed", type=SEED, metavar="N", help="Seed of the sampler.")
 @STRICT
 @click.option("--session", type=click.UUID, metavar="UUID", help="Session. [a new one]")
 @wishes.options
@@ -174,9 +176,13 @@ def utf8(text: str, hint: str) -> None:
 
 def _stdin() -> str:
     try:
-        return sys.stdin.read()
+        text = sys.stdin.read(reach.MAX_TEXT + 1)
     except UnicodeDecodeError:
         raise click.BadParameter("stdin is not UTF-8", param_hint="PROMPT") from None
+    if len(text) > reach.MAX_TEXT:
+        what = f"stdin has more than {reach.MAX_TEXT} characters, which orchd does not take"
+        raise click.BadParameter(what, param_hint="PROMPT")
+    return text
 
 
 async def drive(client: Client, draft: TaskRequest, wanted: Wanted, out: Text | Lines) -> End:

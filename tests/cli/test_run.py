@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import orjson
 import pytest
 
-from orchd.cli import follow
+from orchd.cli import follow, reach
 from orchd.kit.http import Response, Sink, Streaming, json_response
 from orchd.wire import codec, sse
 from orchd.wire.errors import TABLE, Envelope, Kind, OrchError
@@ -303,3 +303,12 @@ def test_a_prompt_that_is_no_text_is_wrong_usage(orchctl, monkeypatch):
     ran = orchctl("run", "-")
     assert ran.code == 2
     assert "stdin is not UTF-8" in ran.err
+
+
+def test_what_no_pool_can_have_is_wrong_usage(orchctl, monkeypatch):
+    for option in ("--seed", "--ctx", "--max-tokens", "--deadline-ms"):
+        ran = orchctl("run", option, "9" * 20, "p")
+        assert (ran.code, f"Invalid value for '{option}'" in ran.err) == (2, True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x" * (reach.MAX_TEXT + 1)))
+    ran = orchctl("run", "-")
+    assert (ran.code, "which orchd does not take" in ran.err) == (2, True)
