@@ -52,6 +52,9 @@ class Case:
     more: str = ""
     version: str
     ready_s: float = READY_S
+    ctx: int = 512
+    long: int = 400
+    """Tokens of a job that does not end before it is cancelled."""
 
     @property
     def configuration(self) -> str:
@@ -62,12 +65,12 @@ id = "it"
 engine = {{ id = "{self.engine}"{self.more} }}
 model = {{ ref = "file:{self.model}" }}
 replicas = [[0]]
-ctx = 512
+ctx = {self.ctx}
 provisioning = {{ mode = "binary", command = {command} }}
 """
 
     def wish(self, **more: object) -> dict[str, object]:
-        return task(self.engine, model_ref=f"file:{self.model}", ctx=512, **more)
+        return task(self.engine, model_ref=f"file:{self.model}", ctx=self.ctx, **more)
 
 
 def triton(api: str) -> Case:
@@ -89,7 +92,7 @@ def vllm() -> Case:
     more = ', args = ["--enforce-eager", "--dtype", "float32"]'
     return Case(
         engine="vllm", argv=argv, env=env, model=SLOW_HF, more=more, version="0.32.0",
-        ready_s=VLLM_READY_S,
+        ready_s=VLLM_READY_S, ctx=8192, long=8000,  # 400 tokens were over before the cancel came
     )  # fmt: skip
 
 
@@ -164,7 +167,7 @@ def test_an_engine_serves_in_the_sandbox_is_cancelled_and_leaves_nothing(
     assert 0 < json.loads(events[-1].data)["tokens_out"] <= 12
     assert text_of(events)
     # there is one slot: the second task has it when the engine has let go of the first
-    long = case.wish(prompt="x", max_tokens=400, seed=10)
+    long = case.wish(prompt="x", max_tokens=case.long, seed=10)
     assert house.ask("POST", "/v1/tasks", long).status == http.client.ACCEPTED
     with house.stream(long["task_id"]) as stream:
         seen = [event.name for event in islice(stream, 2)]
