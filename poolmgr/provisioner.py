@@ -80,7 +80,7 @@ async def show(settings: Settings, pool: Pool, *, as_json: bool) -> None:
 async def provision(settings: Settings, pool: Pool, *, as_json: bool) -> None:
     """Bring the engine of a pool, unless something is in the way; print what it is.
 
-    Raises OrchError: ENGINE_MISSING with the first command that mends it, and what bring raises.
+    Raises OrchError: PROVISION_FAILED with the first command that mends it, and what bring raises.
     """
     cache = cache_of(settings, pool)
     for_good = pool.mode is not Mode.PACKAGE  # pacman wants root, or asks for it
@@ -97,8 +97,9 @@ async def provision(settings: Settings, pool: Pool, *, as_json: bool) -> None:
             command=problem.command,
         )
     if problems:
-        first = problems[0]
-        raise OrchError(Kind.ENGINE_MISSING, f"{first.what}. Run: {first.command}")
+        first, others = problems[0], len(problems) - 1
+        more = f" ({others} more in the way: above)" if others else ""
+        raise OrchError(Kind.PROVISION_FAILED, f"{first.what}. Run: {first.command}{more}")
     if planned.entry_id is None:
         log.event("nothing_to_bring", f"Pool {pool.id} needs nothing brought.", pool_id=pool.id)
         return

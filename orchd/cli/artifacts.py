@@ -110,7 +110,14 @@ def add_artifact(
 ) -> None:
     """Store FILE (- is stdin) and print the artifact's id."""
     try:
-        content = file.read().decode()
+        read = file.read(reach.MAX_TEXT + 1)
+    except OSError as exc:
+        raise click.BadParameter(f"cannot be read: {exc.strerror}", param_hint="FILE") from None
+    if len(read) > reach.MAX_TEXT:
+        what = f"has more than {reach.MAX_TEXT} bytes, which orchd does not take"
+        raise click.BadParameter(what, param_hint="FILE")
+    try:
+        content = read.decode()
     except UnicodeDecodeError:
         raise click.BadParameter("is no UTF-8 text", param_hint="FILE") from None
     said = {"kind": kind, "content": content, "tags": tags, "parent": parent}

@@ -11,7 +11,7 @@ from attrs import evolve
 from rich.table import Table
 
 from orchd.cli import reach, say, wishes
-from orchd.cli.run import COUNT, MAX_TOKENS, Wanted, completed, draft_of
+from orchd.cli.run import COUNT, MAX_TOKENS, STRICT, Wanted, completed, draft_of
 from orchd.kit.client import Client
 from orchd.wire import codec
 from orchd.wire.shapes import (
@@ -42,6 +42,7 @@ _STYLES: Final = {
 )
 @click.option("--max-tokens", type=COUNT, metavar="N", help=f"Most tokens out. [{MAX_TOKENS}]")
 @click.option("--ctx", type=COUNT, metavar="N", help="Tokens of context. [what the pool has]")
+@STRICT
 @click.option("--session", type=click.UUID, metavar="UUID", help="Session. [a new one]")
 @wishes.options
 @reach.JSON
@@ -52,6 +53,7 @@ def command(
     priority: str,
     max_tokens: int | None,
     ctx: int | None,
+    strict: bool,
     session: uuid.UUID | None,
     placement: Placement | None,
     as_json: bool,
@@ -62,7 +64,7 @@ def command(
     wanted = Wanted(
         workload=Workload.COMPLETION, engine=engine, model=model, ctx=ctx, max_tokens=max_tokens
     )
-    draft = draft_of(wanted, priority=priority, session=session)
+    draft = draft_of(wanted, priority=priority, session=session, strict=strict)
     draft = evolve(draft, prompt="?", placement=placement)
     found = reach.run(reach.find(url, token_file), _ask, draft, wanted)
     say.json(found) if as_json else _show(found)

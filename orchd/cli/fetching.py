@@ -78,6 +78,9 @@ def fetch_model(
             say.note("The configuration names no model that would have to be fetched.", "")
     else:
         orders = [_named(settings, ref, digest, cache_dir, whole=whole)]
+        if cache_dir is None and digest is None and not whole:
+            # a pool's own model goes where the pool looks for it, as the pool would have it
+            orders = [one for one in _configured(settings) if one.ref == ref] or orders
     for order in orders:
         done = _run(order, quiet=as_json)
         if not as_json:
@@ -103,6 +106,11 @@ def _configured(settings: Settings) -> list[Order]:
 def _named(
     settings: Settings, ref: str, digest: str | None, cache_dir: Path | None, *, whole: bool
 ) -> Order:
+    if ref.startswith(("file:", "/", "./", "../")):
+        raise click.BadParameter(
+            "is a file of this machine: there is nothing to fetch; orchctl models add registers it",
+            param_hint="REF",
+        )
     try:
         modelref.parse(ref)
     except ValueError as exc:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -158,7 +160,10 @@ def _hashed(source: str) -> tuple[str, str]:
     hashed = hashlib.sha256()
     try:
         for name in modelref.shards(path.name):
-            with path.with_name(name).open("rb") as file:
+            part = path.with_name(name)
+            if stat.S_ISCHR(part.stat().st_mode) or part.is_fifo():  # they have no end
+                raise OSError(errno.EINVAL, "it is no file")
+            with part.open("rb") as file:
                 while chunk := file.read(_CHUNK):
                     hashed.update(chunk)
     except OSError as exc:

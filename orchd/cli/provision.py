@@ -13,6 +13,10 @@ from typing import Any, NoReturn
 
 import click
 
+from orchd.config.load import load
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import PoolId
+
 PROGRAM = (sys.executable, "-m", "poolmgr.provisioner")
 
 
@@ -53,6 +57,15 @@ def provision(pool: str, config: Path | None, as_json: bool) -> None:
 
 
 def _become(verb: str, pool: str, config: Path | None, *, as_json: bool) -> NoReturn:
+    """Raises OrchError for a configuration or a name that cannot be used: told as every verb tells
+    it, and not in the program's log."""
+    settings = load(config)
+    try:
+        settings.pool(PoolId(pool))
+    except KeyError:
+        known = ", ".join(one.id for one in settings.pools) or "none"
+        what = f"no pool {pool!r} is configured (known: {known})"
+        raise OrchError(Kind.UNKNOWN_NAME, what) from None
     argv = [*PROGRAM, verb, pool]
     if config is not None:
         argv += ["--config", str(config.absolute())]

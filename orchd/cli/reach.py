@@ -18,6 +18,7 @@ from attrs import frozen
 from orchd.config.load import load
 from orchd.config.schema import DEFAULT_BIND, Settings
 from orchd.kit.client import Answer, Client, PeerError, Target
+from orchd.kit.message import Limits
 from orchd.wire import codec
 from orchd.wire.errors import TABLE, Kind, OrchError
 
@@ -27,6 +28,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SYSTEM_SOCKET: Final = Path("/run/orchd/orchd.sock")
 ANSWER_S: Final = 10.0
+MAX_TEXT: Final = Limits().body_bytes
+"""Of a prompt or an artifact: what orchd takes as a body."""
 MAX_TOKEN_BYTES: Final = 4096
 JSON: Final = click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 """Of every verb that reads."""

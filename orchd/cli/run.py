@@ -20,7 +20,14 @@ from orchd.kit.client import Client, PeerError
 from orchd.wire import codec, ids
 from orchd.wire.control import Capabilities, Capability
 from orchd.wire.errors import TABLE, Kind, OrchError
-from orchd.wire.shapes import Placement, Priority, TaskAccepted, TaskRequest, Workload
+from orchd.wire.shapes import (
+    Determinism,
+    Placement,
+    Priority,
+    TaskAccepted,
+    TaskRequest,
+    Workload,
+)
 
 CANCELED: Final = TABLE[Kind.CANCELED].exit_code
 CANCEL_S: Final = 5.0
@@ -34,7 +41,12 @@ _WHAT: Final = {
     Workload.EMBEDDING: "embeddings",
     Workload.RERANK: "reranking",
 }
-COUNT: Final = click.IntRange(min=1)
+COUNT: Final = click.IntRange(1, 10**9)
+"""Tokens, or milliseconds of eleven days: beyond every pool, and within what JSON carries."""
+SEED: Final = click.IntRange(-(2**63), 2**63 - 1)
+STRICT: Final = click.option(
+    "--strict", is_flag=True, help="Only where the same seed gives the same bytes: slots = 1."
+)
 
 
 @frozen(kw_only=True)
@@ -54,8 +66,13 @@ def draft_of(
     priority: str,
     session: uuid.UUID | None = None,
     deadline_ms: int = DEADLINE_MS,
+    strict: bool = False,
 ) -> TaskRequest:
-    """Return a task of new ids with what is known before orchd is asked; completed() fills in."""
+    """Return a task of new ids with what is known before orchd is asked; completed() fills in.
+
+    The API's default is strict, which a pool of several slots refuses; a person in a terminal asks
+    for that with an option.
+    """
     return TaskRequest(
         task_id=ids.TaskId(str(uuid.uuid4())),
         session_id=ids.SessionId(str(session or uuid.uuid4())),
@@ -66,6 +83,7 @@ def draft_of(
         priority=Priority(priority),
         max_tokens=ids.Positive(wanted.max_tokens or MAX_TOKENS),
         deadline_ms=ids.Positive(deadline_ms),
+        determinism=Determinism.STRICT if strict else Determinism.BEST_EFFORT,
     )
 
 
@@ -99,7 +117,8 @@ class End:
     metavar="MS",
     help="From admission to its end; refused when it cannot be met.",
 )
-@click.option("--seed", type=int, metavar="N", help="Seed of the sampler.")
+@click.option("--seed", type=SEED, metavar="N", help="Seed of the sampler.")
+@STRICT
 @click.option("--session", type=click.UUID, metavar="UUID", help="Session. [a new one]")
 @wishes.options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per frame.")
@@ -113,6 +132,7 @@ def command(
     ctx: int | None,
     deadline_ms: int,
     seed: int | None,
+    strict: bool,
     session: uuid.UUID | None,
     placement: Placement | None,
     as_json: bool,
@@ -132,7 +152,9 @@ def command(
         workload=Workload.COMPLETION, engine=engine, model=model, ctx=ctx, max_tokens=max_tokens
     )
     draft = evolve(
-        draft_of(wanted, priority=priority, session=session, deadline_ms=deadline_ms),
+        draft_of(
+            wanted, priority=priority, session=session, deadline_ms=deadline_ms, strict=strict
+        ),
         seed=None if seed is None else ids.Int64(seed),
         prompt=prompt,
         placement=placement,
@@ -154,9 +176,13 @@ def utf8(text: str, hint: str) -> None:
 
 def _stdin() -> str:
     try:
-        return sys.stdin.read()
+        text = sys.stdin.read(reach.MAX_TEXT + 1)
     except UnicodeDecodeError:
         raise click.BadParameter("stdin is not UTF-8", param_hint="PROMPT") from None
+    if len(text) > reach.MAX_TEXT:
+        what = f"stdin has more than {reach.MAX_TEXT} characters, which orchd does not take"
+        raise click.BadParameter(what, param_hint="PROMPT")
+    return text
 
 
 async def drive(client: Client, draft: TaskRequest, wanted: Wanted, out: Text | Lines) -> End:

@@ -15,7 +15,7 @@ from orchd.cli import reach, say
 from orchd.cli.frames import Lines, Text
 from orchd.cli.run import COUNT, Wanted, draft_of, drive, utf8
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.shapes import Determinism, Priority, Workload
+from orchd.wire.shapes import Priority, Workload
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEADLINE_MS: Final = 600_000
@@ -95,11 +95,7 @@ def _run(
         utf8(text, "TEXT")
     # nothing is generated, so max_tokens is 1
     wanted = Wanted(workload=workload, engine=engine, model=model, ctx=ctx, max_tokens=1)
-    draft = evolve(
-        draft_of(wanted, priority=priority, deadline_ms=DEADLINE_MS),
-        determinism=Determinism.BEST_EFFORT,  # a pool of several slots takes it too
-        inputs=inputs,
-    )
+    draft = evolve(draft_of(wanted, priority=priority, deadline_ms=DEADLINE_MS), inputs=inputs)
     end = reach.run(reach.find(url, token_file), drive, draft, wanted, shown)
     if isinstance(shown, Vectors | Ranked) and end.code == 0:
         try:

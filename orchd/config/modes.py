@@ -137,6 +137,11 @@ def _container(pool: Pool, path: str) -> Iterator[Fault]:
         yield Fault(f"{at}.tag", f"must be the tag of an image, not {one.tag!r}")
     if one.tag is None and one.digest is None:
         must = "is required (or a tag): without either another image would run tomorrow"
+        if pool.provisioning.mode is None:
+            must += (
+                f"; {pool.engine.id} is an image where no mode is given: such as "
+                'provisioning = { container = { tag = "TAG" } }'
+            )
         yield Fault(f"{at}.digest", must)
 
 

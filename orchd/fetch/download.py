@@ -151,8 +151,8 @@ class Downloads:
         if missing + SPARE > free:
             raise OrchError(
                 Kind.DISK_SHORT,
-                f"{self._entry.folder} has {size(free)} free; {size(missing)} are missing of "
-                f"{size(total)}, and {size(SPARE)} stay free",
+                f"{self._entry.folder} has {size(free)} free; {size(missing)} of {size(total)} are "
+                f"still to come, and {size(SPARE)} have to stay free",
             )
 
     # meanwhile

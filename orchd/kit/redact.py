@@ -22,7 +22,7 @@ _LOOKS: Final = re.compile(
         (?:signature|sig|credential|(?:aws)?accesskey(?:id)?|key|policy|code)=)[^\s"'&\#]{4,}
     | (?P<option>--(?:[\w-]*-)?(?:token|secret|password|passwd|api-?key)\s+)[^\s"']{4,}
     | (?!token:[0-9a-f]{6}(?![\w~+/=-]))                      # a fingerprint [AUTH-1008]
-      (?P<key>["']?(?:[\w-]*[_-])?(?:token|secret|password|passwd|api[_-]?key|authorization|cookie)
+      (?P<key>["']?(?:[\w-]*[_-])?(?:(?<!_per_)token|secret|password|passwd|api[_-]?key|authorization|cookie)
         ["']?\s*[=:]\s*["']?)(?!\[redacted)(?!bearer\s|basic\s)[^\s"'&,;]{4,}
     | \b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|AKIA[0-9A-Z]{16})
     """,
@@ -35,7 +35,7 @@ _HINTS: Final = (
 )
 """One of these, case-folded, stands in whatever _LOOKS finds: ten times cheaper to look for."""
 _NAMES: Final = re.compile(
-    r"(?:.*[_-])?(?:(?<!per_)token|secret|password|passwd|api_?key|authorization|cookie)",
+    r"(?:.*[_-])?(?<!_per_)(?:token|secret|password|passwd|api_?key|authorization|cookie)",
     re.IGNORECASE,
 )
 
@@ -73,8 +73,8 @@ def encodable(text: str) -> str:
 
 @lru_cache(1024)
 def is_secret_name(name: str) -> bool:
-    """True for the name of a field whose value is a secret: auth_token, but not tokens_out and
-    bytes_per_token."""
+    """True for the name of a field whose value is a secret: auth_token, but not tokens_out, and not
+    kv_bytes_per_token."""
     return _NAMES.fullmatch(name) is not None
 
 

@@ -293,7 +293,10 @@ TABLE: dict[Kind, Row] = {
         "Fetch the model's file again, or correct model.digest if the file is the right one.",
         _DATAERR,
     ),
-    Kind.DISK_SHORT: _pool("Free space there, or name another disk in model.cache_dir.", _OSERR),
+    Kind.DISK_SHORT: _pool(
+        "Free space there, or name a folder with room that may be written in model.cache_dir.",
+        _OSERR,
+    ),
     Kind.VRAM_SHORT: _pool(
         "Free VRAM, lower ctx or slots, or choose a smaller model or quantisation."
     ),

@@ -27,6 +27,7 @@ _OCI: Final = re.compile(
 _SHARD: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.\w+)")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 MAX_SHARDS: Final = 1000
+MAX_QUOTED: Final = 200  # characters of a wrong reference that its error repeats
 MAX_SLUG: Final = 80  # characters of a cache folder's name before its hash
 
 
@@ -83,17 +84,17 @@ def parse(text: str) -> RemoteRef:
     if text.startswith("s3:"):
         match = _S3.fullmatch(text)
         if match is None:
-            raise ValueError(f"must be s3://bucket/key, not {text!r}")
+            raise ValueError(f"must be s3://bucket/key, not {_quoted(text)}")
         return S3Ref(match["bucket"], match["key"])
     if text.startswith("oci:"):
         match = _OCI.fullmatch(text)
         if match is None or not (match["tag"] or match["digest"]):
             raise ValueError(
-                f"must be oci://registry/repository:tag or ...@sha256:<hex>, not {text!r}"
+                f"must be oci://registry/repository:tag or ...@sha256:<hex>, not {_quoted(text)}"
             )
         return OciRef(match["registry"], match["repository"], match["digest"] or match["tag"])
     raise ValueError(
-        f"must be hf:, https:, s3: or oci: (in lower case), or a file, not {shown(text)!r}"
+        f"must be hf:, https:, s3: or oci: (in lower case), or a file, not {_quoted(text)}"
     )
 
 
@@ -102,12 +103,12 @@ def _hub(text: str) -> HubRef:
     if match is None:
         raise ValueError(
             "must be hf:org/repo or hf:org/repo/path/file (a revision: hf:org/repo@v1), "
-            f"not {text!r}"
+            f"not {_quoted(text)}"
         )
     said = match.groupdict()
     path = said["path"] or ""
     if not safe_name(path or "x"):
-        raise ValueError(f"must name a file inside the repository, not {path!r}")
+        raise ValueError(f"must name a file inside the repository, not {_quoted(path)}")
     return HubRef(said["repo"], path, said.get("revision") or "main")
 
 
@@ -119,10 +120,15 @@ def _web(text: str) -> WebRef:
         raise ValueError("must be https://host[:port]/path/file") from None
     name = file_name(text)
     if not parts.hostname or port == 0 or not name or any(c.isspace() for c in text):
-        raise ValueError(f"must be https://host[:port]/path/file, not {shown(text)!r}")
+        raise ValueError(f"must be https://host[:port]/path/file, not {_quoted(text)}")
     if parts.username is not None or parts.password is not None:
         raise ValueError("must hold no user or password: a configuration is read by many")
     return WebRef(text)
+
+
+def _quoted(text: str) -> str:
+    bare = shown(text)
+    return repr(bare if len(bare) <= MAX_QUOTED else f"{bare[:MAX_QUOTED]}...")
 
 
 def file_name(url: str) -> str:

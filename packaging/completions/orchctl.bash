@@ -30,7 +30,7 @@ _orchctl() {
         esac
         ;;
     'run')
-        options='--engine --pool-engine --model --priority --max-tokens --ctx --deadline-ms --seed --session --pin --prefer --avoid --no-fallback --mask --json --ca-file --url --token-file --help'
+        options='--engine --pool-engine --model --priority --max-tokens --ctx --deadline-ms --seed --strict --session --pin --prefer --avoid --no-fallback --mask --json --ca-file --url --token-file --help'
         case $prev in
         --engine | --pool-engine) return ;;
         --model) return ;;
@@ -74,7 +74,7 @@ _orchctl() {
         esac
         ;;
     'explain')
-        options='--engine --model --priority --max-tokens --ctx --session --pin --prefer --avoid --no-fallback --mask --json --ca-file --url --token-file --help'
+        options='--engine --model --priority --max-tokens --ctx --strict --session --pin --prefer --avoid --no-fallback --mask --json --ca-file --url --token-file --help'
         case $prev in
         --engine) return ;;
         --model) return ;;

@@ -206,3 +206,10 @@ def test_artifacts_are_listed_added_and_shown_as_they_are(peer, orchctl, folder)
     (folder / "binary").write_bytes(b"\xff")
     ran = orchctl("artifacts", "add", "--url", peer.url, "plan", str(folder / "binary"))
     assert (ran.code, "is no UTF-8 text" in ran.err) == (2, True)
+
+
+def test_a_file_without_an_end_is_not_read(orchctl):
+    ran = orchctl("artifacts", "add", "plan", "/dev/zero")
+    assert (ran.code, "which orchd does not take" in ran.err) == (2, True)
+    ran = orchctl("models", "add", "zero", "/dev/zero")
+    assert (ran.code, "it is no file" in ran.err) == (2, True)

@@ -104,6 +104,10 @@ def test_the_models_of_the_configuration(secure: Files, orchctl, folder: Path) -
     paths = [Path(json.loads(line)["path"]) for line in ran.out.splitlines()]
     assert [path.read_bytes() for path in paths] == [b"a", b"b"]
     assert all(path.is_relative_to(folder / "kept") for path in paths)
+    # one of them by its name goes to the same place: where its pool looks
+    config = ("--config", str(folder / "orchd.toml"))
+    named = orchctl("models", "fetch", "--json", *config, f"{secure.url}/a.gguf")
+    assert Path(json.loads(named.out)["path"]) == paths[0]
     (folder / "none.toml").write_text("")
     assert "names no model" in orchctl("models", "fetch", "--config", str(folder / "none.toml")).err
 
@@ -112,6 +116,11 @@ def test_a_reference_that_is_none_is_wrong_usage(orchctl) -> None:
     ran = orchctl("models", "fetch", "m.gguf")
     assert ran.code == 2
     assert "must be hf:, https:, s3: or oci:" in ran.err
+    for file in ("file:/srv/m.gguf", "/srv/m.gguf", "./m.gguf"):
+        ran = orchctl("models", "fetch", file)
+        assert (ran.code, "is a file of this machine" in ran.err) == (2, True)
+    ran = orchctl("models", "fetch", f"https://host/{'x' * 3000}")
+    assert (ran.code, len(ran.err) < 600) == (2, True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run it as somebody else")

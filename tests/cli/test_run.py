@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import orjson
 import pytest
 
-from orchd.cli import follow
+from orchd.cli import follow, reach
 from orchd.kit.http import Response, Sink, Streaming, json_response
 from orchd.wire import codec, sse
 from orchd.wire.errors import TABLE, Envelope, Kind, OrchError
@@ -37,6 +37,7 @@ def test_text_goes_to_stdout_and_the_rest_to_stderr(peer, orchctl):
     body = codec.loads(TaskRequest, peer.asked("/v1/tasks")[0].body)
     assert (body.engine, body.model_ref, body.prompt) == ("mock", "mock:lorem", "Say hello")
     assert (body.ctx, body.max_tokens, body.priority) == (4000, 100, "interactive")
+    assert body.determinism == "best_effort"  # a pool of several slots takes it too
 
 
 def test_every_option_reaches_the_task(peer, orchctl, monkeypatch):
@@ -44,10 +45,11 @@ def test_every_option_reaches_the_task(peer, orchctl, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("from stdin\n"))
     session = "0e6b8c8e-9d6e-4a52-8e6c-1fb3a3f0c001"
     options = "--engine mock --model mock:lorem --priority batch --max-tokens 7 --ctx 99 --seed -4"
-    more = f"--deadline-ms 1234 --session {session} --url {peer.url} -"
+    more = f"--strict --deadline-ms 1234 --session {session} --url {peer.url} -"
     assert orchctl("run", *options.split(), *more.split()).code == 0
     body = codec.loads(TaskRequest, peer.asked("/v1/tasks")[0].body)
     assert (body.priority, body.max_tokens, body.ctx, body.seed) == ("batch", 7, 99, -4)
+    assert body.determinism == "strict"
     assert (body.deadline_ms, body.session_id, body.prompt) == (1234, session, "from stdin\n")
 
 
@@ -301,3 +303,12 @@ def test_a_prompt_that_is_no_text_is_wrong_usage(orchctl, monkeypatch):
     ran = orchctl("run", "-")
     assert ran.code == 2
     assert "stdin is not UTF-8" in ran.err
+
+
+def test_what_no_pool_can_have_is_wrong_usage(orchctl, monkeypatch):
+    for option in ("--seed", "--ctx", "--max-tokens", "--deadline-ms"):
+        ran = orchctl("run", option, "9" * 20, "p")
+        assert (ran.code, f"Invalid value for '{option}'" in ran.err) == (2, True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x" * (reach.MAX_TEXT + 1)))
+    ran = orchctl("run", "-")
+    assert (ran.code, "which orchd does not take" in ran.err) == (2, True)

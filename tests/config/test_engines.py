@@ -55,7 +55,8 @@ def test_every_engine_can_be_configured(tmp_path, text):
 BAD = [
     (pool(engine='{ id = "openai" }', provisioning=HERE), f"{P}.mode", "must be external for op"),
     (pool(engine='{ id = "openai" }'), f"{P}.url", "is required for mode external"),
-    (pool(engine='{ id = "tgi" }', model='{ ref = "/m" }'), f"{P}.container.digest", "is required"),
+    (pool(engine='{ id = "tgi" }', model='{ ref = "/m" }'), f"{P}.container.digest",
+     'such as provisioning = { container = { tag = "TAG" } }'),
     (external("openai", FAR), f"{P}.gpu_attested", "must be true for an engine on another machine"),
     (external("vllm", FAR), f"{P}.url", "http://127.0.0.1:PORT, not"),
     (external("openai", ', url = "http://api.example.org"'), f"{P}.url", "https://HOST"),

@@ -3,7 +3,7 @@
 import pytest
 
 from orchd.edge.auth import fingerprint
-from orchd.kit.redact import redact
+from orchd.kit.redact import is_secret_name, redact
 
 
 @pytest.mark.req("AUTH-1008")
@@ -75,3 +75,12 @@ def test_what_a_signed_url_carries(pair):
 ])  # fmt: skip
 def test_what_else_a_url_carries_stays(text):
     assert redact(text) == text
+
+
+@pytest.mark.req("ORCH-3003")
+def test_a_number_for_each_token_is_no_secret():
+    assert redact("kv_bytes_per_token=131072") == "kv_bytes_per_token=131072"
+    assert not is_secret_name("kv_bytes_per_token")
+    for name in ("token", "auth_token", "super_token"):
+        assert is_secret_name(name)
+        assert "swordfish" not in redact(f"{name}=swordfish")

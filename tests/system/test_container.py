@@ -242,7 +242,7 @@ def test_docker_runs_it_where_there_is_no_podman(box: House) -> None:
     try:
         boxes.start_docker(machine, cdi=False)
         code, said = provision(box)
-        assert code == TABLE[Kind.ENGINE_MISSING].exit_code
+        assert code == TABLE[Kind.PROVISION_FAILED].exit_code
         assert "nvidia-ctk runtime configure --runtime=docker" in said[-1]["human"]
         boxes.start_docker(machine, cdi=True)
         code, said = provision(box)

@@ -50,7 +50,8 @@ async def bring(
     if not pool.model.fetch:
         raise OrchError(
             Kind.MODEL_MISSING,
-            f"{shown} is not in {order.folder}, and model.fetch of pool {pool.id} is false",
+            f"{shown} is not in {order.folder}, and model.fetch of pool {pool.id} is false: "
+            "orchctl models fetch brings it",
         )
     return await _fetched(order, shown, pool, say), True
 

@@ -96,7 +96,7 @@ def _source(pool: Pool, facts: Facts) -> Iterator[Problem]:
     if found is not None and (int(found[1]), int(found[2])) < CMAKE:
         what = f"cmake {found[0]} is too old: it has to be {CMAKE[0]}.{CMAKE[1]} or newer"
         yield Problem(what, pacman("cmake"))
-    yield from _room(facts, SOURCE_BYTES)
+    yield from _room(pool, facts, SOURCE_BYTES)
 
 
 def _container(pool: Pool, facts: Facts) -> Iterator[Problem]:
@@ -122,7 +122,7 @@ def _container(pool: Pool, facts: Facts) -> Iterator[Problem]:
         toolkit = "" if facts.has("nvidia-ctk") else pacman("nvidia-container-toolkit") + " && "
         names = ", ".join(absent)
         yield Problem(f"no CDI specification names nvidia.com/gpu={names}", toolkit + CDI)
-    yield from _room(facts, IMAGE_BYTES)
+    yield from _room(pool, facts, IMAGE_BYTES)
 
 
 def _podman(runtime: Runtime, facts: Facts) -> Iterator[Problem]:
@@ -207,15 +207,15 @@ def _binary(pool: Pool, facts: Facts) -> Iterator[Problem]:
             f"curl -fLO '{one.url}' && echo '{digest}  {file}' | sha256sum -c "
             "# then name its program in provisioning.command",
         )
-    yield from _room(facts, FILE_BYTES)
+    yield from _room(pool, facts, FILE_BYTES)
 
 
-def _room(facts: Facts, wanted: int) -> Iterator[Problem]:
+def _room(pool: Pool, facts: Facts, wanted: int) -> Iterator[Problem]:
     if facts.cache_problem is not None:
-        yield Problem(
-            f"the cache {facts.cache} cannot be written: {facts.cache_problem}",
-            f"sudo install -d -o {facts.user or '$USER'} -m 750 {facts.cache}",
-        )
+        mend = f"sudo install -d -o {facts.user or '$USER'} -m 750 {facts.cache}"
+        if facts.units and not facts.root:  # the pools' own cache: theirs to keep, root's to fill
+            mend = f"sudo orchctl provision {pool.id}"
+        yield Problem(f"the cache {facts.cache} cannot be written: {facts.cache_problem}", mend)
     elif facts.free_bytes is not None and facts.free_bytes < wanted:
         yield Problem(
             f"{facts.cache} is on a disk with {facts.free_bytes >> 30} GiB free, and "

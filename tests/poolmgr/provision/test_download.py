@@ -125,7 +125,7 @@ def test_an_archive_that_leads_out_or_is_cut_off_leaves_nothing(place, server, t
 def test_nothing_is_asked_for_unless_that_is_allowed(place, server, programs):
     place.write(binary(server, "/llama-server", programs["cuda"], allow=False))
     done = place.run("provision")
-    assert done.code == TABLE[Kind.ENGINE_MISSING].exit_code
+    assert done.code == TABLE[Kind.PROVISION_FAILED].exit_code
     assert f"curl -fLO '{server.url}/llama-server' && echo" in done.last()
     assert server.asked == []
 

@@ -160,7 +160,7 @@ def test_a_gpu_without_a_cdi_device_is_told_before_anything(contained: Contained
     (contained.podman.folder / "etc/cdi/nvidia.json").write_text("{}")
     contained.configure(f'image = "{IMAGE}", digest = "{contained.digest}"')
     done = contained.provision()
-    assert done.code == TABLE[Kind.ENGINE_MISSING].exit_code
+    assert done.code == TABLE[Kind.PROVISION_FAILED].exit_code
     assert f"no CDI specification names nvidia.com/gpu={uuid_of(0)}" in done.last()
     assert "sudo nvidia-ctk cdi generate" in done.last()
 

@@ -95,7 +95,7 @@ def test_what_is_not_installed_is_told_with_its_command(arch: Place) -> None:
     assert "In the way: package llama.cpp-cuda is not installed" in said
     assert "    pacman -S --needed llama.cpp-cuda" in said
     done = arch.run("provision")
-    assert done.code == TABLE[Kind.ENGINE_MISSING].exit_code
+    assert done.code == TABLE[Kind.PROVISION_FAILED].exit_code
     assert "Run: pacman -S --needed llama.cpp-cuda" in done.last()
     assert not installed(arch)
 
@@ -195,13 +195,13 @@ def test_an_aur_helper_is_run_by_whoever_called_sudo(arch: Place, helped: Path) 
 @pytest.mark.req("ORCH-3434", "ORCH-3202")
 def test_a_sudo_that_would_ask_for_a_password_is_told_before(arch: Place, helped: Path) -> None:
     done = by_sudo(arch, "provision", tag="")
-    assert done.code == TABLE[Kind.ENGINE_MISSING].exit_code
+    assert done.code == TABLE[Kind.PROVISION_FAILED].exit_code
     assert "sudo asks nobody for a password, and there is no terminal to give it" in done.last()
     assert f"paru -S --needed {AUR}  # then orchctl provision again" in done.last()
     assert not helped.exists()
     # root itself, whom nobody called, builds nothing
     done = arch.run("provision")
-    assert done.code == TABLE[Kind.ENGINE_MISSING].exit_code
+    assert done.code == TABLE[Kind.PROVISION_FAILED].exit_code
     assert f"Run: paru -S --needed {AUR}  # as an ordinary user" in done.last()
     assert not installed(arch)
 
@@ -209,6 +209,6 @@ def test_a_sudo_that_would_ask_for_a_password_is_told_before(arch: Place, helped
 def test_a_package_of_the_aur_is_for_a_helper_and_not_for_root(arch: Place) -> None:
     arch.write('mode = "package"\npackage.name = "llama.cpp-git"\nallow_package_installs = true')
     done = arch.run("provision")
-    assert done.code == TABLE[Kind.ENGINE_MISSING].exit_code
+    assert done.code == TABLE[Kind.PROVISION_FAILED].exit_code
     assert "there is no AUR helper" in done.last()
     assert "paru -S --needed llama.cpp-git" in done.last()

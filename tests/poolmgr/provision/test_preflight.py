@@ -50,6 +50,9 @@ def test_the_cache_has_to_be_ours_and_to_have_room(tmp_path):
     one = pool(tmp_path, MODES["source"])
     (closed,) = check(one, facts(cache_problem="user op may not write into /var/cache"))
     assert closed.command == "sudo install -d -o op -m 750 /var/cache/orchd/engines"
+    units = facts(cache_problem="user op may not write into /var/cache", units=True)
+    (theirs,) = check(one, units)
+    assert theirs.command == "sudo orchctl provision llama"
     (full,) = check(one, facts(free_bytes=3 << 30))
     assert full.what == "/var/cache/orchd/engines is on a disk with 3 GiB free, and 6 are wanted"
 

@@ -152,7 +152,7 @@ def test_without_a_driver_nothing_is_begun(place, llama_repository, fake_nvml):
     fake_nvml.unload_driver()
     place.write(source(llama_repository))
     done = place.run("provision")
-    assert done.code == TABLE[Kind.ENGINE_MISSING].exit_code
+    assert done.code == TABLE[Kind.PROVISION_FAILED].exit_code
     assert "sudo pacman -S --needed nvidia-open nvidia-utils" in done.last()
     assert not place.cache.exists()
 
