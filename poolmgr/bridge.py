@@ -18,12 +18,15 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 CHUNK = 65536
 BACKLOG = 128
 CONNECT_S = 5.0  # to the port beside us: it is there or refuses
+FULL_S = 0.05  # before it is tried again
 STACK_BYTES = 256 * 1024
 SPARE = 8
 """Connections beside those of jobs: health, metrics, tokens of a text."""
@@ -61,7 +64,7 @@ def main() -> int:
     if listener is not None:
         threading.stack_size(STACK_BYTES)
         most = asked.slots + SPARE
-        threading.Thread(target=_serve, args=(listener, asked.port, most), daemon=True).start()
+        threading.Thread(target=serve, args=(listener, asked.port, most), daemon=True).start()
     status = _reaped(engine)
     _kill_the_rest()
     if os.WIFSIGNALED(status) and os.getpid() != 1:  # told as it was, for whoever reads our end
@@ -201,13 +204,29 @@ def _children() -> set[int]:
     return found
 
 
-def _serve(listener: socket.socket, port: int, most: int) -> None:
+class Listener(Protocol):
+    """What connections come from: a socket that listens."""
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """Return the next one. Raises OSError."""
+
+
+def serve(listener: Listener, port: int, most: int) -> None:
     """Take connections, so many at a time; more wait in the kernel's queue."""
     places = threading.BoundedSemaphore(most)
     while True:
         places.acquire()
-        client, _ = listener.accept()
-        threading.Thread(target=_carry, args=(client, port, places), daemon=True).start()
+        try:
+            client, _ = listener.accept()
+        except OSError:  # out of descriptors or memory: others end, and give back
+            places.release()
+            time.sleep(FULL_S)
+            continue
+        try:
+            threading.Thread(target=_carry, args=(client, port, places), daemon=True).start()
+        except RuntimeError:  # no thread is to be had
+            client.close()
+            places.release()
 
 
 def _carry(client: socket.socket, port: int, places: threading.BoundedSemaphore) -> None:

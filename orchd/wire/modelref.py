@@ -18,7 +18,7 @@ _HUB_AT: Final = re.compile(
     r"hf:(?://)?(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)(?:/(?P<path>.+))?"
 )
 _HUB: Final = re.compile(r"hf:(?://)?(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<path>.+))?")
-_S3: Final = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)")
+_S3: Final = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>[^?#]+)")
 _OCI: Final = re.compile(
     r"oci://(?P<registry>[A-Za-z0-9.-]+(?::\d{1,5})?|\[[0-9A-Fa-f:]+\](?::\d{1,5})?)"
     r"/(?P<repository>[a-z0-9._/-]+?)"
@@ -52,7 +52,8 @@ class WebRef:
 
 @frozen
 class S3Ref:
-    """`s3://bucket/key`; a key that ends in `/` is all that is below it."""
+    """`s3://bucket/key`; a key that ends in `/` is all that is below it. One with `?` or `#` cannot
+    be named: behind these a reference is not shown."""
 
     bucket: str
     key: str

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
+from poolmgr import bridge
 from poolmgr.provision.starting.bridged import PROGRAM
 
 WAIT_S = 15.0
@@ -170,6 +174,45 @@ def test_many_bytes_arrive_whole_and_more_connections_than_places_wait(bridged: 
     finally:
         for sock in many:
             sock.close()
+
+
+class Full:
+    """A listener of a process that had no descriptor left, once."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._answers: list[socket.socket | OSError] = [client, OSError(errno.EMFILE, "full")]
+        self.over = threading.Event()
+
+    def accept(self) -> tuple[socket.socket, str]:
+        if not self._answers:
+            self.over.wait()
+            raise SystemExit
+        answer = self._answers.pop()
+        if isinstance(answer, OSError):
+            raise answer
+        return answer, ""
+
+
+def test_out_of_descriptors_it_takes_connections_again_when_there_are_some() -> None:
+    ours, theirs = socket.socketpair()
+    listener = Full(theirs)
+    with socket.create_server(("127.0.0.1", 0)) as engine, ours:
+        port = engine.getsockname()[1]
+
+        def run() -> None:
+            with suppress(SystemExit):
+                bridge.serve(listener, port, 1)
+
+        serve = threading.Thread(target=run)
+        serve.start()
+        engine.settimeout(WAIT_S)
+        carried, _ = engine.accept()
+        with carried:
+            ours.sendall(b"hello")
+            assert carried.recv(10) == b"hello"
+        listener.over.set()
+        serve.join(WAIT_S)
+    assert not serve.is_alive()
 
 
 @pytest.mark.req("ORCH-3001")

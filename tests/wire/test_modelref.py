@@ -69,6 +69,7 @@ def test_what_is_here(text: str) -> None:
         ("http://a.b/m.gguf", "must be hf:, https:, s3: or oci:"),
         ("HF:org/repo", "in lower case"),
         ("s3://bucket", "s3://bucket/key"),
+        ("s3://bucket/?x", "s3://bucket/key"),
         ("s3://B/k", "s3://bucket/key"),
         ("oci://r.example/b", "oci://registry/repository:tag"),
         ("oci://r.example/b@sha256:12", "oci://registry/repository:tag"),
