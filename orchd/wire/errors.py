@@ -309,7 +309,9 @@ TABLE: dict[Kind, Row] = {
     ),
     Kind.ENGINE_START_FAILED: _pool("Read the engine's last lines in the pool's journal."),
     Kind.ENGINE_UNHEALTHY: _pool(
-        "Read the engine's last lines in the pool's journal.", fault="pool"
+        "Read the engine's last lines in the pool's journal; see that an external one runs where "
+        "provisioning.url says.",
+        fault="pool",
     ),
     Kind.ENGINE_DIED: _pool(
         "systemd restarts the pool; read the engine's last lines in its journal.", fault="pool"
