@@ -208,14 +208,19 @@ def test_a_container_serves_in_the_hardened_unit(box: House) -> None:
 def test_a_task_in_a_container_is_cancelled(box: House) -> None:
     box.start("llama:0")
     box.wait_ready("llama")
+    # a tiny model says 1500 tokens in half a second, or ends before: a busy machine may be late
+    assert "canceled" in (cancelled(box) for _ in range(5))
+    assert names_of(box.complete(wish()))[-1] == "end"  # its slot is free
+
+
+def cancelled(box: House) -> str:
+    """How a task ends that is cancelled after its first token."""
     long = wish(1500)
     assert box.ask("POST", "/v1/tasks", long).status == 202
     with box.stream(long["task_id"]) as events:
         next(event for event in events if event.name == "token")
         assert box.ask("POST", f"/v1/tasks/{long['task_id']}/cancel").status == 204
-        last = list(events)[-1]
-    assert json.loads(last.data)["finish_reason"] == "canceled"
-    assert names_of(box.complete(wish()))[-1] == "end"  # its slot is free
+        return str(json.loads(list(events)[-1].data)["finish_reason"])
 
 
 @pytest.mark.req("ORCH-3801", "SYSD-09", "SYSD-28")
