@@ -10,11 +10,13 @@ import trio
 
 from orchd.cli import reach, say
 from orchd.cli.drain import PoolName
+from orchd.cli.model_views import MODELS
 from orchd.kit.client import Client
 from orchd.wire import codec
+from orchd.wire.catalog import CatalogModel, ModelState
 from orchd.wire.control import PoolControl, PoolHealth, ReloadRequest
-from orchd.wire.errors import Kind
-from orchd.wire.ids import DIGEST, Digest, PoolId, Text
+from orchd.wire.errors import Kind, OrchError
+from orchd.wire.ids import DIGEST, MODEL_ID, Digest, PoolId, Text
 from orchd.wire.snapshot import Outcome
 
 POLL_S: Final = 0.3
@@ -38,6 +40,8 @@ def command(
 ) -> None:
     """Load MODEL into POOL (its own model anew, without MODEL), and wait until it serves.
 
+    MODEL is an id of the catalog, or a reference as the configuration has it.
+
     If that fails the pool stays on the model that it has. It ends a drain. To keep a model beyond
     the next reboot, write it into the configuration.
     """
@@ -60,6 +64,8 @@ async def _reload(
     path = f"/v1/pools/{pool}"
     if model is None:
         model = (await reach.fetch(client, PoolHealth, f"{path}/health")).model_ref
+    else:
+        model, digest = await _cataloged(client, model, digest)
     body = codec.dumps(ReloadRequest(new_model_ref=Text(model), digest=digest))
     await reach.ask(client, "POST", f"{path}/reload", body)
     if not wait:
@@ -83,6 +89,29 @@ async def _reload(
             cause.advice if cause else None,
         )
     return health, model
+
+
+async def _cataloged(
+    client: Client, model: str, digest: Digest | None
+) -> tuple[str, Digest | None]:
+    """Return where a model of the catalog is, and its digest, for its id; what was given for any
+    other reference. Raises OrchError."""
+    if MODEL_ID.fullmatch(model) is None:
+        return model, digest
+    answer = await reach.ask(client, "GET", f"{MODELS}/{model}", good=frozenset({404}))
+    if answer.status == 404:
+        return model, digest
+    found = reach.understood(CatalogModel, answer.body)
+    if found.state is ModelState.RETIRED:
+        raise OrchError(
+            Kind.MODEL_DEPRECATED,
+            f"model {model} is retired; orchctl models activate {model} takes that back",
+        )
+    if found.source_url is None:
+        raise OrchError(Kind.INVALID_PARAMS, f"the catalog does not say where model {model} is")
+    if digest not in (None, found.digest):
+        raise OrchError(Kind.INVALID_PARAMS, f"the catalog says that {model} has {found.digest}")
+    return found.source_url, found.digest
 
 
 def _has_gap(health: PoolHealth, model: str) -> bool:

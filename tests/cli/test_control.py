@@ -10,9 +10,10 @@ from attrs import evolve
 
 from orchd.kit.http import json_response
 from orchd.wire import codec
+from orchd.wire.catalog import CatalogModel, ModelState
 from orchd.wire.control import PoolControl, PoolHealth
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import PoolId, Positive
+from orchd.wire.ids import Count, Digest, ModelId, PoolId, Positive, Text
 from orchd.wire.snapshot import Cause, Outcome, Phase, Reload
 from tests.cli.test_tables import DEMO
 
@@ -84,8 +85,43 @@ def test_reload_sends_the_digest_that_the_model_must_have(peer, orchctl):
     ran = orchctl("reload", "demo", "new", "--digest", digest, "--no-wait", "--url", peer.url)
     assert ran.code == 0
     assert body_of(peer, "/v1/pools/demo/reload") == {"new_model_ref": "new", "digest": digest}
+    before = len(peer.requests)
     ran = orchctl("reload", "demo", "new", "--digest", "sha256:x", "--url", peer.url)
-    assert (ran.code, len(peer.requests)) == (2, 1)
+    assert (ran.code, len(peer.requests)) == (2, before)
+
+
+@pytest.mark.req("OC-CTRL-2003", "ORCH-3090")
+def test_reload_takes_a_model_of_the_catalog_by_its_id(peer, orchctl):
+    peer.say("POST", "/v1/pools/demo/reload", BEGUN["reload"])
+    digest, path = f"sha256:{'a' * 64}", "/v1/catalog/models/tiny"
+    model = CatalogModel(
+        id=ModelId("tiny"),
+        digest=Digest(digest),
+        source_url=Text("https://host.example/tiny.gguf"),
+        tags=(),
+        manifests=(),
+        signatures=(),
+        state=ModelState.ACTIVE,
+        created_ms=Count(1),
+        verifying=False,
+        warnings=(),
+    )
+    peer.say("GET", path, json_response(model))
+    ran = orchctl("reload", "demo", "tiny", "--no-wait", "--url", peer.url)
+    assert ran.code == 0, ran.err
+    assert body_of(peer, "/v1/pools/demo/reload") == {
+        "new_model_ref": "https://host.example/tiny.gguf",
+        "digest": digest,
+    }
+    other = f"sha256:{'b' * 64}"
+    ran = orchctl("reload", "demo", "tiny", "--digest", other, "--url", peer.url)
+    assert f"the catalog says that tiny has {digest}" in ran.err
+    peer.say("GET", path, json_response(evolve(model, state=ModelState.RETIRED)))
+    ran = orchctl("reload", "demo", "tiny", "--url", peer.url)
+    assert "orchctl models activate tiny takes that back" in ran.err
+    peer.say("GET", path, json_response(evolve(model, source_url=None)))
+    ran = orchctl("reload", "demo", "tiny", "--url", peer.url)
+    assert "the catalog does not say where model tiny is" in ran.err
 
 
 @pytest.mark.req("OC-CTRL-2003")
