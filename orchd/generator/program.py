@@ -70,26 +70,23 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
 def generate(where: Places, out: Path) -> None:
     """Write the units of the file; if it is refused, those of the last that was not."""
     kept = recall(where.run / KEPT)
-    gone: tuple[str, ...] = () if kept is None else kept.gone
     try:
         key = _key(where)
         if key is None:
             units = NONE
-            gone = _gone(kept, units)
             (where.run / KEPT).unlink(missing_ok=True)
         elif kept is not None and kept.key == key:
             units = kept.units
         else:
             units = _checked(where)
-            gone = _gone(kept, units)
             if _key(where) == key:  # else it was changed meanwhile, and a reload comes anyway
-                keep(Kept(key, units, gone), where.run / KEPT)
+                keep(Kept(key, units), where.run / KEPT)
     except (UnitsRefusedError, OSError, *_HALF_UPGRADED) as exc:
         stay = "there are none to fall back to" if kept is None else "the last good ones stay"
         why = str(exc) if isinstance(exc, UnitsRefusedError) else repr(exc)
         say.error("units_refused", f"No new units from {where.config}, {stay}: {why}")
         units = NONE if kept is None else kept.units
-    write(_with_stopper(units, gone, where), out)
+    write(_with_stopper(units, where), out)
 
 
 def _key(where: Places) -> str | None:
@@ -125,35 +122,25 @@ def _checked(where: Places) -> Units:
     return plan.units(settings, gpus.minors(where.gpus), user=where.user)
 
 
-def _gone(kept: Kept | None, units: Units) -> tuple[str, ...]:
-    """Return what earlier files had and `units` have not, bounded."""
-    if kept is None:
-        return ()
-    before = {*kept.gone, *kept.units.instances}.difference(units.instances)
-    return tuple(sorted(before)[:_MAX_SOCKETS])
-
-
-def _with_stopper(units: Units, before: Sequence[str], where: Places) -> Units:
+def _with_stopper(units: Units, where: Places) -> Units:
     """Add a unit that stops pools which are not configured any more, when there are any.
 
-    A pool that runs has its socket there: RemoveOnStop= takes it away. One that waits to be started
-    again has none, so those of files `before` are stopped too.
+    A pool that is there has its socket there: RemoveOnStop= takes it away.
     """
     try:
         entries = (path.name for path in (where.run / "poolmgr").iterdir())
         there = sorted(islice(entries, _MAX_SOCKETS))
     except OSError:
-        there = []
-    names = {*there, *(f"{name}.sock" for name in before)}
-    found = sorted(match[1] for match in map(_SOCKET.fullmatch, names) if match)
+        return units
+    found = [match[1] for match in map(_SOCKET.fullmatch, there) if match]
     gone = [name for name in found if name not in units.instances]
     if not gone:
         return units
-    stopped = " ".join(f"poolmgr@{name}.service poolmgr@{name}.socket" for name in gone)
+    names = " ".join(f"poolmgr@{name}.service poolmgr@{name}.socket" for name in gone)
     text = (
         "[Unit]\nDescription=LLM orchestrator: stop pools that are no longer configured\n"
         f"SourcePath={where.config}\n[Service]\nType=oneshot\n"
-        f"ExecStart=systemctl {'--user ' if where.user else ''}stop --no-block {stopped}\n"
+        f"ExecStart=systemctl {'--user ' if where.user else ''}stop --no-block {names}\n"
     )
     template = f"orchd.target.wants/{STOPPER}"
     return units._replace(

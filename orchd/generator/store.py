@@ -31,8 +31,6 @@ class Kept(NamedTuple):
 
     key: str
     units: Units
-    gone: tuple[str, ...] = ()
-    """Instances of earlier files of this boot that the units have not."""
 
 
 def write(units: Units, out: Path) -> None:
@@ -50,8 +48,7 @@ def write(units: Units, out: Path) -> None:
 def keep(kept: Kept, path: Path) -> None:
     """Keep the units of a file that was accepted. Raises OSError."""
     beside = path.with_name(path.name + ".new")
-    facts = {"key": kept.key, "gone": kept.gone, **kept.units._asdict()}
-    beside.write_text(json.dumps(facts), encoding="utf-8")
+    beside.write_text(json.dumps({"key": kept.key, **kept.units._asdict()}), encoding="utf-8")
     beside.replace(path)
 
 
@@ -61,5 +58,5 @@ def recall(path: Path) -> Kept | None:
         if path.stat().st_uid == os.geteuid():
             found = json.loads(path.read_text(encoding="utf-8"))
             units = Units(found["files"], found["links"], tuple(found["instances"]))
-            return Kept(found["key"], units, tuple(found["gone"]))
+            return Kept(found["key"], units)
     return None

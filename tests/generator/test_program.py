@@ -132,24 +132,6 @@ def test_a_pool_that_is_gone_from_the_file_is_stopped_with_the_target(where):
     assert not (where.run / "later" / program.STOPPER).exists()
 
 
-@pytest.mark.req("SYSD-20")
-def test_one_that_waits_to_be_started_again_has_no_socket_and_is_stopped_too(where):
-    where.config.write_text(pool("a") + pool("v", replicas="[[1]]"))
-    generate(where, where.run / "before")
-    assert not (where.run / "before" / program.STOPPER).exists()
-    where.config.write_text(pool("a"))
-    for name in ("first", "second"):  # who reloads twice before the start of the target
-        generate(where, where.run / name)
-        said = (where.run / name / program.STOPPER).read_text()
-        assert "stop --no-block poolmgr@v:1.service poolmgr@v:1.socket\n" in said
-    where.config.write_text(pool("a") + pool("v", replicas="[[1]]"))
-    generate(where, where.run / "back")
-    assert not (where.run / "back" / program.STOPPER).exists()
-    where.config.unlink()
-    generate(where, where.run / "none")
-    assert "poolmgr@a:0.service" in (where.run / "none" / program.STOPPER).read_text()
-
-
 @pytest.mark.req("SYSD-12")
 def test_the_driver_s_own_word_on_the_nodes(where):
     where.config.write_text(pool("a", replicas="[[0]]"))
