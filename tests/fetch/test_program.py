@@ -162,7 +162,7 @@ def test_a_disk_without_room_is_told_before(
     failed = said[-1]["failed"]
     assert (code, failed["kind"]) == (71, "disk_short")
     assert f"{small_disk} has 8" in failed["message"]
-    assert "30.0 MB are missing" in failed["message"]
+    assert "30.0 MB of 30.0 MB are still to come" in failed["message"]
     assert {asked.headers["range"] for asked in secure.asked} == {"bytes=0-0"}
 
 

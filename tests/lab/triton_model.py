@@ -40,7 +40,7 @@ class TritonPythonModel:
             self.live += change
             name = os.environ.get("TINY_LIVE")
             if name:
-                fresh = Path(name + ".new")
+                fresh = Path(f"{name}.{os.getpid()}")  # the other model writes there too
                 fresh.write_text(str(self.live))
                 fresh.rename(name)
 
