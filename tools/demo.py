@@ -50,6 +50,7 @@ On a machine with an NVIDIA GPU: install llama.cpp's llama-server built with CUD
     engine = { id = "llamacpp" }
     model = { ref = "file:/path/to/model.gguf" }
     replicas = [[0]]
+    provisioning = { command = ["llama-server"] }
 then `orchctl config check`, `orchctl up` and `orchctl run "Hello"`. README.md has the systemd way.
 """
 
