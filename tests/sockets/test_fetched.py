@@ -110,6 +110,13 @@ async def test_what_a_pool_and_a_user_fetch_is_in_the_catalog(
     assert not [path for path in kept if path != suite.config and b"canary" in path.read_bytes()]
 
 
+async def show_next(suite: Suite, nvml: FakeNvml, mark: int) -> None:
+    """Show the next engine that is started on the fake GPU."""
+    wait = partial(suite.wait_event, "engine_started", mark)
+    started = await trio.to_thread.run_sync(wait)
+    nvml.follow_process(0, int(started["engine_pid"]), 300)
+
+
 @pytest.mark.engine
 @pytest.mark.req("ORCH-3090", "ORCH-3436", "OC-CTRL-2003")
 async def test_a_task_names_a_fetched_model_by_its_id_and_a_reload_its_digest(
@@ -142,6 +149,13 @@ async def test_a_task_names_a_fetched_model_by_its_id_and_a_reload_its_digest(
     assert f"pool llama keeps {ref}" in ran.stderr
     assert wrong in ran.stderr
     assert [each["id"] for each in (await get(client, MODELS))["models"]] == ["tiny"]
+    mark = len(suite.events)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(show_next, suite, fake_nvml, mark)
+        by_id = partial(suite.orchctl, "reload", "llama", "tiny")
+        ran = await trio.to_thread.run_sync(by_id)
+    assert ran.returncode == 0, ran.stderr
+    assert f"Pool llama serves {ref}." in ran.stderr
     task = await submit(client, engine="llamacpp", model_ref="tiny", ctx=256, max_tokens=4)
     assert last(await events_of(client, task["task_id"]))["tokens_out"] == 4
     client.close()
