@@ -10,25 +10,15 @@ from urllib.parse import urlencode
 
 import click
 
-from orchd.cli import reach, say
+from orchd.cli import names, reach, say
 from orchd.cli.removal import remove
 from orchd.wire import codec
 from orchd.wire.artifacts import Artifact, ArtifactKind, Artifacts, ArtifactStored
-from orchd.wire.ids import ARTIFACT_ID
 
 ARTIFACTS: Final = "/v1/artifacts"
 
 
-class _ArtifactId(click.ParamType[str]):
-    name = "id"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not ARTIFACT_ID.fullmatch(value):
-            self.fail("an artifact id is 32 hex digits", param, ctx)
-        return value
-
-
-ID: Final = click.argument("artifact", metavar="ID", type=_ArtifactId())
+ID: Final = click.argument("artifact", metavar="ID", type=names.ARTIFACT)
 
 
 @click.group(name="artifacts")

@@ -8,12 +8,12 @@ from typing import Final
 import click
 import trio
 
-from orchd.cli import reach, say
+from orchd.cli import names, reach, say
 from orchd.kit.client import Client
 from orchd.wire import codec
 from orchd.wire.control import MAX_DRAIN_MS, DrainRequest, PoolControl, PoolHealth
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import POOL_ID, PoolId, Positive
+from orchd.wire.ids import PoolId, Positive
 from orchd.wire.snapshot import Phase
 
 POLL_S: Final = 0.2
@@ -21,22 +21,8 @@ SLACK_S: Final = 10.0
 """Beyond the deadline: a poolmgr that does not end its jobs by then is not going to."""
 
 
-class PoolName(click.ParamType[PoolId]):
-    """A pool's id."""
-
-    name = "pool"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> PoolId:
-        """Return the id. Fails for what can be none."""
-        if not POOL_ID.fullmatch(value):
-            self.fail("a pool id is a-z, 0-9 and -, at most 63", param, ctx)
-        return PoolId(value)
-
-
 @click.command(name="drain")
-@click.argument("pool", type=PoolName())
+@click.argument("pool", type=names.POOL)
 @click.option(
     "--deadline",
     "seconds",

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import click
 from attrs import frozen
 
-from orchd.cli import reach, say
+from orchd.cli import names, reach, say
 from orchd.fetch.progress import size
 from orchd.kit.client import Client
 from orchd.wire import modelref
@@ -26,23 +26,13 @@ from orchd.wire.catalog import (
     ModelState,
 )
 from orchd.wire.errors import Kind, OrchError
-from orchd.wire.ids import MODEL_ID
 
 MODELS: Final = "/v1/catalog/models"
 CACHE: Final = "/v1/catalog/cache"
 LOCATE: Final = "/v1/catalog/locate"
 
 
-class _ModelId(click.ParamType[str]):
-    name = "id"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not MODEL_ID.fullmatch(value):
-            self.fail("a model id is letters, digits, . _ and -, at most 128", param, ctx)
-        return value
-
-
-ID: Final = click.argument("model", metavar="ID", type=_ModelId())
+ID: Final = click.argument("model", metavar="ID", type=names.MODEL)
 
 
 @frozen(kw_only=True)

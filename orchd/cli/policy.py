@@ -5,8 +5,9 @@ Nothing is asked of a daemon, and no configuration is read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import click
 
@@ -22,8 +23,14 @@ from orchd.wire.ids import Text
 if TYPE_CHECKING:
     from orchd.policy.sandbox import Plugin
 
+F = TypeVar("F", bound=Callable[..., Any])
 MAX_BYTES: Final = 1 << 20
 _USUAL: Final = Keys(name=Text("usual"), path=Text("/"), sha256=Text("0"))
+
+
+def _bound(name: str, usual: int, most: int, words: str) -> Callable[[F], F]:
+    kind = click.IntRange(1, most)
+    return click.option(name, type=kind, default=usual, show_default=True, metavar="N", help=words)
 
 
 @click.group(name="policy")
@@ -35,30 +42,9 @@ def command() -> None:
 @click.argument("plugin", type=click.Path(path_type=Path))
 @click.argument("question", type=click.File("rb"))
 @click.option("--arg", "args", multiple=True, metavar="WORD", help="One of its args; repeatable.")
-@click.option(
-    "--fuel",
-    type=click.IntRange(1, MAX_FUEL),
-    default=_USUAL.fuel,
-    show_default=True,
-    metavar="N",
-    help="What a decision may take: about wasm instructions.",
-)
-@click.option(
-    "--memory-mb",
-    type=click.IntRange(1, MAX_MEMORY_MB),
-    default=_USUAL.memory_mb,
-    show_default=True,
-    metavar="N",
-    help="MiB of its memory.",
-)
-@click.option(
-    "--deadline-ms",
-    type=click.IntRange(1, MAX_DEADLINE_MS),
-    default=_USUAL.deadline_ms,
-    show_default=True,
-    metavar="N",
-    help="How long a decision may take.",
-)
+@_bound("--fuel", _USUAL.fuel, MAX_FUEL, "What a decision may take: about wasm instructions.")
+@_bound("--memory-mb", _USUAL.memory_mb, MAX_MEMORY_MB, "MiB of its memory.")
+@_bound("--deadline-ms", _USUAL.deadline_ms, MAX_DEADLINE_MS, "How long a decision may take.")
 @reach.JSON
 def test(
     plugin: Path,

@@ -8,8 +8,7 @@ from typing import Final
 import click
 import trio
 
-from orchd.cli import reach, say
-from orchd.cli.drain import PoolName
+from orchd.cli import names, reach, say
 from orchd.cli.model_views import MODELS
 from orchd.kit.client import Client
 from orchd.wire import codec
@@ -23,7 +22,7 @@ POLL_S: Final = 0.3
 
 
 @click.command(name="reload")
-@click.argument("pool", type=PoolName())
+@click.argument("pool", type=names.POOL)
 @click.argument("model", required=False)
 @click.option("--digest", help="sha256:<hex> that MODEL must have, else the old model serves on.")
 @click.option("--no-wait", is_flag=True, help="Return once it has begun.")
