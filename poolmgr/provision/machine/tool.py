@@ -28,7 +28,7 @@ ASK_S: Final = 20.0
 MAX_ANSWER: Final = 4 << 20
 """Bytes of what `ask` hears; the rest is read and dropped."""
 MAX_LOG: Final = 64 << 20
-"""Bytes of one log; what a tool says beyond is not kept."""
+"""Bytes of one log; of what a tool says beyond, its last lines are told when it fails."""
 LINE: Final = 2000
 LAST: Final = 15
 TERM_S: Final = 5.0
@@ -60,11 +60,24 @@ async def ask(argv: Sequence[str], deadline_s: float = ASK_S) -> Answer | None:
     """Return what a tool says; None: it cannot be run, or did not end in time."""
     try:
         with trio.fail_after(deadline_s):
-            lines: list[str] = []
-            code = await _run(argv, None, environment(), lines.append, MAX_ANSWER)
+            heard = _Heard()
+            code = await _run(argv, None, environment(), heard.take)
     except (OSError, trio.TooSlowError):
         return None
-    return Answer(code, "\n".join(lines))
+    return Answer(code, "\n".join(heard.lines))
+
+
+class _Heard:
+    """The lines of an answer, up to MAX_ANSWER bytes with their ends."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._left = MAX_ANSWER
+
+    def take(self, line: str) -> None:
+        self._left -= len(line.encode()) + 1
+        if self._left >= 0:
+            self.lines.append(line)
 
 
 class Log:
@@ -125,7 +138,7 @@ async def run(
     name = Path(argv[0]).name
     try:
         with trio.fail_after(deadline_s):
-            code = await _run(argv, cwd, environment(env), take, MAX_LOG, root=root)
+            code = await _run(argv, cwd, environment(env), take, root=root)
     except trio.TooSlowError:
         why = f"{name} did not end within {deadline_s:.0f} s"
         raise OrchError(failed, f"{why}; its log: {log.path}") from None
@@ -141,11 +154,10 @@ async def _run(
     cwd: Path | None,
     env: Mapping[str, str],
     take: Callable[[str], None],
-    most: int,
     *,
     root: bool = False,
 ) -> int:
-    """Return how it ended; `take` gets its lines, up to `most` bytes of them."""
+    """Return how it ended; `take` gets its lines as they come, the first LINE bytes of each."""
     user = group = None
     if os.getuid() != os.geteuid():  # root that has become another
         user, group = (0, 0) if root else (os.geteuid(), os.getegid())
@@ -165,11 +177,8 @@ async def _run(
     )
     assert process.stdout is not None, "it was asked for"
     try:
-        rest, size = b"", 0
+        rest = b""
         async for data in process.stdout:
-            size += len(data)
-            if size > most:
-                continue  # it may go on; nobody hears it
             # progress bars begin their line anew with a carriage return
             *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
             for line in lines:

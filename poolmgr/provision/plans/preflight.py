@@ -89,9 +89,7 @@ def _source(pool: Pool, facts: Facts) -> Iterator[Problem]:
     wanted = (*_TOOLS, (tool, "ninja" if tool == "ninja" else "make", "it runs the build"))
     for program, package, why in sorted(wanted, key=lambda one: one[0] != "nvcc"):
         if not facts.has(program):
-            more = "; then log in again, which puts /opt/cuda/bin into PATH"
-            what = f"{program} is not here ({why})" + (more if program == "nvcc" else "")
-            yield Problem(what, pacman(package))
+            yield Problem(f"{program} is not here ({why})", pacman(package))
     found = re.search(r"(\d+)\.(\d+)", facts.versions.get("cmake", ""))
     if found is not None and (int(found[1]), int(found[2])) < CMAKE:
         what = f"cmake {found[0]} is too old: it has to be {CMAKE[0]}.{CMAKE[1]} or newer"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from orchd.wire.errors import Kind
+from orchd.wire.errors import Kind, OrchError
 from poolmgr.provision.machine import tool
 from tests.lab.needs import ROOT, require
 
@@ -27,6 +27,18 @@ async def test_who_talks_for_ever_is_heard_up_to_a_bound() -> None:
     assert said is not None
     assert said.code == 0
     assert tool.MAX_ANSWER // 2 < len(said.text) <= tool.MAX_ANSWER
+
+
+async def test_a_log_that_is_full_hides_no_last_words(tmp_path: Path) -> None:
+    log = tool.Log(tmp_path / "tool.log")
+    lines = f"tr '\\0' x < /dev/zero | fold -w 1900 | head -c {tool.MAX_LOG + (1 << 20)}"
+    with pytest.raises(OrchError, match="no space for kernels"):
+        await tool.run(
+            ["sh", "-c", f"{lines}; echo; echo no space for kernels; exit 1"],
+            log, deadline_s=60.0, failed=Kind.PROVISION_FAILED,
+        )  # fmt: skip
+    log.close()
+    assert tool.MAX_LOG - 4000 < (tmp_path / "tool.log").stat().st_size <= tool.MAX_LOG
 
 
 async def test_who_does_not_end_and_who_is_not_there_say_nothing() -> None:
