@@ -7,6 +7,7 @@ cancel is decided in core; what a stream does with frames is in relay.py.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -47,6 +48,8 @@ FREED_S: Final = 30.0
 """A pool that has not freed a cancelled job's slot by then is taken for broken."""
 MAX_PENDING: Final = 4 * wire.MAX_BODY
 """Bytes that may wait for a poolmgr to read them: OPENs with long prompts for all its slots."""
+TOLD_MAX: Final = 256
+"""Fetched models of one replica that are remembered: it had as many reloads before one is again."""
 RECV_BYTES: Final = 64 << 10  # larger is slower (specs/benchmarks.md)
 
 Report = Callable[[Event], object]
@@ -77,8 +80,8 @@ class Link:
         self._gather = gather
         self._units = units
         self._fetched = fetched
-        self._told_of: tuple[str | None, str, str] | None = None
-        """The fetched model that was told of last, and in which life of the poolmgr."""
+        self._told_of: deque[tuple[str | None, str, str]] = deque(maxlen=TOLD_MAX)
+        """Fetched models that were told of: in which life of the poolmgr, reference, digest."""
         self._asked_at = -ASK_S
         self._given_up: Cause | None = None
         """Why systemd starts it no more, as it said last."""
@@ -306,8 +309,8 @@ class Link:
         """Tell of a fetched model once in each life of a poolmgr: whoever removes it from the
         catalog is not contradicted at the next heartbeat."""
         fetched = (snapshot.instance, snapshot.model_ref, digest)
-        if fetched != self._told_of:
-            self._told_of = fetched
+        if fetched not in self._told_of:
+            self._told_of.append(fetched)
             self._fetched(snapshot.model_ref, digest)
 
     def _result(self, number: JobNo, body: bytes) -> None:

@@ -156,7 +156,11 @@ async def test_what_a_pool_fetched_is_registered_once_in_its_life(
         for _ in range(3):  # heartbeats bring it back no more
             has_fetched(it, done.digest, f"{REF}?sig=canary")
         has_fetched(it, DIGEST, "hf:org/other")  # heard after them
+        has_fetched(it, done.digest, f"{REF}?sig=canary")  # reloaded to it once more
         assert [each["id"] for each in await listed(it, 1)] == ["other"]
+        has_fetched(it, OTHER, "hf:org/last")
+        assert [each["id"] for each in await listed(it, 2)] == ["last", "other"]
+        assert (await delete(it, f"{MODELS}/last")).status == 204
         has_fetched(it, done.digest, f"{REF}?sig=canary", instance="b")
         await listed(it, 2)
         assert hashed == []
